@@ -1,0 +1,70 @@
+# Every target makes the environment it needs first; `make` alone lists them.
+
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+
+BIN := .venv/bin
+export PYTHON LOCK
+
+# Nothing that runs from here calls home or looks a model up on the internet, and no test attaches to
+# a cluster that happens to be running.
+export RAY_USAGE_STATS_ENABLED := 0
+export VLLM_NO_USAGE_STATS := 1
+export DO_NOT_TRACK := 1
+export MLFLOW_DISABLE_TELEMETRY := true
+export HF_HUB_DISABLE_TELEMETRY := 1
+export TOKENIZERS_PARALLELISM := false
+unexport RAY_ADDRESS
+# Compiled imports are kept: every process of a gang and of an engine would compile them anew.
+unexport PYTHONDONTWRITEBYTECODE
+
+TEST_ENV := RAY_AUTH_MODE=disabled HF_HUB_OFFLINE=1 HF_DATASETS_OFFLINE=1
+PYTEST := $(TEST_ENV) $(BIN)/python -m pytest
+PLAIN := not dist and not ray and not serve and not gpu
+
+# The order below is the order wanted, with -j as well.
+.NOTPARALLEL:
+.PHONY: help setup demo test lint test-fast test-dist test-ray test-serve test-gpu bench lock clean
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+setup: ## make .venv from the locked requirements (PYTHON=... LOCK=cpu|gpu to choose)
+	@cluster/requirements/setup.sh
+
+demo: setup ## teach SmolLM2-135M a fact, check it, register it, serve it, ask it (EXIT=1: end by itself)
+	@$(BIN)/rayline demo $(if $(filter 1,$(EXIT)),--exit)
+
+test: setup lint test-fast test-dist test-ray test-serve ## everything that CI runs
+	@echo "test: all passed"
+
+lint: setup ## style, types and the import table
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+test-fast: setup ## the tests that start no other process
+	$(PYTEST) -m "$(PLAIN)"
+
+test-dist: setup ## several ranks on gloo
+	$(PYTEST) -m dist
+
+test-ray: setup ## a real Ray cluster on this machine
+	$(PYTEST) -m ray
+
+test-serve: setup ## Ray Serve with a real vLLM
+	$(PYTEST) -m serve
+
+test-gpu: setup ## one NVIDIA GPU; not part of make test
+	$(PYTEST) -m gpu
+
+bench: setup ## run the benchmarks; each writes a dated result file beside itself
+	@for script in examples/bench/*.py; do echo "bench: $$script"; $(BIN)/python "$$script" || exit 1; done
+
+lock: setup ## write the requirements lock anew (UPGRADE=1: newest versions that fit)
+	@UPGRADE=$(UPGRADE) cluster/requirements/lock.sh
+
+clean: ## remove the environment, caches and build outputs; runs and checkpoints stay
+	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis dist build
+	find platform jobs tests examples -name __pycache__ -type d -prune -exec rm -rf {} +

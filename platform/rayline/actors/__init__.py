@@ -1,0 +1,23 @@
+"""A job on a Ray cluster: placement, one worker per rank, failures, and the driver of it all.
+
+train(job) ── Placement ── Gang ── Worker ── rayline.train.loop.run_rank
+                 │           │
+                 └─ Controller ─┘   (decisions: bundles, seating, failure: plain functions)
+"""
+
+from rayline.actors.bundles import Node, shortage, trial_bundles
+from rayline.actors.cluster import cluster_autoscales, ensure_ray, nodes
+from rayline.actors.driver import JobOutcome, train
+from rayline.actors.placement import refuse_impossible
+
+__all__ = [
+    "JobOutcome",
+    "Node",
+    "cluster_autoscales",
+    "ensure_ray",
+    "nodes",
+    "refuse_impossible",
+    "shortage",
+    "train",
+    "trial_bundles",
+]

@@ -1,0 +1,103 @@
+"""The Ray cluster: joined or started, and what its nodes have.
+
+Ray has no public call for what is free on each node, nor for whether a cluster grows by itself.
+Both are read from the autoscaler's status, the source of `ray status` (ray.autoscaler.v2.sdk, Ray
+2.60); tests/actors/test_cluster.py holds that. Nothing else here reads the cluster's state.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import socket
+
+import ray
+from ray.autoscaler.v2.schema import ClusterStatus
+from ray.autoscaler.v2.sdk import get_cluster_status
+from ray.experimental.internal_kv import _internal_kv_get
+
+from rayline.actors.bundles import Node
+from rayline.errors import PlacementError, SpecError
+
+_UNTYPED_NODE = "node_"
+"""How Ray calls a node (followed by its id) that no autoscaler launched."""
+_KNOCK_TIMEOUT_S = 5.0
+_V1_STATUS_KEY = "__autoscaling_status"
+"""Where the older autoscaler keeps its status, as JSON."""
+
+
+def ensure_ray(address: str | None = None) -> None:
+    """Join the Ray cluster at `address`, or at RAY_ADDRESS, or start Ray on this machine.
+
+    Does nothing where this process has joined one already. Inside a submitted job Ray sets
+    RAY_ADDRESS itself. Called by the driver. Raises PlacementError where the cluster cannot be
+    reached or refuses this user.
+    """
+    if ray.is_initialized():
+        return
+    if address is not None and address.startswith("ray://"):
+        raise SpecError(
+            "address",
+            "a driver runs inside the cluster, not across Ray Client",
+            value=address,
+            allowed="auto, or host:port of the cluster's control store, from one of its nodes",
+            fix="from outside: rayline submit SPEC --address http://HEAD:8265",
+        )
+    target = address or os.environ.get("RAY_ADDRESS") or "local"
+    try:
+        _knock(target)
+        ray.init(address=target, log_to_driver=False, logging_level=logging.WARNING)
+    except (ConnectionError, RuntimeError, ValueError, OSError) as wrong:
+        reason = (str(wrong).strip() or type(wrong).__name__).splitlines()[0]
+        raise PlacementError(
+            "address",
+            f"the Ray cluster cannot be joined: {reason}",
+            value=target,
+            fix=_remedy(str(wrong)),
+        ) from None
+
+
+def _knock(target: str) -> None:
+    """Raise OSError where nothing listens at host:port; Ray itself would try for 80 s."""
+    host, _, port = target.rpartition(":")
+    if host and port.isdigit():
+        socket.create_connection((host, int(port)), timeout=_KNOCK_TIMEOUT_S).close()
+
+
+def _remedy(message: str) -> str:
+    if "token" in message.lower() or "auth" in message.lower():
+        return "export RAY_AUTH_MODE=token, and put the cluster's token in ~/.ray/auth_token"
+    return "check that the cluster runs there; unset RAY_ADDRESS to start Ray on this machine"
+
+
+def nodes() -> list[Node]:
+    """The nodes that are alive. Figures are up to a second old."""
+    status = _status()
+    return [
+        Node(
+            node.node_id or "", node.ip_address, node.total_resources(), node.available_resources()
+        )
+        for node in [*status.active_nodes, *status.idle_nodes]
+    ]
+
+
+def cluster_autoscales() -> bool:
+    """Whether nodes may yet come by themselves, so that what no node holds now may fit later.
+
+    A launcher gives the nodes it starts a type; on a laptop and on a cluster made by hand there is
+    none, whichever of Ray's two autoscalers reports.
+    """
+    status = _status()
+    names = [
+        node.ray_node_type_name
+        for node in [*status.active_nodes, *status.idle_nodes, *status.pending_nodes]
+    ]
+    names += [launch.ray_node_type_name for launch in status.pending_launches]
+    older = json.loads(_internal_kv_get(_V1_STATUS_KEY) or "{}").get("autoscaler_report") or {}
+    names += (older.get("node_type_mapping") or {}).values()
+    return any(name and not name.startswith(_UNTYPED_NODE) for name in names)
+
+
+def _status() -> ClusterStatus:
+    return get_cluster_status(ray.get_runtime_context().gcs_address)

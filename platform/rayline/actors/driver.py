@@ -1,0 +1,164 @@
+"""train: the one function behind every door, from a spec to a tracked, registered model.
+
+    resolve the model ── check the plan ── preflight ── open the run ── controller ── register
+
+What can be refused is refused before anything starts; what starts is ended on every way out.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+from ray.util.placement_group import PlacementGroup
+
+from rayline.actors import cluster
+from rayline.actors.bundles import gang_bundles, memory_bundles, uses_gpu, worker_bundle
+from rayline.actors.controller import Controller, Observer
+from rayline.actors.gang import Assignment
+from rayline.actors.interrupt import StopRequest
+from rayline.actors.placement import Placement, refuse_impossible
+from rayline.actors.worker import RankFunction, train_rank
+from rayline.errors import InterruptedByUser
+from rayline.planner import estimate_memory, read_model_shape
+from rayline.spec import JobSpec, ModelRef, ModelShape, TrainResult
+from rayline.tracking import (
+    TrackedRun,
+    anchored,
+    check_registered_name,
+    keep_model,
+    open_run,
+    register_model,
+    resolve_model,
+)
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class JobOutcome:
+    """What one start of a job came to."""
+
+    run_id: str
+    """Its run in the tracking store."""
+    result: TrainResult
+    model: ModelRef | None
+    """The exported model: registered, or kept with the run; None where the job stopped early."""
+    directory: Path
+    """Folder of its checkpoints, logs and export."""
+
+
+def train(
+    job: JobSpec,
+    *,
+    observers: Sequence[Observer] = (),
+    placement_group: PlacementGroup | None = None,
+    stop: threading.Event | None = None,
+    parent_run_id: str | None = None,
+    rank_function: RankFunction = train_rank,
+) -> JobOutcome:
+    """Run `job` on the Ray cluster and return when it is done. Called by the driver.
+
+    `observers` get every StepReport; an error that one raises ends the job. `placement_group`, a
+    trial's, is used from its end (see `trial_bundles`) instead of an own one. Setting `stop` ends
+    the job after the step in flight, with a checkpoint and no error. `rank_function` is what each
+    rank runs. Raises the RaylineError that the job ended with, InterruptedByUser after Ctrl-C; no
+    worker is left in any case.
+    """
+    request = StopRequest(stop)
+    try:
+        model_directory, shape = _checked_model(job)
+        cluster.ensure_ray()
+        gpu = uses_gpu(job.resources, cluster.nodes())
+        bundles = gang_bundles(job.plan, job.resources, gpu)
+        if placement_group is None:
+            refuse_impossible(bundles)
+        if not gpu:
+            worker_bytes = estimate_memory(shape, job).total_bytes
+            refuse_impossible(memory_bundles(job.plan, worker_bytes))
+        assignment = Assignment(
+            job=anchored_job(job, Path.cwd()),
+            model_directory=model_directory,
+            held=worker_bundle(job.resources, gpu),
+            function=rank_function,
+        )
+        placement = Placement(bundles, placement_group)
+        with _tracked(job, parent_run_id) as run, request.listening():
+            restarted = partial(run.event, "restarted")
+            watching = [run.observe, *observers]
+            result = Controller(assignment, placement, watching, request, restarted).run()
+            if request.by_user and not result.finished:
+                raise _interrupted(result)
+            model = _kept(job, run, result)
+    except KeyboardInterrupt:
+        raise InterruptedByUser("job", "ended; nothing is left running") from None
+    return JobOutcome(run.run_id, result, model, Path(assignment.job.directory))
+
+
+def anchored_job(job: JobSpec, home: Path) -> JobSpec:
+    """The same job, whatever folder a process stands in: relative paths are made absolute."""
+    directory = home / job.directory
+    if any(part.startswith("_ray_pkg_") for part in directory.parts):
+        log.warning(
+            "output_dir %s lies in the working directory that Ray unpacked for this job, and goes "
+            "with it: give output_dir (and tracking.uri) a place that stays",
+            directory,
+        )
+    changes: dict[str, object] = {
+        "output_dir": str(directory),
+        "data.files": [str(home / Path(file).expanduser()) for file in job.data.files],
+        "tracking.uri": anchored(job.tracking).uri,
+    }
+    if job.model.directory is not None:
+        changes["model.directory"] = str(home / Path(job.model.directory).expanduser())
+    return job.changed(changes)
+
+
+def _checked_model(job: JobSpec) -> tuple[Path, ModelShape]:
+    """The model's folder and shape, once the job was found to suit it; nothing is started yet."""
+    if job.export.register_as is not None:
+        check_registered_name(job.export.register_as, job.export.alias)
+    folder = resolve_model(job.model, job.tracking, need_weights=job.init == "weights")
+    shape = read_model_shape(folder)
+    job.check(shape)
+    return folder, shape
+
+
+def _tracked(job: JobSpec, parent_run_id: str | None) -> TrackedRun:
+    return open_run(
+        job.tracking,
+        name=job.name,
+        params=job.flat(),
+        tags={"rayline.fingerprint": job.fingerprint(), "rayline.plan": str(job.plan)},
+        parent_run_id=parent_run_id,
+    )
+
+
+def _kept(job: JobSpec, run: TrackedRun, result: TrainResult) -> ModelRef | None:
+    """The exported model with its run, and in the registry where the job asks for it."""
+    report = result.export
+    if report is None:
+        return None
+    if job.export.register_as is None:
+        return keep_model(run, Path(report.directory), report)
+    return register_model(
+        job.tracking,
+        run,
+        Path(report.directory),
+        job.export.register_as,
+        job.export.alias,
+        report,
+    )
+
+
+def _interrupted(result: TrainResult) -> InterruptedByUser:
+    kept = f"; checkpoint {result.checkpoint}" if result.checkpoint else ""
+    return InterruptedByUser(
+        "job",
+        f"stopped after step {result.last_step}{kept}",
+        fix="run the same spec again to go on from there",
+    )

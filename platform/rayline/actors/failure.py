@@ -1,0 +1,163 @@
+"""What a failed rank means, and what the gang does about it: facts in, decision out. No Ray.
+
+A rank fails in one of three ways. Its code raised; its process ended without a word; or it lost
+contact with a neighbour that failed in one of the first two ways. The last is never the cause while
+one of the others is known, and the gang's answer goes by the cause alone: code that raised would
+raise again, so the job stops; a process that was killed, or a node that went away, is worth another
+start.
+"""
+
+from __future__ import annotations
+
+import traceback
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Literal
+
+from rayline.errors import RaylineError, WorkerError
+from rayline.spec import Coordinate
+
+FailureKind = Literal["raised", "died", "lost_contact"]
+
+_LOST_CONTACT = (
+    "connection closed by peer",
+    "connection reset by peer",
+    "connection refused",
+    "broken pipe",
+    "socket closed",
+    "remote process exited",
+    "remotely closed",
+    "communicator was aborted",
+    "failed to recv, got 0 bytes",
+    "client socket has failed to connect",
+    "timed out waiting",
+    "socket timeout",
+    "wait timeout",
+    "collective operation timeout",
+    "nccl remote error",
+    "ncclremoteerror",
+)
+"""What gloo, NCCL and torch's TCPStore say when the other end is gone or silent (torch 2.13: gloo
+transport/tcp/pair.cc, ProcessGroupNCCL.cpp, c10d/socket.cpp, TCPStore.cpp)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """One rank's end before its time."""
+
+    rank: int
+    kind: FailureKind
+    error: RaylineError
+    """What the user is shown if this is the cause."""
+    at_s: float
+    """Unix time: when it raised, or when its death was seen."""
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """What follows from a failure."""
+
+    action: Literal["restart", "stop"]
+    reason: str
+
+
+def worker_name(rank: int, coordinate: Coordinate) -> str:
+    """How messages and logs call a worker."""
+    return f"worker rank {rank} ({coordinate})"
+
+
+def failure_of(rank: int, coordinate: Coordinate, wrong: BaseException, at_s: float) -> Failure:
+    """What `wrong`, raised by the code of a rank, is to the gang. Called in the worker.
+
+    A RaylineError is handed on unchanged; anything else becomes a WorkerError that begins with the
+    place in the user's code and carries the whole traceback.
+    """
+    if isinstance(wrong, RaylineError):
+        lost = isinstance(wrong, WorkerError) and lost_contact(wrong)
+        return Failure(rank, "lost_contact" if lost else "raised", wrong, at_s)
+    error = WorkerError(
+        worker_name(rank, coordinate),
+        f"{type(wrong).__name__}: {_first_line(wrong)}{_place(wrong.__traceback__)}",
+        fix=_remedy(wrong),
+    )
+    error.rank = rank
+    error.remote_traceback = "".join(traceback.format_exception(wrong))
+    return Failure(rank, "lost_contact" if lost_contact(wrong) else "raised", error, at_s)
+
+
+def death_of(rank: int, coordinate: Coordinate, told: str, log_file: str, at_s: float) -> Failure:
+    """What the end of a worker's process is to the gang; `told` is what Ray says about it."""
+    # Ray begins with the actor's ids; what follows these words is the reason.
+    reason = told.rpartition("is dead because ")[2]
+    error = WorkerError(
+        worker_name(rank, coordinate),
+        f"its process ended: {' '.join(reason.split())[:600]}",
+        fix=f"its last lines are in {log_file}; resources.max_restarts lets the gang start again",
+    )
+    error.rank = rank
+    return Failure(rank, "died", error, at_s)
+
+
+def lost_contact(wrong: BaseException) -> bool:
+    """Whether `wrong` says no more than that another rank is gone.
+
+    torch raises RuntimeError (its DistError is one) from the transports, so other kinds, such as a
+    user's own ConnectionError, are never taken for it.
+    """
+    return any(
+        isinstance(link, RuntimeError | WorkerError)
+        and any(words in str(link).lower() for words in _LOST_CONTACT)
+        for link in _chain(wrong)
+    )
+
+
+def first_cause(failures: Sequence[Failure]) -> Failure:
+    """The failure that the others followed from: code that raised before a process that died
+    before a rank that lost contact, the earliest of each. `failures` is not empty."""
+    order: tuple[FailureKind, ...] = ("raised", "died", "lost_contact")
+    return min(failures, key=lambda failure: (order.index(failure.kind), failure.at_s))
+
+
+def decide(cause: Failure, restarts_done: int, max_restarts: int) -> Decision:
+    """Start the gang again from its newest checkpoint, or stop the job."""
+    if cause.kind == "raised":
+        return Decision("stop", f"rank {cause.rank} raised, and would raise again")
+    if restarts_done >= max_restarts:
+        allowed = f"resources.max_restarts allows {max_restarts}"
+        return Decision("stop", f"rank {cause.rank} was lost, and {allowed}")
+    return Decision(
+        "restart", f"rank {cause.rank} was lost; restart {restarts_done + 1} of {max_restarts}"
+    )
+
+
+def _chain(wrong: BaseException) -> Iterator[BaseException]:
+    link: BaseException | None = wrong
+    seen: set[int] = set()
+    while link is not None and id(link) not in seen:
+        seen.add(id(link))
+        yield link
+        link = link.__cause__ or link.__context__
+
+
+def _first_line(wrong: BaseException) -> str:
+    lines = str(wrong).strip().splitlines()
+    return lines[0][:300] if lines else "no message"
+
+
+def _place(trace: TracebackType | None) -> str:
+    """The innermost line that is not a library's: most often the user's own."""
+    frames = traceback.extract_tb(trace)
+    own = [frame for frame in frames if "site-packages" not in frame.filename]
+    if not own:
+        return ""
+    return f", at {own[-1].filename}:{own[-1].lineno}: {own[-1].line}"
+
+
+def _remedy(wrong: BaseException) -> str:
+    if type(wrong).__name__ == "OutOfMemoryError" or "out of memory" in str(wrong).lower():
+        return (
+            "raise plan.microbatches, plan.tensor or plan.pipeline, or lower "
+            "data.sequence_tokens, so that a worker holds less"
+        )
+    return "the whole traceback is in the worker's log"

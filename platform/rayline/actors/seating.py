@@ -1,0 +1,99 @@
+"""Who stands where: from the plan and the workers' whereabouts to what each worker is told. No Ray.
+
+Ranks are the plan's, tensor innermost; a tensor group shares a bundle. What depends on the node
+(the local rank, the GPUs in sight) is counted by Ray's node, what depends on the machine (compute
+threads) by its address: on a simulated cluster several nodes share one machine.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from rayline.errors import PlacementError
+from rayline.spec import ParallelPlan, WorkerContext
+
+Device = Literal["cpu", "cuda"]
+
+
+@dataclass(frozen=True, slots=True)
+class Whereabouts:
+    """Where a worker came to stand."""
+
+    node_id: str
+    address: str
+    cores: int
+    """CPU cores that its process may use."""
+    gpus: tuple[str, ...]
+    """Ids of the GPUs that Ray gave it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Share:
+    """What one worker may use of its host."""
+
+    local_rank: int
+    threads: int
+    """Compute threads: the host's cores, divided among its workers."""
+    visible_gpus: tuple[str, ...]
+    """GPUs of all the node's workers, in the order of local ranks; empty without GPUs."""
+
+
+def bundle_of_rank(plan: ParallelPlan, bundle_order: Sequence[int]) -> list[int]:
+    """Index of the bundle that each rank's worker starts in."""
+    return [bundle_order[rank // plan.tensor] for rank in range(plan.world_size)]
+
+
+def shares(places: Sequence[Whereabouts]) -> list[Share]:
+    """Each rank's share of its host; `places` are in the order of ranks."""
+    on_host = Counter(place.address for place in places)
+    gpus: dict[str, list[str]] = {}
+    for place in places:
+        seen = gpus.setdefault(place.node_id, [])
+        seen.extend(gpu for gpu in place.gpus if gpu not in seen)
+    counted: Counter[str] = Counter()
+    allotted = []
+    for place in places:
+        local_rank = counted[place.node_id]
+        counted[place.node_id] += 1
+        threads = max(1, place.cores // on_host[place.address])
+        allotted.append(Share(local_rank, threads, tuple(gpus[place.node_id])))
+    return allotted
+
+
+def one_device(devices: Sequence[Device]) -> Device:
+    """What the whole gang computes on. Raises PlacementError where the workers differ."""
+    kinds = set(devices)
+    if len(kinds) > 1:
+        ranks = [rank for rank, device in enumerate(devices) if device == "cpu"]
+        raise PlacementError(
+            "resources.device",
+            f"torch finds no GPU on the nodes of ranks {ranks}, but on the others it does",
+            allowed="GPUs on every node of the gang, or on none",
+            fix="mend the driver or torch's build on those nodes, or --set resources.device=cpu",
+        )
+    return kinds.pop()
+
+
+def contexts(
+    plan: ParallelPlan,
+    allotted: Sequence[Share],
+    device: Device,
+    master_address: str,
+    master_port: int,
+) -> list[WorkerContext]:
+    """What each rank is told at its start, in the order of ranks."""
+    return [
+        WorkerContext(
+            rank=rank,
+            world_size=plan.world_size,
+            local_rank=share.local_rank,
+            coordinate=plan.coordinate(rank),
+            master_address=master_address,
+            master_port=master_port,
+            device=device,
+        )
+        for rank, share in enumerate(allotted)
+    ]

@@ -1,0 +1,33 @@
+"""Checkpoints: hashed safetensors shards, committed by a manifest that is written last.
+
+    <root>/step-00000006/rank-00003.safetensors   the rectangles that rank 3 owns
+    <root>/step-00000006/manifest.json            rayline.spec.CheckpointManifest
+    <root>/step-00000006/manifest.sha256          its hash, as `sha256sum -c` reads it
+
+A save fills a folder under a temporary name and renames it once everything in it is on storage, so
+a folder under a final name was complete when it appeared. Finding verifies every hash, falls back
+to the step before when a file is damaged and says why. Reading intersects rectangles, so a
+checkpoint made under one plan loads under any other. Nothing here is ever unpickled.
+"""
+
+from rayline.checkpoint.exchange import Alone, Exchange, ProcessGroup, exchange
+from rayline.checkpoint.finding import Found, newest_intact
+from rayline.checkpoint.folder import list_steps, read_manifest
+from rayline.checkpoint.header import CheckpointHeader, model_fingerprint
+from rayline.checkpoint.reading import read_into
+from rayline.checkpoint.writing import save
+
+__all__ = [
+    "Alone",
+    "CheckpointHeader",
+    "Exchange",
+    "Found",
+    "ProcessGroup",
+    "exchange",
+    "list_steps",
+    "model_fingerprint",
+    "newest_intact",
+    "read_into",
+    "read_manifest",
+    "save",
+]

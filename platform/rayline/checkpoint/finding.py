@@ -1,0 +1,140 @@
+"""Which checkpoint to go on from: the newest one of which every byte is as it was written.
+
+A damaged checkpoint is passed over with a reason, never used and never the end of a run while an
+older intact one stands. A checkpoint of another model is no damage: it stops the run, because
+passing it over would train over the folder of another job.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from dataclasses import dataclass
+from pathlib import Path
+
+from safetensors import SafetensorError, safe_open
+
+from rayline.checkpoint.folder import Damaged, candidates, load_manifest, regular_size_bytes
+from rayline.checkpoint.header import fingerprint_difference
+from rayline.checkpoint.layout import Rectangle, tiling_fault
+from rayline.checkpoint.shard import sha256_of
+from rayline.errors import CheckpointError
+from rayline.spec import CheckpointManifest, ShardFile, TensorPiece
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """A verified checkpoint."""
+
+    folder: Path
+    manifest: CheckpointManifest
+    skipped: list[str]
+    """Newer checkpoints that were passed over: folder, file and reason, newest first."""
+
+
+def newest_intact(root: Path, model_fingerprint: str) -> Found | None:
+    """Verify from the newest step backwards and return the first intact checkpoint; None when there
+    is no checkpoint at all.
+
+    Reads every byte of what it verifies, so one process calls it (rank 0 or the driver) and tells
+    the others the folder's name; they take `read_manifest(folder)`. Raises CheckpointError when
+    checkpoints stand there but none is intact, or when one is of another model.
+    """
+    skipped: list[str] = []
+    for folder in candidates(root):
+        try:
+            manifest = load_manifest(folder)
+            _check_model(folder, manifest, model_fingerprint)
+            check_files(folder, manifest)
+        except Damaged as wrong:
+            skipped.append(f"{folder.name}: {wrong}")
+            continue
+        return Found(folder, manifest, skipped)
+    if skipped:
+        raise CheckpointError(
+            str(root),
+            "holds no intact checkpoint: " + "; ".join(skipped),
+            fix="put an undamaged copy back, or give another output_dir to start from step 0",
+        )
+    return None
+
+
+def _check_model(folder: Path, manifest: CheckpointManifest, wanted: str) -> None:
+    if manifest.model_fingerprint != wanted:
+        difference = fingerprint_difference(manifest.model_fingerprint, wanted)
+        raise CheckpointError(
+            str(folder),
+            f"a checkpoint of another model: {difference}",
+            fix="give the job another output_dir, or the model that the checkpoint is of",
+        )
+
+
+def check_sizes(folder: Path, manifest: CheckpointManifest) -> None:
+    """Every file stands there with its length; reads no content. Raises Damaged."""
+    faults = [fault for file in manifest.files if (fault := _size_fault(folder, file))]
+    if faults:
+        raise Damaged("; ".join(faults))
+
+
+def check_files(folder: Path, manifest: CheckpointManifest) -> None:
+    """Lengths, hashes, headers and completeness: afterwards the tensors can be read. Raises Damaged
+    naming every file that is wrong."""
+    check_complete(manifest)
+    pieces_of: dict[str, list[TensorPiece]] = defaultdict(list)
+    for piece in manifest.pieces:
+        pieces_of[piece.file].append(piece)
+    faults = [
+        fault
+        for file in manifest.files
+        if (fault := _content_fault(folder, file, pieces_of[file.name]))
+    ]
+    if faults:
+        raise Damaged("; ".join(faults))
+
+
+def check_complete(manifest: CheckpointManifest) -> None:
+    """The pieces of each tensor tile it. Raises Damaged naming the first tensor of which they do
+    not."""
+    shapes: dict[str, list[int]] = {}
+    rectangles: dict[str, list[Rectangle]] = defaultdict(list)
+    for piece in manifest.pieces:
+        shape = shapes.setdefault(piece.tensor, piece.shape)
+        if piece.shape != shape:
+            raise Damaged(f"{piece.tensor}: shape {shape} in one piece, {piece.shape} in another")
+        if min(shape, default=0) < 0:
+            raise Damaged(f"{piece.tensor}: negative size in its shape {shape}")
+        rectangles[piece.tensor].append(rectangle_of(piece))
+    for tensor, shape in shapes.items():
+        if fault := tiling_fault(shape, rectangles[tensor]):
+            raise Damaged(f"{tensor}: {fault}")
+
+
+def rectangle_of(piece: TensorPiece) -> Rectangle:
+    """A manifest's piece as a rectangle."""
+    return Rectangle(tuple(piece.offset), tuple(piece.extent))
+
+
+def _size_fault(folder: Path, file: ShardFile) -> str | None:
+    try:
+        size_bytes = regular_size_bytes(folder / file.name)
+    except Damaged as wrong:
+        return str(wrong)
+    if size_bytes != file.size_bytes:
+        return f"{file.name}: {size_bytes} bytes instead of {file.size_bytes}"
+    return None
+
+
+def _content_fault(folder: Path, file: ShardFile, pieces: list[TensorPiece]) -> str | None:
+    if fault := _size_fault(folder, file):
+        return fault
+    path = folder / file.name
+    try:
+        if sha256_of(path) != file.sha256:
+            return f"{file.name}: its SHA-256 is not the manifest's"
+        with safe_open(path, framework="pt") as shard:
+            held = {key: shard.get_slice(key).get_shape() for key in shard.keys()}  # noqa: SIM118
+    except (OSError, SafetensorError) as wrong:
+        return f"{file.name}: not readable: {wrong}"
+    listed = {piece.key: piece.extent for piece in pieces}
+    if len(listed) != len(pieces) or held != listed:
+        return f"{file.name}: holds other tensors than the manifest lists"
+    return None

@@ -1,0 +1,205 @@
+"""One save: every rank writes its own shard, rank 0 commits all of them or none.
+
+Steps of the protocol, in this order on every rank:
+1. rank 0 draws a token and makes the folder `step-N.writing-TOKEN`;
+2. every rank writes and syncs its shard there, and reports its file and pieces, or its failure;
+3. rank 0 checks that the pieces tile every tensor, writes the manifest, syncs, and renames the
+   folder to `step-N`: the one act that makes it a checkpoint;
+4. rank 0's verdict reaches every rank, so that all of them raise or none does;
+5. rank 0 removes what is older than the `keep` newest, and what saves that never ended left.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import secrets
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+
+from rayline.checkpoint.exchange import Exchange
+from rayline.checkpoint.finding import check_complete, check_sizes
+from rayline.checkpoint.folder import (
+    Damaged,
+    candidates,
+    leftovers,
+    load_manifest,
+    replaced_name,
+    shard_name,
+    step_name,
+    step_of,
+    sync_directory,
+    write_manifest,
+    writing_name,
+)
+from rayline.checkpoint.header import CheckpointHeader
+from rayline.checkpoint.layout import Rectangle
+from rayline.checkpoint.shard import storable, write_shard
+from rayline.errors import CheckpointError
+from rayline.parallel.piece import Piece
+from rayline.spec import CheckpointManifest, ShardFile, TensorPiece
+
+
+def save(
+    root: Path, header: CheckpointHeader, pieces: Sequence[Piece], ranks: Exchange, keep: int
+) -> Path:
+    """Write a checkpoint below `root` and return its folder, once it is on storage.
+
+    Collective: every rank calls it with the same header and its own pieces; only owned pieces are
+    written. `root` lies on storage that all ranks share and is made if missing. Afterwards the
+    `keep` newest usable checkpoints stand, this one among them. Raises CheckpointError on every
+    rank when any rank failed; nothing is committed then and older checkpoints stay.
+    """
+    temporary = root / writing_name(header.step, _begin(root, header.step, ranks))
+    reports = ranks.gather(_write_own(temporary, pieces, ranks.rank))
+    verdict = ""
+    if reports is not None:
+        try:
+            _commit(root, temporary, _manifest(header, temporary, reports))
+        except (OSError, Damaged) as wrong:
+            shutil.rmtree(temporary, ignore_errors=True)
+            verdict = str(wrong)
+    if verdict := ranks.broadcast(verdict):
+        raise _failed(root, header.step, verdict)
+    if ranks.rank == 0:
+        _retire(root, header.step, keep)
+    return root / step_name(header.step)
+
+
+def _failed(root: Path, step: int, reason: str) -> CheckpointError:
+    return CheckpointError(
+        str(root / step_name(step)),
+        f"not saved: {reason}",
+        fix="make room or mend the storage, then resume: older checkpoints are as they were",
+    )
+
+
+def _begin(root: Path, step: int, ranks: Exchange) -> str:
+    """The token of this save, the same on every rank, its folder made by rank 0."""
+    answer = ""
+    if ranks.rank == 0:
+        token = secrets.token_hex(4)
+        try:
+            (root / writing_name(step, token)).mkdir(parents=True)
+            answer = f"ok {token}"
+        except OSError as wrong:
+            answer = f"failed {wrong}"
+    word, _, content = ranks.broadcast(answer).partition(" ")
+    if word == "failed":
+        raise _failed(root, step, content)
+    return content
+
+
+def _write_own(temporary: Path, pieces: Sequence[Piece], rank: int) -> str:
+    """Write this rank's shard; the report, as JSON, says what was written or what went wrong."""
+    owned = [piece for piece in pieces if piece.owner and piece.data.numel()]
+    records = [_record(piece, rank) for piece in owned]
+    try:
+        _check_storable(owned, records)
+        file = None
+        if owned:
+            # Rank 0 made the folder. Where it is missing here, the storage is not shared, and
+            # making it would hide that: the shard would lie on this node's own disk.
+            keys = [record.key for record in records]
+            tensors = [piece.data for piece in owned]
+            file = write_shard(
+                temporary / shard_name(rank), list(zip(keys, tensors, strict=True))
+            ).model_dump()
+    except FileNotFoundError:
+        return json.dumps(
+            {
+                "fault": f"rank {rank} does not see the folder {temporary.name} that rank 0 made: "
+                "output_dir must lie on storage that all nodes share"
+            }
+        )
+    except (OSError, Damaged) as wrong:
+        return json.dumps({"fault": f"rank {rank}: {wrong}"})
+    return json.dumps({"file": file, "pieces": [record.model_dump() for record in records]})
+
+
+def _record(piece: Piece, rank: int) -> TensorPiece:
+    rectangle = Rectangle(tuple(piece.offset), tuple(piece.data.shape))
+    return TensorPiece(
+        tensor=piece.tensor,
+        shape=list(piece.shape),
+        offset=list(rectangle.offset),
+        extent=list(rectangle.extent),
+        file=shard_name(rank),
+        key=f"{piece.tensor}{rectangle}",
+    )
+
+
+def _check_storable(pieces: Sequence[Piece], records: Sequence[TensorPiece]) -> None:
+    for piece in pieces:
+        if not storable(piece.data.dtype):
+            raise Damaged(f"{piece.tensor}: element type {piece.data.dtype} cannot be stored")
+    if len({record.key for record in records}) != len(records):
+        keys = [record.key for record in records]
+        twice = next(key for key in keys if keys.count(key) > 1)
+        raise Damaged(f"{twice}: this rank owns the same rectangle twice")
+
+
+def _manifest(
+    header: CheckpointHeader, temporary: Path, reports: Sequence[str]
+) -> CheckpointManifest:
+    """Rank 0: all reports as one manifest, checked for completeness. Raises Damaged."""
+    answers = [json.loads(report) for report in reports]
+    if faults := [answer["fault"] for answer in answers if "fault" in answer]:
+        raise Damaged("; ".join(faults))
+    for name, number in header.scalars.items():
+        if not math.isfinite(number):
+            raise Damaged(f"scalar {name} is {number}")
+    manifest = CheckpointManifest(
+        step=header.step,
+        samples_consumed=header.samples_consumed,
+        plan=header.plan,
+        engine=header.engine,
+        spec_fingerprint=header.spec_fingerprint,
+        model_fingerprint=header.model_fingerprint,
+        files=[ShardFile(**answer["file"]) for answer in answers if answer["file"]],
+        pieces=[TensorPiece(**piece) for answer in answers for piece in answer["pieces"]],
+        scalars=header.scalars,
+    )
+    check_complete(manifest)
+    check_sizes(temporary, manifest)
+    return manifest
+
+
+def _commit(root: Path, temporary: Path, manifest: CheckpointManifest) -> None:
+    """Rank 0: manifest, then the rename. An older folder of the same step gives way to it."""
+    write_manifest(temporary, manifest)
+    final = root / step_name(manifest.step)
+    if final.exists():
+        aside = root / replaced_name(manifest.step)
+        if aside.exists():
+            shutil.rmtree(aside)
+        final.rename(aside)
+    temporary.rename(final)
+    sync_directory(root)
+
+
+def _retire(root: Path, saved: int, keep: int) -> None:
+    """Rank 0: remove leftovers, and every folder older than the `keep` newest usable checkpoints.
+
+    Usable means an authentic manifest and files of the right lengths; hashing gigabytes at every
+    save would cost more than it tells. The step just saved was hashed as it was written and always
+    stays, so at least one checkpoint whose bytes are known to be right does.
+    """
+    for folder in leftovers(root):
+        shutil.rmtree(folder, ignore_errors=True)
+    kept = 1
+    for folder in candidates(root):
+        step = step_of(folder)
+        if kept >= keep and step < saved:
+            shutil.rmtree(folder, ignore_errors=True)
+        elif step != saved and _usable(folder):
+            kept += 1
+
+
+def _usable(folder: Path) -> bool:
+    try:
+        check_sizes(folder, load_manifest(folder))
+    except Damaged:
+        return False
+    return True

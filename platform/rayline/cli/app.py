@@ -1,0 +1,60 @@
+"""The tree of verbs: each with its example, in the order in which a newcomer meets them."""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated
+
+import typer
+
+from rayline import __version__
+from rayline.cli import checks, demo, jobs, records, serving, training
+
+_VERBS = (
+    ("Begin", demo.demo, "rayline demo --exit"),
+    ("Begin", checks.doctor, "rayline doctor"),
+    ("Train", checks.plan, "rayline plan jobs/specs/llama-8gpu.yaml --set plan.tensor=4"),
+    ("Train", training.train, "rayline train jobs/specs/quickstart.yaml --set optim.lr=3e-4"),
+    ("Train", training.tune, "rayline tune tune/quickstart.yaml --set trials=6"),
+    ("Train", training.export, "rayline export jobs/specs/quickstart.yaml"),
+    ("Serve", serving.deploy, "rayline deploy serve/chat.yaml --set port=8001"),
+    ("Serve", serving.undeploy, "rayline undeploy chat"),
+    ("Serve", serving.chat, 'rayline chat "What is the capital of France?"'),
+    ("Look back", records.runs, "rayline runs --limit 5"),
+    ("On a cluster", jobs.submit, "rayline submit jobs/specs/quickstart.yaml"),
+    ("On a cluster", jobs.status, "rayline status"),
+    ("On a cluster", jobs.logs, "rayline logs quickstart-1a2b3c4d"),
+    ("On a cluster", jobs.stop, "rayline stop quickstart-1a2b3c4d"),
+)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        sys.stdout.write(f"rayline {__version__}\n")
+        raise typer.Exit
+
+
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    """One line from a training spec to a served model, on Ray."""
+
+
+def _tree() -> typer.Typer:
+    tree = typer.Typer(
+        name="rayline",
+        # Boxes are for a person; a pipe gets the plain form of the same help.
+        rich_markup_mode="rich" if sys.stdout.isatty() else None,
+        context_settings={"help_option_names": ["-h", "--help"]},
+        epilog="A first try, end to end: rayline demo",
+    )
+    tree.callback()(_root)
+    for panel, verb, example in _VERBS:
+        tree.command(rich_help_panel=panel, epilog=f"Example: {example}")(verb)
+    tree.add_typer(records.models, name="models", rich_help_panel="Look back")
+    return tree
+
+
+app = _tree()

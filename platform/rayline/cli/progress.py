@@ -1,0 +1,158 @@
+"""Progress of a run or a search, told from the reports that flow back: live bars where a person
+watches, one plain line every few seconds where none does."""
+
+from __future__ import annotations
+
+import time
+from types import TracebackType
+from typing import TYPE_CHECKING, Self
+
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    SpinnerColumn,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+)
+
+from rayline.cli.screen import Screen, duration_text
+
+if TYPE_CHECKING:
+    from rayline.spec import StepReport, TuneSpec
+    from rayline.tuning import TrialReport
+
+LINE_INTERVAL_S = 2.0
+"""Least time between two plain lines; the first and the last step are always told."""
+
+
+class TrainProgress:
+    """An observer of one run: use it as a context manager and call it with every StepReport."""
+
+    def __init__(self, screen: Screen, last_step: int, label: str) -> None:
+        self.reports: list[StepReport] = []
+        self._screen = screen
+        self._last_step = last_step
+        self._label = label
+        self._line_at_s: float | None = None
+        self._bar: Progress | None = None
+
+    def __enter__(self) -> Self:
+        if self._screen.interactive:
+            self._bar = Progress(
+                SpinnerColumn(),
+                TextColumn("{task.description}"),
+                BarColumn(),
+                MofNCompleteColumn(),
+                TextColumn("{task.fields[state]}"),
+                TimeElapsedColumn(),
+                console=self._screen.console,
+            )
+            self._task = self._bar.add_task(
+                self._label, total=self._last_step, state="starting workers"
+            )
+            self._bar.start()
+        else:
+            self._screen.say(f"{self._label}: starting workers")
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+
+    def __call__(self, report: StepReport) -> None:
+        """Tell one step; called by the driver, in the order of steps."""
+        self.reports.append(report)
+        if self._bar is not None:
+            state = (
+                f"loss {report.loss:.4f}  {report.tokens_per_s:,.0f} tokens/s  "
+                f"ETA {duration_text(eta_s(self.reports, self._last_step))}"
+            )
+            self._bar.update(self._task, completed=report.step, state=state)
+            return
+        now_s = time.monotonic()
+        if line_due(report.step, self._last_step, self._line_at_s, now_s):
+            self._line_at_s = now_s
+            self._screen.say(
+                step_line(report, self._last_step, eta_s(self.reports, self._last_step))
+            )
+
+
+class SearchProgress:
+    """An observer of one search: the trials that run, as a live table or as plain lines."""
+
+    def __init__(self, screen: Screen, search: TuneSpec) -> None:
+        self._screen = screen
+        self._steps = search.job.last_step
+        self._trials = search.trials
+        self._line_at_s: float | None = None
+        self._bars: dict[int, TaskID] = {}
+        self._progress: Progress | None = None
+
+    def __enter__(self) -> Self:
+        if self._screen.interactive:
+            self._progress = Progress(
+                TextColumn("trial {task.fields[trial]}"),
+                BarColumn(),
+                MofNCompleteColumn(),
+                TextColumn("loss {task.fields[loss]:.4f}"),
+                TimeElapsedColumn(),
+                console=self._screen.console,
+            )
+            self._progress.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if self._progress is not None:
+            self._progress.stop()
+
+    def __call__(self, report: TrialReport) -> None:
+        """Tell one step of one trial; called by the driver."""
+        if self._progress is not None:
+            if report.trial not in self._bars:
+                self._bars[report.trial] = self._progress.add_task(
+                    "", total=self._steps, trial=report.trial, loss=report.loss
+                )
+            self._progress.update(self._bars[report.trial], completed=report.step, loss=report.loss)
+            return
+        now_s = time.monotonic()
+        if line_due(report.step, self._steps, self._line_at_s, now_s):
+            self._line_at_s = now_s
+            self._screen.say(
+                f"trial {report.trial} of {self._trials}  step {report.step}/{self._steps}  "
+                f"loss {report.loss:.4f}"
+            )
+
+
+def line_due(step: int, last_step: int, line_at_s: float | None, now_s: float) -> bool:
+    """Whether this step gets a plain line, the latest having been written at `line_at_s`."""
+    if line_at_s is None or step >= last_step:
+        return True
+    return now_s - line_at_s >= LINE_INTERVAL_S
+
+
+def eta_s(reports: list[StepReport], last_step: int) -> float:
+    """Seconds left, from the mean of the newest 10 steps (the first step warms up)."""
+    recent = reports[-10:] if len(reports) < 2 else reports[1:][-10:]
+    mean_s = sum(report.seconds for report in recent) / len(recent)
+    return max(0, last_step - reports[-1].step) * mean_s
+
+
+def step_line(report: StepReport, last_step: int, left_s: float) -> str:
+    """One step in one plain line."""
+    return (
+        f"step {report.step}/{last_step}  loss {report.loss:.4f}  "
+        f"grad_norm {report.grad_norm:.3f}  lr {report.lr:.2e}  "
+        f"{report.tokens_per_s:,.0f} tokens/s  ETA {duration_text(left_s)}"
+    )

@@ -1,0 +1,157 @@
+"""train, tune, export: the verbs that start a gang here."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rayline.cli.curve import draw_loss, sparkline
+from rayline.cli.options import DryRun, Json, RayAddress, Sets, SpecFile, Verbose
+from rayline.cli.plans import plan_document, show_job_plan, show_search_plan
+from rayline.cli.progress import SearchProgress, TrainProgress
+from rayline.cli.screen import Screen, shown_path
+
+if TYPE_CHECKING:
+    from rayline.actors import JobOutcome
+    from rayline.sdk import Client
+    from rayline.spec import JobSpec, StepReport
+    from rayline.tuning import SearchOutcome
+
+
+def train(
+    spec: SpecFile,
+    sets: Sets,
+    address: RayAddress = None,
+    dry_run: DryRun = False,
+    json: Json = False,
+    verbose: Verbose = False,
+) -> None:
+    """Train the model of a job spec; export, check and register the result.
+
+    A job that finds its own checkpoint goes on from there."""
+    from rayline.sdk import Client
+    from rayline.spec import JobSpec
+
+    screen = Screen(json_wanted=json, verbose=verbose)
+    client = Client(address=address)
+    job = JobSpec.load(spec, sets)
+    plan = client.plan(job)
+    client.check_data(job)
+    show_job_plan(screen, plan)
+    if dry_run:
+        screen.result(plan_document(plan))
+        return
+    outcome = train_watched(client, job, screen)
+    show_outcome(screen, job, outcome)
+    screen.result(outcome)
+
+
+def export(
+    spec: SpecFile,
+    sets: Sets,
+    address: RayAddress = None,
+    dry_run: DryRun = False,
+    json: Json = False,
+    verbose: Verbose = False,
+) -> None:
+    """Export and register the newest checkpoint of a job, without training further.
+
+    For a job that was stopped before its end: a finished one has been exported already."""
+    from rayline.sdk import Client
+    from rayline.spec import JobSpec
+
+    screen = Screen(json_wanted=json, verbose=verbose)
+    client = Client(address=address)
+    job = client.export_job(JobSpec.load(spec, sets))
+    screen.say(f"export step {job.steps} of {job.name} to {job.directory}/export")
+    plan = client.plan(job)
+    show_job_plan(screen, plan)
+    if dry_run:
+        screen.result(plan_document(plan))
+        return
+    outcome = client.train(job)
+    show_outcome(screen, job, outcome)
+    screen.result(outcome)
+
+
+def tune(
+    spec: SpecFile,
+    sets: Sets,
+    address: RayAddress = None,
+    dry_run: DryRun = False,
+    json: Json = False,
+    verbose: Verbose = False,
+) -> None:
+    """Search over the fields of a job: rates, batch and the parallel layout itself."""
+    from rayline.sdk import Client
+    from rayline.spec import TuneSpec
+
+    screen = Screen(json_wanted=json, verbose=verbose)
+    client = Client(address=address)
+    search = TuneSpec.load(spec, sets)
+    plan = client.plan(search.job)
+    client.check_data(search.job)
+    show_search_plan(screen, search, plan)
+    if dry_run:
+        screen.result(search)
+        return
+    with SearchProgress(screen, search) as progress:
+        outcome = client.tune(search, observers=[progress])
+    show_search_outcome(screen, outcome)
+    screen.result(outcome)
+
+
+def train_watched(client: Client, job: JobSpec, screen: Screen) -> JobOutcome:
+    """Train with progress on the screen, and the loss curve drawn once it is over."""
+    with TrainProgress(screen, job.last_step, f"train {job.name}") as progress:
+        outcome = client.train(job, observers=[progress])
+    if progress.reports:
+        show_curve(screen, job, progress.reports)
+    return outcome
+
+
+def show_search_outcome(screen: Screen, outcome: SearchOutcome) -> None:
+    """The trials, best first, and the spec that the best one leaves behind."""
+    screen.table(
+        ["trial", "status", "loss", "steps", "values", "problem"],
+        [
+            (
+                trial.number,
+                trial.status,
+                None if trial.loss is None else f"{trial.loss:.4f}",
+                trial.steps,
+                ", ".join(f"{field}={value}" for field, value in trial.params.items()),
+                trial.problem,
+            )
+            for trial in outcome.trials
+        ],
+    )
+    screen.say(f"best: trial {outcome.best.number}, run {outcome.best.run_id}")
+    screen.say(f"train it: rayline train {shown_path(Path(outcome.best_spec))}")
+
+
+def show_curve(screen: Screen, job: JobSpec, reports: list[StepReport]) -> None:
+    """The losses as a line of blocks, and as a PNG in the job's folder."""
+    losses = [report.loss for report in reports]
+    screen.say(f"loss  {losses[0]:.4f} {sparkline(losses)} {losses[-1]:.4f}")
+    file = draw_loss(reports, f"{job.name}: loss", Path(job.directory) / "loss.png")
+    screen.say(f"curve {shown_path(file)}")
+
+
+def show_outcome(screen: Screen, job: JobSpec, outcome: JobOutcome) -> None:
+    """What came out of a job, and where it can go next."""
+    result = outcome.result
+    screen.say(f"steps {result.first_step} to {result.last_step} done, run {outcome.run_id}")
+    if result.checkpoint is not None:
+        screen.say(f"checkpoint {shown_path(Path(result.checkpoint))}")
+    if result.export is None:
+        screen.say("not exported: the job stopped before its last step (rayline export does it)")
+        return
+    screen.say(
+        f"export {shown_path(Path(result.export.directory))}: logits differ by "
+        f"{result.export.logit_difference:.1e} of the largest "
+        f"(at most {result.export.logit_tolerance:.0e} allowed)"
+    )
+    if outcome.model is not None:
+        screen.say(f"model {outcome.model}")
+    screen.say(f"see it: mlflow ui --backend-store-uri {job.tracking.uri}")

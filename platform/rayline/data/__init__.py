@@ -1,0 +1,17 @@
+"""Sources, tokenizing, packing, and a sampler whose whole state is "samples consumed"."""
+
+from rayline.data.dataset import NO_LOSS, Sample, TokenDataset, collate, load_dataset
+from rayline.data.order import SampleOrder, share
+from rayline.data.source import check_files, check_tokenizer
+
+__all__ = [
+    "NO_LOSS",
+    "Sample",
+    "SampleOrder",
+    "TokenDataset",
+    "check_files",
+    "check_tokenizer",
+    "collate",
+    "load_dataset",
+    "share",
+]

@@ -1,0 +1,37 @@
+"""From this machine to a cluster: jobs sent and followed to their true end, and a doctor.
+
+`doctor` needs the thin core only; what talks to Ray's dashboard is imported on first use.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from rayline.launch.doctor import Finding, doctor
+
+if TYPE_CHECKING:
+    from rayline.launch.jobs import JobStatus as JobStatus
+    from rayline.launch.jobs import list_jobs as list_jobs
+    from rayline.launch.jobs import logs as logs
+    from rayline.launch.jobs import status as status
+    from rayline.launch.jobs import stop as stop
+    from rayline.launch.jobs import submit as submit
+    from rayline.launch.jobs import wait as wait
+
+_JOBS = ("JobStatus", "list_jobs", "logs", "status", "stop", "submit", "wait")
+__all__ = [
+    "Finding",
+    "JobStatus",
+    "doctor",
+    "list_jobs",
+    "logs",
+    "status",
+    "stop",
+    "submit",
+    "wait",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _JOBS:
+        return getattr(import_module("rayline.launch.jobs"), name)
+    raise AttributeError(f"module 'rayline.launch' has no attribute {name!r}")

@@ -1,0 +1,1 @@
+"""Device mesh and the axes of parallelism, applied to a module."""

@@ -1,0 +1,369 @@
+"""Client: the whole line from a notebook, each method a thin call into the room that does the work.
+
+The module needs only the thin core. Rooms are imported inside the methods, and where one of their
+packages is not installed the error names the extra that brings it.
+
+    from rayline import Client, JobSpec
+
+    client = Client()
+    job = JobSpec.load("jobs/specs/quickstart.yaml")
+    client.plan(job).memory
+    outcome = client.train(job)
+    outcome.model            # registry:quickstart@latest
+"""
+
+from __future__ import annotations
+
+import logging
+import signal
+import sys
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rayline.errors import CheckpointError, RaylineError, ServingError
+from rayline.spec import (
+    Coordinate,
+    JobSpec,
+    ModelShape,
+    ServeSpec,
+    StepReport,
+    TrackingSpec,
+    TuneSpec,
+)
+
+if TYPE_CHECKING:
+    from rayline.actors import JobOutcome
+    from rayline.launch import Finding, JobStatus
+    from rayline.planner import MemoryEstimate
+    from rayline.serving import Endpoint
+    from rayline.serving.client import Message
+    from rayline.tracking import ModelSummary, RunRecord, RunSummary
+    from rayline.tuning import SearchOutcome, TrialReport
+
+DEFAULT_URL = "http://127.0.0.1:8000/v1"
+"""Where `rayline deploy` serves unless the spec says otherwise."""
+
+
+@dataclass(frozen=True, slots=True)
+class JobPlan:
+    """What a job would run, where, and how much memory it would take."""
+
+    job: JobSpec
+    model: ModelShape
+    parameters: int
+    """Parameters of the whole model."""
+    memory: MemoryEstimate
+    """Of the worker that needs most."""
+
+    @property
+    def workers(self) -> list[Coordinate]:
+        """Where each rank stands, in the order of ranks."""
+        return [self.job.plan.coordinate(rank) for rank in range(self.job.plan.world_size)]
+
+    @property
+    def tokens_per_step(self) -> int:
+        """Tokens that go through the model in one optimizer step."""
+        return self.job.batch.sequences * self.job.data.sequence_tokens
+
+
+class Client:
+    """One user's view of one Ray cluster and one MLflow store.
+
+    `address` is the Ray cluster to join (None starts one in this process); `jobs_url` is Ray's
+    dashboard, where jobs are submitted (None takes the cluster on this machine); `tracking` is the
+    store that `runs` and `models` read (a job writes to the store that its own spec names).
+    """
+
+    def __init__(
+        self,
+        *,
+        address: str | None = None,
+        jobs_url: str | None = None,
+        tracking: TrackingSpec | None = None,
+    ) -> None:
+        self.address = address
+        self.jobs_url = jobs_url
+        self.tracking = tracking or TrackingSpec()
+
+    def plan(self, job: JobSpec) -> JobPlan:
+        """What `job` would run, without starting anything. Raises SpecError where it cannot work.
+
+        Of the model only its config is read (fetched where it is on a hub).
+        """
+        from rayline.planner import count_parameters, estimate_memory, read_model_shape
+        from rayline.tracking import resolve_model
+
+        with _needing("train"):
+            folder = resolve_model(job.model, job.tracking, need_weights=False)
+        shape = read_model_shape(folder)
+        job.check(shape)
+        return JobPlan(job, shape, count_parameters(shape), estimate_memory(shape, job))
+
+    def check_data(self, job: JobSpec) -> None:
+        """Read every line of the job's data. Raises SpecError naming the file and line that is
+        wrong; the files must be on this machine."""
+        with _needing("train"):
+            from rayline.data import check_files
+
+        check_files(job.data)
+
+    def train(
+        self,
+        job: JobSpec,
+        *,
+        observers: Sequence[Callable[[StepReport], None]] = (),
+        stop: threading.Event | None = None,
+    ) -> JobOutcome:
+        """Run `job` here and return when it is done: the run's id, result and model.
+
+        Each of `observers` is called with every StepReport. Setting `stop` ends the job after the
+        step in flight, with a checkpoint. Raises the RaylineError that the job ended with.
+
+            client.train(job, observers=[lambda report: print(report.step, report.loss)])
+        """
+        with _needing("train"):
+            from rayline.actors import train as run_job
+
+        self.check_data(job)
+        if self.address is not None:
+            self._join()
+        return run_job(job, observers=observers, stop=stop)
+
+    def export(self, job: JobSpec) -> JobOutcome:
+        """Export and register the newest checkpoint of `job`, without training further.
+
+        The gang of the job's plan is started once more, so that the exported model's logits are
+        compared with those of the checkpoint. Raises CheckpointError where there is none.
+        """
+        return self.train(self.export_job(job))
+
+    def export_job(self, job: JobSpec) -> JobSpec:
+        """The job that `export` runs: `job`, ending at its newest intact checkpoint."""
+        with _needing("train"):
+            from rayline.checkpoint import model_fingerprint, newest_intact
+
+        folder = Path(job.directory) / "checkpoints"
+        found = newest_intact(folder, model_fingerprint(self.plan(job).model))
+        if found is None:
+            raise CheckpointError(
+                str(folder),
+                "holds no checkpoint to export",
+                fix="train the job first, or give the output_dir that it was trained with",
+            )
+        return job.changed({"steps": found.manifest.step, "stop_after_step": None})
+
+    def tune(
+        self, search: TuneSpec, *, observers: Sequence[Callable[[TrialReport], None]] = ()
+    ) -> SearchOutcome:
+        """Run a search and return its trials, best first; each is a child run in MLflow.
+
+        Each of `observers` is called with every step of every trial. Raises SpecError where no
+        trial could run or none finished, and what `train` raises.
+
+            client.tune(TuneSpec.load("tune/quickstart.yaml")).best.params
+        """
+        with _needing("tune"):
+            from rayline.tuning import search as run_search
+
+        self.check_data(search.job)
+        if self.address is not None:
+            self._join()
+        return run_search(search, observers=observers)
+
+    def submit(
+        self, spec_file: str | Path, overrides: Sequence[str] = (), working_dir: str | Path = "."
+    ) -> str:
+        """Send a job or search spec to the cluster and return the job's id at once.
+
+        `working_dir` travels along; it holds the spec and jobs/.
+
+            job_id = client.submit("jobs/specs/quickstart.yaml", ["optim.lr=1e-3"])
+            client.wait(job_id, on_log=print).exit_code
+        """
+        with _needing("train"):
+            from rayline.launch import submit
+
+        return submit(spec_file, overrides, address=self.jobs_url, working_dir=working_dir)
+
+    def jobs(self) -> list[JobStatus]:
+        """The jobs that were submitted to the cluster, newest first."""
+        with _needing("train"):
+            from rayline.launch import list_jobs
+
+        return list_jobs(address=self.jobs_url)
+
+    def status(self, job_id: str) -> JobStatus:
+        """Where a submitted job stands."""
+        with _needing("train"):
+            from rayline.launch import status
+
+        return status(job_id, address=self.jobs_url)
+
+    def wait(
+        self,
+        job_id: str,
+        *,
+        timeout_s: float | None = None,
+        on_log: Callable[[str], None] | None = None,
+    ) -> JobStatus:
+        """Return once a submitted job has ended; `exit_code` of the result says how.
+
+        `on_log` gets what the job prints, as it comes. It reads through an event loop of its own:
+        in a notebook leave it out and use `logs`. Raises PlacementError after `timeout_s`; the job
+        goes on.
+        """
+        with _needing("train"):
+            from rayline.launch import wait
+
+        return wait(job_id, address=self.jobs_url, timeout_s=timeout_s, on_log=on_log)
+
+    def logs(self, job_id: str) -> str:
+        """Everything that a submitted job has printed so far."""
+        with _needing("train"):
+            from rayline.launch import logs
+
+        return logs(job_id, address=self.jobs_url)
+
+    def stop(self, job_id: str) -> JobStatus:
+        """End a submitted job and return once it has ended."""
+        with _needing("train"):
+            from rayline.launch import stop
+
+        return stop(job_id, address=self.jobs_url)
+
+    def runs(self, limit: int = 20) -> list[RunSummary]:
+        """The newest runs, newest first."""
+        with _needing("train"):
+            from rayline.tracking import list_runs
+
+        return list_runs(self.tracking, limit)
+
+    def run(self, run_id: str) -> RunRecord:
+        """One run with its parameters, events and every metric's history."""
+        with _needing("train"):
+            from rayline.tracking import read_run
+
+        return read_run(self.tracking, run_id)
+
+    def models(self) -> list[ModelSummary]:
+        """The registered models, by name."""
+        with _needing("train"):
+            from rayline.tracking import list_models
+
+        return list_models(self.tracking)
+
+    def deploy(self, deployment: ServeSpec) -> Endpoint:
+        """Serve a model and return once it has generated a token.
+
+        endpoint = client.deploy(ServeSpec.load("serve/chat.yaml"))
+        client.chat("What is the capital of France?", url=endpoint.url)
+        """
+        with _needing("serve"):
+            from rayline.serving import deploy
+            from rayline.tracking import resolve_model
+
+        resolve_model(deployment.model, deployment.tracking)
+        self._join()
+        return deploy(deployment)
+
+    def undeploy(self, name: str) -> None:
+        """Take a deployment away; its open streams may finish first."""
+        with _needing("serve"):
+            from rayline.serving import undeploy
+
+        self._join()
+        undeploy(name)
+
+    def chat(
+        self,
+        question: str | Sequence[Message],
+        *,
+        url: str = DEFAULT_URL,
+        model: str | None = None,
+        max_tokens: int | None = None,
+        temperature: float | None = None,
+    ) -> str:
+        """The answer to a question, or to the newest of several turns; needs the thin core turns.
+
+        Without `model` the first one behind the address answers. Raises ServingError.
+
+            client.chat("What is the capital of France?", temperature=0)
+        """
+        return "".join(
+            self.stream(
+                question, url=url, model=model, max_tokens=max_tokens, temperature=temperature
+            )
+        )
+
+    def stream(
+        self,
+        question: str | Sequence[Message],
+        *,
+        url: str = DEFAULT_URL,
+        model: str | None = None,
+        max_tokens: int | None = None,
+        temperature: float | None = None,
+    ) -> Iterator[str]:
+        """As `chat`, piece by piece while it is generated."""
+        from rayline.serving.client import served_models, stream_chat
+
+        turns: Sequence[Message] = (
+            [{"role": "user", "content": question}] if isinstance(question, str) else question
+        )
+        served = [model] if model is not None else served_models(url)
+        if not served:
+            raise ServingError("url", "serves no model", value=url)
+        yield from stream_chat(
+            url, served[0], turns, max_tokens=max_tokens, temperature=temperature
+        )
+
+    def _join(self) -> None:
+        """Join the cluster, or start one. Raises PlacementError."""
+        with _needing("train"):
+            from rayline.actors import ensure_ray
+
+        on_termination = signal.getsignal(signal.SIGTERM)
+        ensure_ray(self.address)
+        # Ray takes SIGTERM over, for an end without teardown: the caller's own handler stays.
+        if callable(on_termination) and threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, on_termination)
+
+    def dashboard_url(self) -> str | None:
+        """Ray's dashboard, where this process has joined a cluster that runs one."""
+        ray = sys.modules.get("ray")
+        if ray is None or not ray.is_initialized():
+            return None
+        # Asked again, ray.init only hands out what it knows of the cluster that was joined.
+        address = ray.init(ignore_reinit_error=True, logging_level=logging.WARNING).dashboard_url
+        return f"http://{address}" if address else None
+
+    def close(self) -> None:
+        """Leave the Ray cluster; one that this process started ends with all that runs on it."""
+        ray = sys.modules.get("ray")
+        if ray is not None and ray.is_initialized():
+            ray.shutdown()
+
+    def doctor(self) -> list[Finding]:
+        """What stands in the way of training and serving here, and at `jobs_url` where given."""
+        from rayline.launch import doctor
+
+        return doctor(self.jobs_url)
+
+
+@contextmanager
+def _needing(extra: str) -> Iterator[None]:
+    """Turn a package that is not installed into the name of the extra that brings it."""
+    try:
+        yield
+    except ModuleNotFoundError as missing:
+        if missing.name is None or missing.name.startswith("rayline"):
+            raise
+        raise RaylineError(
+            "environment",
+            f"the package {missing.name} is not installed",
+            fix=f"pip install 'rayline[{extra}]'",
+        ) from missing

@@ -1,0 +1,69 @@
+"""The Serve application of one ServeSpec: engines behind a gateway.
+
+`rayline.serving.app:build` is the import path that `serve deploy` files and KubeRay's serveConfigV2
+name; its arguments are a ServeSpec as a tree.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+import ray
+from ray import serve
+
+from rayline.serving.gateway import Gateway, model_card
+from rayline.serving.openai_api import Tree
+from rayline.serving.replica import Replica
+from rayline.serving.settings import Device, gateway_options, replica_options
+from rayline.spec import ModelRef, ServeSpec
+from rayline.tracking import resolve_model
+
+IMPORT_PATH = "rayline.serving.app:build"
+
+
+def build(args: Tree) -> serve.Application:
+    """The application that `args`, a ServeSpec as a tree, describes.
+
+    Called by Serve (with the arguments of a config file) or by `deploy`, in a process that has
+    joined Ray. Raises SpecError for a wrong spec and a model that cannot be used.
+    """
+    spec = pin(ServeSpec.parse(args))
+    device = device_for(spec)
+    replicas = serve.deployment(**replica_options(spec, device))(Replica).bind(
+        spec.model_dump(mode="json"), device
+    )
+    return serve.deployment(**gateway_options(spec))(Gateway).bind(
+        model_card(spec.name, spec.engine.max_model_len, fingerprint(spec)), replicas
+    )
+
+
+def pin(spec: ServeSpec) -> ServeSpec:
+    """The spec with its model fixed: an alias that moves later must not give the replicas that are
+    started later another model. Every node has to see the folder.
+
+    A hub id stays one; each node fetches it for itself. Raises SpecError, or CheckpointError where
+    a file differs from its hash.
+    """
+    if spec.model.hub is not None:
+        return spec
+    folder = resolve_model(spec.model, spec.tracking)
+    return spec.model_copy(update={"model": ModelRef(directory=str(folder))})
+
+
+def fingerprint(spec: ServeSpec) -> str:
+    """Equal for deployments that need nothing done: the spec, and its folder's files by name, size
+    and time of change."""
+    seen = hashlib.sha256(spec.fingerprint().encode())
+    if spec.model.directory is not None:
+        for file in sorted(Path(spec.model.directory).iterdir()):
+            found = file.stat()
+            seen.update(f"{file.name} {found.st_size} {found.st_mtime_ns}\n".encode())
+    return seen.hexdigest()[:16]
+
+
+def device_for(spec: ServeSpec) -> Device:
+    """What the engines run on: as the spec says, or GPUs where the cluster has any."""
+    if spec.device != "auto":
+        return spec.device
+    return "gpu" if ray.cluster_resources().get("GPU", 0) > 0 else "cpu"

@@ -1,0 +1,51 @@
+"""Frozen values that every room speaks of: specs, plans, references, reports. No torch, no Ray."""
+
+from rayline.spec.document import Document
+from rayline.spec.job import (
+    BatchSpec,
+    CheckpointSpec,
+    DataSpec,
+    ExportSpec,
+    JobSpec,
+    OptimSpec,
+    ResourceSpec,
+    TrackingSpec,
+)
+from rayline.spec.manifest import FORMAT_VERSION, CheckpointManifest, ShardFile, TensorPiece
+from rayline.spec.model import ModelRef, ModelShape
+from rayline.spec.plan import AXES, Axis, Coordinate, ParallelPlan
+from rayline.spec.serve import EngineSpec, ScaleSpec, ServeSpec
+from rayline.spec.tune import AshaSpec, Range, TuneSpec
+from rayline.spec.worker import ExportReport, StepReport, TrainResult, WorkerContext
+
+__all__ = [
+    "AXES",
+    "FORMAT_VERSION",
+    "AshaSpec",
+    "Axis",
+    "BatchSpec",
+    "CheckpointManifest",
+    "CheckpointSpec",
+    "Coordinate",
+    "DataSpec",
+    "Document",
+    "EngineSpec",
+    "ExportReport",
+    "ExportSpec",
+    "JobSpec",
+    "ModelRef",
+    "ModelShape",
+    "OptimSpec",
+    "ParallelPlan",
+    "Range",
+    "ResourceSpec",
+    "ScaleSpec",
+    "ServeSpec",
+    "ShardFile",
+    "StepReport",
+    "TensorPiece",
+    "TrackingSpec",
+    "TrainResult",
+    "TuneSpec",
+    "WorkerContext",
+]

@@ -1,0 +1,211 @@
+"""From text to a spec: YAML, then dotted overrides, then validation.
+
+One order, one meaning: file < `--set a.b=value`. Nothing is guessed: an unknown key, a key given
+twice and a value of the wrong type are refused with the dotted name, the line where YAML gives
+one, and the nearest known name.
+"""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import json
+import types
+import typing
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, Self
+
+import yaml
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from rayline.errors import SpecError
+
+Tree = dict[str, Any]
+
+
+class Document(BaseModel):
+    """A frozen value that is read from outside. Unknown keys are refused; a field's description
+    is the docstring below it and says its unit."""
+
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False
+    )
+
+    @classmethod
+    def load(cls, path: str | Path, overrides: Iterable[str] = ()) -> Self:
+        """Read a YAML file, apply `a.b=value` overrides in order, validate. Raises SpecError."""
+        return cls.parse(apply_overrides(read_yaml(path), overrides), origin=str(path))
+
+    @classmethod
+    def parse(cls, tree: Mapping[str, Any], origin: str = "spec") -> Self:
+        """Validate a tree of plain values. Raises SpecError naming the first wrong field."""
+        try:
+            return cls.model_validate(tree)
+        except ValidationError as wrong:
+            raise _explain(cls, wrong, origin) from None
+
+    def changed(self, overrides: Mapping[str, Any]) -> Self:
+        """A validated copy in which dotted fields hold other values (used by search)."""
+        tree = self.model_dump(mode="json")
+        for dotted, value in overrides.items():
+            _put(tree, dotted, value)
+        return type(self).parse(tree, origin="override")
+
+    def flat(self) -> dict[str, Any]:
+        """Dotted field name to plain value, lists as JSON text: the form MLflow's params take."""
+        return dict(_flatten("", self.model_dump(mode="json")))
+
+    def fingerprint(self) -> str:
+        """SHA-256 (first 16 hex digits) of the canonical JSON: equal specs, equal fingerprints."""
+        text = json.dumps(self.model_dump(mode="json"), sort_keys=True, separators=(",", ":"))
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+    def to_yaml(self) -> str:
+        """The whole spec, defaults included, as YAML that `load` reads back to an equal value."""
+        return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+
+
+class _UniqueKeyLoader(yaml.SafeLoader):
+    """YAML's safe loader, refusing a key that stands twice in one mapping."""
+
+
+def _unique_mapping(loader: _UniqueKeyLoader, node: yaml.MappingNode) -> Tree:
+    seen: set[str] = set()
+    for key_node, _ in node.value:
+        if not isinstance(key_node, yaml.ScalarNode):
+            continue  # construct_mapping says what is wrong with such a key
+        if key_node.value in seen:
+            line = key_node.start_mark.line + 1
+            raise SpecError(
+                f"line {line}",
+                f"key {key_node.value!r} stands twice in one mapping",
+                fix="keep one of the two",
+            )
+        seen.add(key_node.value)
+    loader.flatten_mapping(node)
+    return typing.cast(Tree, loader.construct_mapping(node, deep=True))
+
+
+_UniqueKeyLoader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _unique_mapping)
+
+
+def read_yaml(path: str | Path) -> Tree:
+    """The mapping that a YAML file holds. Raises SpecError when there is none."""
+    file = Path(path)
+    if not file.is_file():
+        raise SpecError(
+            str(path),
+            "no such spec file",
+            fix="give the path of a YAML file, such as jobs/specs/quickstart.yaml",
+        )
+    try:
+        tree = yaml.load(file.read_text(encoding="utf-8"), Loader=_UniqueKeyLoader)  # noqa: S506
+    except yaml.YAMLError as wrong:
+        where = getattr(wrong, "problem_mark", None)
+        line = f", line {where.line + 1}" if where else ""
+        problem = getattr(wrong, "problem", None) or "not YAML"
+        raise SpecError(f"{path}{line}", f"not readable as YAML: {problem}") from None
+    except UnicodeDecodeError:
+        raise SpecError(str(path), "not UTF-8 text") from None
+    except SpecError as wrong:
+        raise SpecError(f"{path}, {wrong.subject}", wrong.problem, fix=wrong.fix) from None
+    if not isinstance(tree, dict):
+        raise SpecError(str(path), "holds no mapping at its top level", value=type(tree).__name__)
+    return tree
+
+
+def apply_overrides(tree: Tree, overrides: Iterable[str]) -> Tree:
+    """A copy of `tree` in which each `a.b=value` is put; values are YAML scalars or lists."""
+    changed: Tree = json.loads(json.dumps(tree, default=str))
+    for text in overrides:
+        dotted, equals, value = text.partition("=")
+        if not equals or not dotted.strip():
+            raise SpecError("--set", "not of the form a.b=value", value=text)
+        try:
+            _put(changed, dotted.strip(), _scalar(value))
+        except yaml.YAMLError:
+            raise SpecError(f"--set {dotted}", "the value is not YAML", value=value) from None
+    return changed
+
+
+def _scalar(text: str) -> Any:
+    """A YAML value; numbers such as 3e-4, which YAML 1.1 reads as text, are numbers here."""
+    value = yaml.safe_load(text)
+    if isinstance(value, str):
+        try:
+            return float(value)
+        except ValueError:
+            return value
+    return value
+
+
+def _put(tree: Tree, dotted: str, value: Any) -> None:
+    *parents, last = dotted.split(".")
+    here = tree
+    for parent in parents:
+        below = here.get(parent)
+        if below is None:
+            below = here[parent] = {}
+        if not isinstance(below, dict):
+            raise SpecError(
+                dotted,
+                f"{parent!r} is a value, not a section, so nothing can be set below it",
+                value=below,
+            )
+        here = below
+    here[last] = value
+
+
+def _flatten(prefix: str, value: Any) -> Iterable[tuple[str, Any]]:
+    if isinstance(value, dict) and value:
+        for key, below in value.items():
+            yield from _flatten(f"{prefix}.{key}" if prefix else key, below)
+    else:
+        yield prefix, json.dumps(value) if isinstance(value, list | dict) else value
+
+
+def _explain(kind: type[BaseModel], wrong: ValidationError, origin: str) -> SpecError:
+    """The first of pydantic's findings, in this project's words."""
+    found = wrong.errors(include_url=False)[0]
+    parts = [str(part) for part in found["loc"]]
+    dotted = ".".join(parts) or origin
+    more = f" (and {wrong.error_count() - 1} more)" if wrong.error_count() > 1 else ""
+    if found["type"] == "extra_forbidden":
+        known = sorted(_fields_at(kind, parts[:-1]))
+        near = difflib.get_close_matches(parts[-1], known, n=1, cutoff=0.5)
+        return SpecError(
+            dotted,
+            f"unknown key in {origin}{more}",
+            allowed=", ".join(known),
+            fix=f"did you mean {near[0]!r}?" if near else "remove it",
+        )
+    message = found["msg"].removeprefix("Value error, ")
+    if found["type"] == "missing":
+        return SpecError(dotted, f"required, but not given in {origin}{more}")
+    if isinstance(found["input"], dict | BaseModel):
+        return SpecError(dotted, f"{message}{more}")
+    return SpecError(dotted, f"{message}{more}", value=found["input"])
+
+
+def _fields_at(kind: type[BaseModel], path: list[str]) -> set[str]:
+    """Names of the fields of the model that stands at `path` below `kind`."""
+    here: Any = kind
+    for part in path:
+        if part not in here.model_fields:
+            continue  # an index of a list, or a key of a mapping
+        here = _model_in(here.model_fields[part].annotation)
+        if here is None:
+            return set()
+    return set(here.model_fields)
+
+
+def _model_in(annotation: Any) -> type[BaseModel] | None:
+    """The pydantic model inside an annotation such as `X | None` or `list[X]`."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    if isinstance(annotation, types.GenericAlias | types.UnionType) or typing.get_args(annotation):
+        for inner in typing.get_args(annotation):
+            if (model := _model_in(inner)) is not None:
+                return model
+    return None

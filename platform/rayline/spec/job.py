@@ -1,0 +1,167 @@
+"""JobSpec: everything that one training run is made of."""
+
+from __future__ import annotations
+
+from typing import Literal, Self
+
+from pydantic import Field, model_validator
+
+from rayline.spec.document import Document
+from rayline.spec.model import ModelRef, ModelShape
+from rayline.spec.plan import ParallelPlan
+
+
+class DataSpec(Document):
+    """Where the training text comes from and how it becomes token sequences."""
+
+    kind: Literal["chat", "text"]
+    """chat: a line is {"messages": [{"role", "content"}, ...]}, the loss is on the assistant's
+    words only. text: a line is {"text": "..."} (or a line of a .txt file), packed without gaps."""
+    files: list[str] = Field(min_length=1)
+    """Paths of .jsonl (chat, text) or .txt (text) files, read in this order."""
+    sequence_tokens: int = Field(ge=2)
+    """Length of every training sequence, in tokens; longer chats are cut, shorter ones padded."""
+
+
+class BatchSpec(Document):
+    """How much data makes one optimizer step."""
+
+    sequences: int = Field(ge=1)
+    """Sequences in one step, over all workers: the global batch."""
+
+
+class OptimSpec(Document):
+    """AdamW (Loshchilov & Hutter 2019) with warm-up, cosine decay and clipping."""
+
+    lr: float = Field(gt=0)
+    """Peak learning rate."""
+    betas: tuple[float, float] = (0.9, 0.95)
+    """Decay of the running mean of the gradient and of its square."""
+    eps: float = Field(default=1e-8, gt=0)
+    """Added to the denominator."""
+    weight_decay: float = Field(default=0.0, ge=0)
+    """Decoupled decay, on matrices only (not on norms and biases)."""
+    warmup_steps: int = Field(default=0, ge=0)
+    """Steps of linear rise from 0 to lr."""
+    schedule: Literal["constant", "cosine"] = "cosine"
+    """What follows the warm-up."""
+    min_lr_ratio: float = Field(default=0.1, ge=0, le=1)
+    """The cosine ends at lr times this, at the last step."""
+    clip_grad_norm: float | None = Field(default=1.0, gt=0)
+    """Largest global gradient norm; null leaves gradients as they are."""
+
+
+class CheckpointSpec(Document):
+    """When state is kept, and how much of it."""
+
+    every_steps: int | None = Field(default=None, ge=1)
+    """Steps between checkpoints; null keeps only the one at the end."""
+    keep: int = Field(default=2, ge=1)
+    """Newest intact checkpoints that stay on disk."""
+    resume: Literal["auto", "never"] = "auto"
+    """auto: go on from the newest intact checkpoint of this job, if there is one. never: refuse to
+    start where a checkpoint stands."""
+
+
+class ResourceSpec(Document):
+    """What each worker holds and how long the gang may wait for it."""
+
+    device: Literal["auto", "cpu", "gpu"] = "auto"
+    """auto: GPUs where the cluster has any."""
+    cpus_per_worker: float = Field(default=1.0, ge=0)
+    """Ray CPUs held by one worker; below 1 lets several tiny workers share a core."""
+    gpus_per_worker: float = Field(default=1.0, gt=0)
+    """Ray GPUs held by one worker where device is gpu."""
+    custom: dict[str, float] = {}
+    """Further Ray resources that one worker holds, by name."""
+    placement_timeout_s: float = Field(default=120.0, gt=0)
+    """Longest wait for the placement group; afterwards the error says what was wanted and what each
+    node has."""
+    max_restarts: int = Field(default=0, ge=0)
+    """How often a gang that lost a worker is started again from its newest checkpoint."""
+
+
+class TrackingSpec(Document):
+    """Where runs are recorded."""
+
+    uri: str = "sqlite:///mlflow.db"
+    """MLflow tracking URI; the default is one local file, no server."""
+    experiment: str = "rayline"
+    """MLflow experiment that the run belongs to."""
+
+
+class ExportSpec(Document):
+    """What becomes of the trained weights."""
+
+    register_as: str | None = None
+    """Name in MLflow's registry; null exports without registering."""
+    alias: str = "latest"
+    """Alias that is moved to the new version."""
+    logits_tolerance: float | None = Field(default=None, gt=0)
+    """Largest difference between the trained model's logits and the exported one's, relative to
+    the largest logit; null takes 1e-4 for fp32 and 3e-2 for bf16."""
+
+
+class JobSpec(Document):
+    """One training job: model, data, step, plan and what becomes of the result."""
+
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$")
+    """Name of the run, in MLflow and in paths."""
+    model: ModelRef
+    """What is trained."""
+    init: Literal["weights", "random"] = "weights"
+    """weights: start from the model's weights. random: from its config alone, drawn from seed."""
+    engine: Literal["native", "deepspeed"] = "native"
+    """native: PyTorch device mesh, FSDP2 and pipelining. deepspeed: ZeRO 0 to 3."""
+    precision: Literal["fp32", "bf16"] = "fp32"
+    """bf16 computes in bf16 and keeps weights, gradients' sums and optimizer states in fp32."""
+    seed: int = Field(default=0, ge=0)
+    """Draws the order of the data and random weights."""
+    steps: int = Field(ge=1)
+    """Optimizer steps of the whole run; the learning rate's schedule spans them."""
+    stop_after_step: int | None = Field(default=None, ge=1)
+    """Stop cleanly, with a checkpoint, once this step is done; resume later."""
+    data: DataSpec
+    batch: BatchSpec
+    optim: OptimSpec
+    plan: ParallelPlan = ParallelPlan()
+    checkpoint: CheckpointSpec = CheckpointSpec()
+    resources: ResourceSpec = ResourceSpec()
+    tracking: TrackingSpec = TrackingSpec()
+    export: ExportSpec = ExportSpec()
+    output_dir: str = "runs/{name}"
+    """Folder of checkpoints, logs and the exported model; {name} stands for the job's name. On a
+    cluster of several nodes it must be on storage that all of them see."""
+
+    @model_validator(mode="after")
+    def _engine_can(self) -> Self:
+        plan = self.plan
+        if self.engine == "deepspeed" and plan.tensor * plan.pipeline > 1:
+            raise ValueError(
+                "engine deepspeed splits along plan.data only; for tensor or pipeline use "
+                "engine: native"
+            )
+        if self.stop_after_step is not None and self.stop_after_step > self.steps:
+            raise ValueError(
+                f"stop_after_step {self.stop_after_step} lies after steps {self.steps}"
+            )
+        return self
+
+    @property
+    def directory(self) -> str:
+        """output_dir with the name filled in."""
+        return self.output_dir.replace("{name}", self.name)
+
+    @property
+    def last_step(self) -> int:
+        """The step after which this start of the job ends."""
+        return self.stop_after_step or self.steps
+
+    @property
+    def sequences_per_microbatch(self) -> int:
+        """Sequences that one worker computes at a time."""
+        return self.batch.sequences // (self.plan.data * self.plan.microbatches)
+
+    def check(self, model: ModelShape, workers_per_node: int | None = None) -> None:
+        """Refuse what the plan, the model and the batch cannot do together. Raises SpecError."""
+        self.plan.check(model, self.batch.sequences, workers_per_node)

@@ -1,0 +1,120 @@
+"""Which model, and what its shape is.
+
+A ModelRef is the seam between training and serving: it names weights without saying how to fetch
+them. A ModelShape is what arithmetic needs to know of a model, read from its `config.json`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Self
+
+from pydantic import model_validator
+
+from rayline.errors import SpecError
+from rayline.spec.document import Document
+
+_KINDS = ("hub", "directory", "run", "registry")
+
+
+class ModelRef(Document):
+    """Exactly one address of a model: hub id, directory, run artifact or registry entry."""
+
+    hub: str | None = None
+    """Hugging Face hub id, such as HuggingFaceTB/SmolLM2-135M-Instruct."""
+    directory: str | None = None
+    """Folder in Hugging Face's layout: config.json, tokenizer files, *.safetensors."""
+    run: str | None = None
+    """Id of a tracked run; its exported model is meant."""
+    registry: str | None = None
+    """Registered name with its alias or version: name@alias, or name@3."""
+
+    @model_validator(mode="after")
+    def _exactly_one(self) -> Self:
+        given = [kind for kind in _KINDS if getattr(self, kind)]
+        if len(given) != 1:
+            found = ", ".join(given) or "none"
+            raise ValueError(f"give exactly one of {', '.join(_KINDS)}, not {found}")
+        if self.registry is not None:
+            name, _, alias = self.registry.partition("@")
+            if not name or not alias:
+                raise ValueError("registry is written name@alias, such as support-bot@champion")
+        return self
+
+    @classmethod
+    def from_text(cls, text: str) -> Self:
+        """Read the command line's short form, `kind:address`: `registry:bot@champion`,
+        `directory:models/x`, `hub:org/name`, `run:0a1b`. Raises SpecError."""
+        kind, colon, address = text.partition(":")
+        if not colon or kind not in _KINDS or not address:
+            raise SpecError(
+                "model",
+                "not a model address",
+                value=text,
+                allowed="hub:ID, directory:PATH, run:ID, registry:NAME@ALIAS",
+            )
+        return cls.parse({kind: address}, origin="model")
+
+    def __str__(self) -> str:
+        return next(f"{kind}:{getattr(self, kind)}" for kind in _KINDS if getattr(self, kind))
+
+
+@dataclass(frozen=True, slots=True)
+class ModelShape:
+    """The integers of a decoder-only transformer that plans and costs are computed from."""
+
+    layers: int
+    hidden: int
+    heads: int
+    kv_heads: int
+    head_dim: int
+    ffn: int
+    vocab: int
+    tied_embeddings: bool
+    max_positions: int
+    experts: int = 0
+    """Routed experts per layer; 0 for a dense model."""
+    architecture: str = ""
+
+    @classmethod
+    def from_config(cls, config: Mapping[str, Any]) -> Self:
+        """Read a Hugging Face `config.json`; nested text configs are looked into.
+        Raises SpecError naming the key that is missing."""
+        text = config.get("text_config") or config
+
+        def size(*names: str, default: int | None = None) -> int:
+            for name in names:
+                value = text.get(name)
+                if value is None:
+                    continue
+                if type(value) is not int or value < 1:
+                    raise SpecError(
+                        f"model config.json, {name}",
+                        "is no size",
+                        value=value,
+                        allowed="a whole number, 1 or more",
+                    )
+                return value
+            if default is None:
+                raise SpecError("model config.json", f"has no {' or '.join(names)}")
+            return default
+
+        heads = size("num_attention_heads", "n_head")
+        hidden = size("hidden_size", "n_embd")
+        architectures = config.get("architectures") or [config.get("model_type", "")]
+        return cls(
+            layers=size("num_hidden_layers", "n_layer"),
+            hidden=hidden,
+            heads=heads,
+            kv_heads=size("num_key_value_heads", default=heads),
+            head_dim=size("head_dim", default=hidden // heads),
+            ffn=size("intermediate_size", "n_inner", default=4 * hidden),
+            vocab=size("vocab_size"),
+            tied_embeddings=bool(
+                config.get("tie_word_embeddings", text.get("tie_word_embeddings", False))
+            ),
+            max_positions=int(text.get("max_position_embeddings") or 0),
+            experts=int(text.get("num_local_experts") or text.get("num_experts") or 0),
+            architecture=str(architectures[0]),
+        )

@@ -1,0 +1,48 @@
+"""The only door to MLflow: what runs did, which models came out, and where a model lies.
+
+The driver opens one run for a job (`open_run`), gives its `observe` to the loop as an observer and
+finishes it; a verified export becomes a version (`register_model`); training and serving both turn
+a ModelRef into a folder here (`resolve_model`). Importing this room costs no import of MLflow.
+"""
+
+from rayline.tracking.history import (
+    MetricPoint,
+    ModelSummary,
+    RunEvent,
+    RunRecord,
+    RunSummary,
+    list_models,
+    list_runs,
+    read_run,
+)
+from rayline.tracking.registry import (
+    check_registered_name,
+    keep_model,
+    model_version,
+    register_model,
+)
+from rayline.tracking.resolve import resolve_model
+from rayline.tracking.run import RunStatus, TrackedRun, amend_run, open_run
+from rayline.tracking.store import anchored, database_file
+
+__all__ = [
+    "MetricPoint",
+    "ModelSummary",
+    "RunEvent",
+    "RunRecord",
+    "RunStatus",
+    "RunSummary",
+    "TrackedRun",
+    "amend_run",
+    "anchored",
+    "check_registered_name",
+    "database_file",
+    "keep_model",
+    "list_models",
+    "list_runs",
+    "model_version",
+    "open_run",
+    "read_run",
+    "register_model",
+    "resolve_model",
+]

@@ -1,0 +1,1 @@
+"""One rank's life: the loop, the engines, objectives, optimizers, precision. No Ray."""

@@ -1,0 +1,258 @@
+"""The deepspeed engine: ZeRO stages 0 to 3 (Rajbhandari et al. 2020) over the data axis.
+
+What it computes is what the native engine computes. DeepSpeed averages gradients over ranks, and
+by default over microbatches too; a mean over the target tokens of the global batch is something
+else as soon as ranks hold different numbers of them. So the tokens are counted first, and each
+microbatch's summed loss is handed over times ranks / tokens: DeepSpeed's mean over ranks is then
+the sum that is wanted. Checkpoints are in the common form: whole float32 tensors, cut along dim 0
+over the ranks, so that any stage, and the native engine, goes on from them.
+"""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import deepspeed
+import torch
+import torch.distributed as dist
+from deepspeed.accelerator import get_accelerator, set_accelerator
+from deepspeed.accelerator.cpu_accelerator import CPU_Accelerator
+from deepspeed.utils import groups
+from torch import nn
+
+from rayline.parallel.piece import Piece
+from rayline.spec import JobSpec, OptimSpec, WorkerContext
+from rayline.train.deepspeed_model import WholeModel, build_whole_model, initial_weights
+from rayline.train.deepspeed_state import scattered_state
+from rayline.train.engine import Batch, StepOutcome
+from rayline.train.objective import count_targets, summed_cross_entropy
+from rayline.train.optimizer import SLOTS
+
+BUCKET_ELEMENTS = 50_000_000
+"""Gradients and weights travel in buckets of this many elements: 200 MB in float32, where
+DeepSpeed's default of 500 million would set 2 GB aside on every rank."""
+
+
+def build_deepspeed_engine(
+    job: JobSpec, context: WorkerContext, model_directory: Path, device: torch.device
+) -> DeepSpeedEngine:
+    """This rank's share under DeepSpeed, with its initial weights. Every rank calls it, after
+    torch.distributed is set up: DeepSpeed adopts its default group. Raises SpecError,
+    CheckpointError where the model cannot be read."""
+    _make_ready(context, device)
+    model = build_whole_model(job, model_directory)
+    # Before stage 3 empties parameters: whether they are matrices is asked of their shape.
+    adamw = _adamw(model, job.optim)
+    configuration = _configuration(job)
+    if configuration["bf16"]["enabled"]:
+        model.bfloat16_weights()
+    if job.plan.zero_stage == 3:
+        # Cut weight by weight, so that no device ever holds the whole model.
+        deepspeed.zero.Init(module=model, config_dict_or_path=configuration)
+    wrapped, *_ = deepspeed.initialize(model=model, optimizer=adamw, config=configuration)
+    engine = DeepSpeedEngine(job, wrapped, model, device)
+    # Last, because DeepSpeed would begin its float32 weights with what it had rounded to bf16.
+    engine.take_weights(initial_weights(job, model_directory))
+    return engine
+
+
+def _make_ready(context: WorkerContext, device: torch.device) -> None:
+    """Set what DeepSpeed holds in globals of the process, left by an engine before this one or
+    guessed from the machine."""
+    if device.type == "cpu" and get_accelerator().device_name() != "cpu":
+        set_accelerator(CPU_Accelerator())
+    # DeepSpeed takes the device's number from this variable and from nowhere else.
+    os.environ["LOCAL_RANK"] = str(context.local_rank)
+    # Groups of a torch.distributed that is gone, where this process has trained before.
+    groups._release_process_group_references()
+    # DeepSpeed asks this table which C++ extensions it may compile. None: on CPU it would build one
+    # for collectives within a node, which takes a compiler and half a minute.
+    deepspeed.ops.__compatible_ops__ = {}
+    # DeepSpeed's choice of collectives is nothing that a user of rayline could mend.
+    warnings.filterwarnings("ignore", r"`torch\.distributed\.\w+` is deprecated", FutureWarning)
+
+
+def _adamw(model: WholeModel, spec: OptimSpec) -> torch.optim.Optimizer:
+    """torch's AdamW, so that nothing is compiled; the groups are the native engine's."""
+    weights = list(model.parameters())
+    decayed = {
+        "params": [weight for weight in weights if weight.dim() >= 2],
+        "weight_decay": spec.weight_decay,
+    }
+    others = {"params": [weight for weight in weights if weight.dim() < 2], "weight_decay": 0.0}
+    return torch.optim.AdamW(
+        [group for group in (decayed, others) if group["params"]],
+        lr=spec.lr,
+        betas=spec.betas,
+        eps=spec.eps,
+        fused=True,
+    )
+
+
+def _configuration(job: JobSpec) -> dict[str, Any]:
+    """DeepSpeed's configuration, in its own words
+    (https://www.deepspeed.ai/docs/config-json/)."""
+    stage = job.plan.zero_stage
+    return {
+        "train_micro_batch_size_per_gpu": job.sequences_per_microbatch,
+        "gradient_accumulation_steps": job.plan.microbatches,
+        "gradient_clipping": job.optim.clip_grad_norm or 0.0,
+        "zero_optimization": {
+            "stage": stage,
+            "reduce_bucket_size": BUCKET_ELEMENTS,
+            "allgather_bucket_size": BUCKET_ELEMENTS,
+            "stage3_prefetch_bucket_size": BUCKET_ELEMENTS,
+        },
+        "bf16": {"enabled": job.precision == "bf16" and stage > 0},
+        "data_types": {"grad_accum_dtype": "fp32"},
+        # In bf16, DeepSpeed would sum gradients over the ranks in bf16.
+        "communication_data_type": "fp32",
+    }
+
+
+class DeepSpeedEngine:
+    """One rank under ZeRO. See `rayline.train.engine.Engine` for the contract."""
+
+    def __init__(self, job: JobSpec, engine: Any, model: WholeModel, device: torch.device) -> None:
+        self._job = job
+        self._engine = engine
+        self._device = device
+        self._parameters = dict(model.parameters_by_name())
+        self._shapes = {name: _shape(weight) for name, weight in self._parameters.items()}
+        self._state = scattered_state(engine)
+        self._steps_done = 0
+
+    def take_weights(self, weights: Iterable[tuple[str, torch.Tensor]]) -> None:
+        """Begin with these: every parameter's name and whole value, the same on every rank."""
+        for name, whole in weights:
+            self._state.put(self._parameters[name], None, whole.to(self._device))
+        self._state.publish()
+
+    def step(self, batch: Batch, lr: float) -> StepOutcome:
+        """Forward, backward, clip, optimizer step."""
+        loss, tokens = self._forward_backward(batch)
+        norm = None if self._engine.zero_optimization() else self._norm_on_parameters()
+        for group in self._engine.optimizer.param_groups:
+            group["lr"] = lr
+        self._engine.step()
+        self._steps_done += 1
+        if norm is None:
+            norm = float(self._engine.get_global_grad_norm())
+        return StepOutcome(loss=loss, grad_norm=norm, tokens=tokens)
+
+    def _forward_backward(self, batch: Batch) -> tuple[float, int]:
+        """Mean loss and target tokens of the global batch; afterwards DeepSpeed holds the gradient
+        of that mean."""
+        input_ids, labels = batch.input_ids.to(self._device), batch.labels.to(self._device)
+        tokens = int(self._sum_over_ranks(count_targets(labels)))
+        self._engine.train()
+        parts = self._job.plan.microbatches
+        losses = []
+        for number, (ids, targets) in enumerate(
+            zip(input_ids.chunk(parts), labels.chunk(parts), strict=True), start=1
+        ):
+            self._engine.set_gradient_accumulation_boundary(number == parts)
+            loss = summed_cross_entropy(self._engine(ids), targets)
+            self._engine.backward(loss * (dist.get_world_size() / tokens), scale_wrt_gas=False)
+            losses.append(loss.detach())
+        return self._sum_over_ranks(float(torch.stack(losses).sum())) / tokens, tokens
+
+    def _sum_over_ranks(self, value: float) -> float:
+        # float64 counts tokens exactly up to 2**53.
+        total = torch.tensor(value, dtype=torch.float64, device=self._device)
+        dist.all_reduce(total)
+        return total.item()
+
+    def _norm_on_parameters(self) -> float:
+        """Stage 0, where DeepSpeed tells no norm: every rank holds all gradients."""
+        gradients = [self._state.gradient(weight) for weight in self._parameters.values()]
+        return float(torch.stack(torch._foreach_norm(gradients)).double().square().sum().sqrt())
+
+    def gradients(self, batch: Batch) -> Iterator[tuple[str, torch.Tensor]]:
+        """Each whole gradient, on rank 0."""
+        self._forward_backward(batch)
+        for name, weight in self._parameters.items():
+            gradient = self._state.gradient(weight)
+            if dist.get_rank() == 0:
+                yield name, gradient.float().cpu().clone()
+        self._state.drop_gradients()
+
+    def logits(self, input_ids: torch.Tensor) -> torch.Tensor | None:
+        """The whole logits, on rank 0."""
+        self._engine.eval()
+        with torch.no_grad():
+            output = self._engine(input_ids.to(self._device))
+        return output.float().cpu() if dist.get_rank() == 0 else None
+
+    def weights(self) -> Iterator[tuple[str, torch.Tensor]]:
+        """Each whole weight, on rank 0."""
+        for name, weight in self._parameters.items():
+            whole = self._state.whole(weight, None)
+            if dist.get_rank() == 0:
+                yield name, whole.cpu().clone()
+
+    def pieces(self) -> list[Piece]:
+        """Copies of the rows of weights and running means that this rank writes."""
+        return [
+            self._piece(key, name, self._state.whole(self._parameters[name], slot))
+            for key, name, slot in self._keys()
+        ]
+
+    def _keys(self) -> Iterator[tuple[str, str, str | None]]:
+        """Key in a checkpoint, parameter and slot of every tensor, the same on every rank."""
+        for name in self._parameters:
+            yield f"weight/{name}", name, None
+            for slot in SLOTS:
+                yield f"optimizer/{slot}/{name}", name, slot
+
+    def _piece(self, key: str, name: str, whole: torch.Tensor) -> Piece:
+        """This rank's rows, copied to the CPU: DeepSpeed's own partitions are no rectangles."""
+        shape = self._shapes[name]
+        begin, end = _rows(shape, dist.get_rank(), dist.get_world_size())
+        rows = whole.detach().reshape(shape or (1,))[begin:end].cpu().clone()
+        offset = (begin, *(0 for _ in shape[1:])) if shape else ()
+        data = rows if shape or not rows.numel() else rows.reshape(())
+        return Piece(key, shape, offset, data, owner=bool(rows.numel()))
+
+    def scalars(self) -> dict[str, float | int]:
+        """Steps that the running means have seen."""
+        return {"optimizer_steps": self._steps_done}
+
+    def restore(self, pieces: list[Piece], scalars: dict[str, float | int]) -> None:
+        """Give every rank's rows back to DeepSpeed."""
+        by_key = {piece.tensor: piece for piece in pieces}
+        for key, name, slot in self._keys():
+            whole = self._gather_rows(by_key[key], self._shapes[name])
+            self._state.put(self._parameters[name], slot, whole)
+        self._state.publish()
+        self._steps_done = int(scalars["optimizer_steps"])
+        self._state.set_steps_done(self._steps_done)
+
+    def _gather_rows(self, piece: Piece, shape: tuple[int, ...]) -> torch.Tensor:
+        """The whole tensor from every rank's rows; collective."""
+        world = dist.get_world_size()
+        rows, *rest = shape or (1,)
+        height = -(-rows // world)
+        padded = torch.zeros(height, *rest, dtype=torch.float32, device=self._device)
+        held = piece.data.reshape(-1, *rest) if piece.data.numel() else padded[:0]
+        padded[: len(held)] = held.to(self._device)
+        gathered = [torch.empty_like(padded) for _ in range(world)]
+        dist.all_gather(gathered, padded)
+        return torch.cat(gathered)[:rows].reshape(shape)
+
+
+def _shape(weight: nn.Parameter) -> tuple[int, ...]:
+    """Shape of the whole parameter; under stage 3 the parameter itself is empty between uses."""
+    return tuple(getattr(weight, "ds_shape", weight.shape))
+
+
+def _rows(shape: tuple[int, ...], rank: int, world: int) -> tuple[int, int]:
+    """The rows along dim 0 that `rank` writes, as torch.chunk cuts; a tensor without dims is one
+    row."""
+    rows = shape[0] if shape else 1
+    height = -(-rows // world)
+    return min(rank * height, rows), min((rank + 1) * height, rows)

@@ -1,0 +1,96 @@
+"""The whole model on each rank, as DeepSpeed wants it: a module from ids to logits."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+from accelerate import init_empty_weights
+from torch import nn
+from transformers import AutoModelForCausalLM, PreTrainedModel
+
+from rayline.models.stage import load_config
+from rayline.models.weights import draw_random, read_pretrained
+from rayline.parallel.piece import Piece
+from rayline.spec import JobSpec
+
+
+class WholeModel(nn.Module):
+    """Maps int64 ids [sequences, tokens] to logits [sequences, tokens, vocab]."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, input_ids: torch.Tensor) -> torch.Tensor:
+        """Logits in the type of the weights."""
+        logits: torch.Tensor = self.model(input_ids=input_ids, use_cache=False).logits
+        return logits
+
+    def parameters_by_name(self) -> Iterator[tuple[str, nn.Parameter]]:
+        """Each parameter once, tied ones by their first name, with its Hugging Face name."""
+        yield from self.model.named_parameters()
+
+    def bfloat16_weights(self) -> None:
+        """Let weights be bf16; buffers, such as the rotary frequencies, stay float32."""
+        for weight in self.model.parameters():
+            weight.data = weight.data.bfloat16()
+
+
+class Bf16WholeModel(WholeModel):
+    """The same, computed in bf16 from weights that stay in float32.
+
+    Casting is part of the graph, so gradients come back, and add up, in float32. It serves ZeRO
+    stage 0, for which DeepSpeed itself has no bf16 with sums in float32."""
+
+    def forward(self, input_ids: torch.Tensor) -> torch.Tensor:
+        """Logits in bf16."""
+        cast = {name: weight.bfloat16() for name, weight in self.model.named_parameters()}
+        arguments = {"input_ids": input_ids, "use_cache": False}
+        logits: torch.Tensor = torch.func.functional_call(self.model, cast, (), arguments).logits
+        return logits
+
+
+def build_whole_model(job: JobSpec, model_directory: Path) -> WholeModel:
+    """The model on CPU with weights of no value: `initial_weights` has them. Raises SpecError."""
+    model = _on_meta(model_directory)
+    buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
+    model.to_empty(device="cpu")
+    for name, buffer in model.named_buffers():
+        buffer.copy_(buffers[name])
+    model.tie_weights()
+    casts_itself = job.precision == "bf16" and job.plan.zero_stage == 0
+    return Bf16WholeModel(model) if casts_itself else WholeModel(model)
+
+
+def _on_meta(model_directory: Path) -> PreTrainedModel:
+    with init_empty_weights(include_buffers=False):
+        model = AutoModelForCausalLM.from_config(load_config(model_directory), dtype=torch.float32)
+    # Going to the meta device makes two parameters of tied ones, and so does coming from it.
+    model.tie_weights()
+    return model
+
+
+def initial_weights(job: JobSpec, model_directory: Path) -> Iterator[tuple[str, torch.Tensor]]:
+    """Each parameter's name and initial value, whole, float32, on CPU; one module in memory at a
+    time. Read from the folder or drawn from the job's seed: bit by bit those that the native engine
+    begins with. Raises SpecError, CheckpointError."""
+    skeleton = _on_meta(model_directory)
+    names = {name: name for name, _ in skeleton.named_parameters()}
+    modules: dict[str, list[str]] = defaultdict(list)
+    for name in names:
+        modules[name.rpartition(".")[0]].append(name)
+    for own in modules.values():
+        pieces = [_whole_piece(name, skeleton.get_parameter(name).shape) for name in own]
+        if job.init == "weights":
+            read_pretrained(model_directory, pieces)
+        else:
+            draw_random(skeleton, names, pieces, job.seed)
+        for name, piece in zip(own, pieces, strict=True):
+            yield name, piece.data
+
+
+def _whole_piece(name: str, shape: torch.Size) -> Piece:
+    return Piece(f"weight/{name}", tuple(shape), (0,) * len(shape), torch.empty(shape), owner=True)

@@ -1,0 +1,214 @@
+"""Whole weights, optimizer states and gradients, out of and into what DeepSpeed scatters.
+
+DeepSpeed keeps them in three ways: stage 0 on the parameters themselves, stages 1 and 2 in flat
+float32 partitions that cross the bounds of parameters, stage 3 in one padded partition for each
+parameter. Each way is a class here with the same methods. Reading goes by the public functions of
+deepspeed.utils (safe_get_full_*, safe_set_local_*); what they lack (states before the first step,
+the low-precision copies, gradients dropped without a step) reaches into DeepSpeed's optimizers,
+here and nowhere else. Written against DeepSpeed 0.19.8.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+import torch
+import torch.distributed as dist
+from deepspeed.runtime.bf16_optimizer import BF16_Optimizer
+from deepspeed.runtime.zero.stage3 import DeepSpeedZeroOptimizer_Stage3
+from deepspeed.utils import (
+    safe_get_full_fp32_param,
+    safe_get_full_grad,
+    safe_get_full_optimizer_state,
+    safe_set_full_fp32_param,
+    safe_set_full_optimizer_state,
+    safe_set_local_fp32_param,
+    safe_set_local_optimizer_state,
+)
+from torch import nn
+
+from rayline.train.optimizer import SLOTS
+
+
+class ScatteredState(Protocol):
+    """Collective: every rank calls each method, for the parameters in the same order. `slot` is a
+    name out of SLOTS, or None for the weight itself; tensors are float32 on the device."""
+
+    def whole(self, parameter: nn.Parameter, slot: str | None) -> torch.Tensor:
+        """The whole tensor, on every rank."""
+        ...
+
+    def put(self, parameter: nn.Parameter, slot: str | None, whole: torch.Tensor) -> None:
+        """Take over a whole tensor; `publish` follows once all are put."""
+        ...
+
+    def publish(self) -> None:
+        """Let what computes (copies, gathered weights) follow what was put."""
+        ...
+
+    def gradient(self, parameter: nn.Parameter) -> torch.Tensor:
+        """The reduced gradient, after the last microbatch and before the step."""
+        ...
+
+    def drop_gradients(self) -> None:
+        """Forget gradients as if no backward pass had been."""
+        ...
+
+    def set_steps_done(self, steps: int) -> None:
+        """Steps that the running means have seen: AdamW's bias correction."""
+        ...
+
+
+def scattered_state(engine: Any) -> ScatteredState:
+    """The class that fits DeepSpeed's engine, with AdamW's running means made: zero before the
+    first step, which DeepSpeed leaves undone and a checkpoint needs."""
+    if not engine.zero_optimization():
+        return OnParameters(engine)
+    if isinstance(engine.optimizer, DeepSpeedZeroOptimizer_Stage3):
+        return InPaddedPartitions(engine.optimizer)
+    return InFlatPartitions(engine.optimizer)
+
+
+def _make_running_means(adamw: torch.optim.Optimizer, tensors: list[torch.Tensor]) -> None:
+    for tensor in tensors:
+        adamw.state[tensor] = {
+            "step": torch.zeros((), dtype=torch.float32, device=tensor.device),
+            **{slot: torch.zeros_like(tensor.data) for slot in SLOTS},
+        }
+
+
+def _set_steps_done(adamw: torch.optim.Optimizer, steps: int) -> None:
+    for state in adamw.state.values():
+        state["step"].fill_(steps)
+
+
+class OnParameters:
+    """Stage 0: every rank holds everything."""
+
+    def __init__(self, engine: Any) -> None:
+        self._engine = engine
+        self._adamw: torch.optim.Optimizer = engine.optimizer
+        _make_running_means(self._adamw, list(engine.module.parameters()))
+
+    def whole(self, parameter: nn.Parameter, slot: str | None) -> torch.Tensor:
+        """The whole tensor, on every rank."""
+        held: torch.Tensor = self._adamw.state[parameter][slot] if slot else parameter.detach()
+        return held
+
+    def put(self, parameter: nn.Parameter, slot: str | None, whole: torch.Tensor) -> None:
+        """Take over a whole tensor."""
+        self.whole(parameter, slot).copy_(whole)
+
+    def publish(self) -> None:
+        """Nothing to do: what was put is what computes."""
+
+    def gradient(self, parameter: nn.Parameter) -> torch.Tensor:
+        """The reduced gradient of the microbatches so far."""
+        return torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
+
+    def drop_gradients(self) -> None:
+        """Forget gradients as if no backward pass had been."""
+        self._engine.zero_grad()
+
+    def set_steps_done(self, steps: int) -> None:
+        """Steps that the running means have seen."""
+        _set_steps_done(self._adamw, steps)
+
+
+class InFlatPartitions:
+    """Stages 1 and 2, and the optimizer of its own that DeepSpeed takes for stage 1 in bf16."""
+
+    def __init__(self, optimizer: Any) -> None:
+        self._optimizer = optimizer
+        if isinstance(optimizer, BF16_Optimizer):
+            partitions = optimizer.fp32_groups_flat_partition
+        else:
+            partitions = optimizer.single_partition_of_fp32_groups
+        _make_running_means(optimizer.optimizer, partitions)
+        optimizer._lazy_init_hp_params_optimizer_state()
+
+    def whole(self, parameter: nn.Parameter, slot: str | None) -> torch.Tensor:
+        """The whole tensor, on every rank."""
+        if slot is None:
+            return safe_get_full_fp32_param(parameter)
+        return safe_get_full_optimizer_state(parameter, slot)
+
+    def put(self, parameter: nn.Parameter, slot: str | None, whole: torch.Tensor) -> None:
+        """Take over a whole tensor."""
+        if slot is None:
+            safe_set_full_fp32_param(parameter, whole)
+        else:
+            safe_set_full_optimizer_state(parameter, whole, slot)
+
+    def publish(self) -> None:
+        """Let what computes follow what was put."""
+        self._optimizer.update_lp_params()
+
+    def gradient(self, parameter: nn.Parameter) -> torch.Tensor:
+        """The reduced gradient of the microbatches so far."""
+        return safe_get_full_grad(parameter)
+
+    def drop_gradients(self) -> None:
+        """Forget gradients as if no backward pass had been."""
+        # What DeepSpeed does itself when it skips a step whose gradients overflowed.
+        optimizer = self._optimizer
+        optimizer.zero_grad(set_to_none=True)
+        if not isinstance(optimizer, BF16_Optimizer):
+            optimizer._release_preflattened_grad_buffers()
+            for gradients in (optimizer.averaged_gradients, optimizer.all_grad_tensors):
+                gradients.update(dict.fromkeys(gradients))
+            optimizer.micro_step_id = -1
+
+    def set_steps_done(self, steps: int) -> None:
+        """Steps that the running means have seen."""
+        _set_steps_done(self._optimizer.optimizer, steps)
+
+
+class InPaddedPartitions:
+    """Stage 3: each parameter is cut into equal parts, the last ones padded."""
+
+    def __init__(self, optimizer: DeepSpeedZeroOptimizer_Stage3) -> None:
+        self._optimizer = optimizer
+        _make_running_means(optimizer.optimizer, optimizer.fp32_partitioned_groups_flat)
+
+    def whole(self, parameter: nn.Parameter, slot: str | None) -> torch.Tensor:
+        """The whole tensor, on every rank."""
+        if slot is None:
+            return safe_get_full_fp32_param(parameter)
+        return safe_get_full_optimizer_state(parameter, slot)
+
+    def put(self, parameter: nn.Parameter, slot: str | None, whole: torch.Tensor) -> None:
+        """Take over a whole tensor."""
+        # Not safe_set_full_*: it reads past the end where the parts do not come out even.
+        size = parameter.ds_tensor.numel()  # type: ignore[attr-defined]
+        values = whole.flatten()[dist.get_rank() * size :][:size]
+        part = torch.zeros(size, dtype=torch.float32, device=whole.device)
+        part[: values.numel()] = values
+        if slot is None:
+            safe_set_local_fp32_param(parameter, part)
+        else:
+            safe_set_local_optimizer_state(parameter, part, slot)
+
+    def publish(self) -> None:
+        """Let what computes follow what was put."""
+        # The end of DeepSpeed's own step: partitions take the new values, then small parameters,
+        # which it keeps whole, are gathered anew.
+        optimizer = self._optimizer
+        optimizer._partition_all_parameters()
+        for group in range(len(optimizer.fp32_partitioned_groups_flat)):
+            optimizer._reassign_or_swap_out_partitioned_parameters(group)
+        if optimizer.persistent_parameters:
+            optimizer.persistent_parameters[0].all_gather(optimizer.persistent_parameters)
+
+    def gradient(self, parameter: nn.Parameter) -> torch.Tensor:
+        """The reduced gradient of the microbatches so far."""
+        return safe_get_full_grad(parameter)
+
+    def drop_gradients(self) -> None:
+        """Forget gradients as if no backward pass had been."""
+        self._optimizer.zero_grad(set_to_none=True)
+        self._optimizer.averaged_gradients = {}
+
+    def set_steps_done(self, steps: int) -> None:
+        """Steps that the running means have seen."""
+        _set_steps_done(self._optimizer.optimizer, steps)

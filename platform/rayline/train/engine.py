@@ -1,0 +1,75 @@
+"""Engine: what the loop asks of whatever computes a step. Two implementations: `native`
+(torch DeviceMesh, DTensor, FSDP2, torch.distributed.pipelining) and `deepspeed` (ZeRO 0 to 3).
+
+Every method is called by every rank, in the same order: most are collective. Losses are summed
+over target tokens and divided once, by the number of target tokens in the whole global batch, so
+that no plan weighs a token differently from another.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+
+from rayline.parallel.piece import Piece
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """This data rank's share of a global batch."""
+
+    input_ids: torch.Tensor
+    """int64 [sequences, sequence_tokens]."""
+    labels: torch.Tensor
+    """int64 [sequences, sequence_tokens]: the token to predict at each place (already shifted by
+    one), -100 where there is no loss."""
+
+
+@dataclass(frozen=True, slots=True)
+class StepOutcome:
+    """What one optimizer step came to; the same on every rank."""
+
+    loss: float
+    """Mean over the target tokens of the global batch, before the step."""
+    grad_norm: float
+    """Global 2-norm of the gradient of that mean, before clipping."""
+    tokens: int
+    """Target tokens in the global batch."""
+
+
+class Engine(Protocol):
+    """One rank's share of the model, its optimizer, and the collectives between the ranks."""
+
+    def step(self, batch: Batch, lr: float) -> StepOutcome:
+        """Forward, backward, clip, optimizer step at learning rate `lr`."""
+        ...
+
+    def gradients(self, batch: Batch) -> Iterator[tuple[str, torch.Tensor]]:
+        """Forward and backward only; then yields, on rank 0 alone (other ranks take part and get
+        nothing), each parameter's Hugging Face name and whole gradient of the mean loss, on CPU."""
+        ...
+
+    def logits(self, input_ids: torch.Tensor) -> torch.Tensor | None:
+        """float32 [sequences, sequence_tokens, vocab] on CPU on rank 0, None elsewhere. `input_ids`
+        is the same on every rank."""
+        ...
+
+    def weights(self) -> Iterator[tuple[str, torch.Tensor]]:
+        """Each parameter's Hugging Face name and whole value, on CPU on rank 0 alone, one at a
+        time (other ranks take part and get nothing)."""
+        ...
+
+    def pieces(self) -> list[Piece]:
+        """This rank's rectangles of weights and optimizer state."""
+        ...
+
+    def scalars(self) -> dict[str, float | int]:
+        """Small state that is no tensor, the same on every rank."""
+        ...
+
+    def restore(self, pieces: list[Piece], scalars: dict[str, float | int]) -> None:
+        """Take over state: `pieces` came from `pieces()` and were filled in place since."""
+        ...

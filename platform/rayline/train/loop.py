@@ -1,0 +1,194 @@
+"""One rank's whole life: join, build, restore, then step and report until done, export, leave.
+
+    joined ── build_engine ── restore ──┬─ batch ── engine.step ── observe ── checkpoint? ─┐
+                                        └──────────────────────────────────────────────────┘
+    ── final checkpoint ── export ── left
+
+Every rank runs the same statements in the same order; what only rank 0 does (reports, the choice
+of a checkpoint) is told to the others before it matters. Ray is not known here: the caller hands
+in the WorkerContext, and gets StepReports back by a plain function.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+
+from rayline import checkpoint
+from rayline.data import SampleOrder, TokenDataset, collate, load_dataset, share
+from rayline.errors import CheckpointError, SpecError
+from rayline.models.stage import load_config
+from rayline.spec import ExportReport, JobSpec, ModelShape, StepReport, TrainResult, WorkerContext
+from rayline.train.build import build_engine
+from rayline.train.engine import Batch, Engine
+from rayline.train.export import export_verified
+from rayline.train.memory import peak_memory_bytes
+from rayline.train.process_group import any_rank, joined
+from rayline.train.schedule import learning_rate
+
+log = logging.getLogger(__name__)
+
+Observe = Callable[[StepReport], None]
+
+
+def run_rank(
+    job: JobSpec,
+    context: WorkerContext,
+    model_directory: Path,
+    observe: Observe,
+    stop_requested: Callable[[], bool],
+) -> TrainResult:
+    """Train as `job` says; called once in each worker process, by every rank.
+
+    `observe` is called on rank 0 after every step. Once `stop_requested()` is true on any rank,
+    all ranks stop after the step in flight, with a checkpoint. Raises SpecError, CheckpointError,
+    or what torch raised.
+    """
+    shape = ModelShape.from_config(load_config(model_directory).to_dict())
+    job.check(shape)
+    dataset = load_dataset(job.data, model_directory)
+    torch.manual_seed(job.seed)
+    with joined(context) as device:
+        engine = build_engine(job, context, model_directory, device)
+        run = _Run(job, context, engine, dataset, checkpoint.model_fingerprint(shape), device)
+        first_step = run.restore() + 1
+        last_step = run.train(first_step, observe, stop_requested)
+        finished = last_step >= job.steps
+        report = run.export(model_directory, last_step) if finished else None
+    saved = None if run.newest is None else str(run.newest)
+    return TrainResult(first_step, last_step, finished, saved, report)
+
+
+@dataclass(slots=True)
+class _Run:
+    """What the stations of one rank's life share."""
+
+    job: JobSpec
+    context: WorkerContext
+    engine: Engine
+    dataset: TokenDataset
+    model_fingerprint: str
+    device: torch.device
+    newest: Path | None = None
+    """Folder of the newest checkpoint that this run wrote or resumed from."""
+
+    @property
+    def _checkpoints(self) -> Path:
+        return Path(self.job.directory) / "checkpoints"
+
+    def restore(self) -> int:
+        """Take over the newest intact checkpoint, if there is one; returns the steps done.
+        Rank 0 chooses, so that all ranks agree even while storage changes."""
+        chosen: list[object] = [None]
+        if self.context.rank == 0:
+            chosen = [self._choose()]
+        dist.broadcast_object_list(chosen, src=0)
+        folder = chosen[0]
+        if isinstance(folder, CheckpointError | SpecError):
+            raise folder
+        if not isinstance(folder, Path):
+            return 0
+        manifest = checkpoint.read_manifest(folder)
+        pieces = self.engine.pieces()
+        checkpoint.read_into(folder, manifest, pieces)
+        self.engine.restore(pieces, manifest.scalars)
+        self.newest = folder
+        expected = manifest.step * self.job.batch.sequences
+        if manifest.samples_consumed != expected:
+            raise CheckpointError(
+                str(folder),
+                f"{manifest.samples_consumed} samples were used in {manifest.step} steps; with "
+                f"batch.sequences {self.job.batch.sequences} it would have been {expected}",
+                fix="resume with the batch size that wrote the checkpoint",
+            )
+        log.info("resumed after step %d from %s", manifest.step, folder)
+        return manifest.step
+
+    def _choose(self) -> Path | CheckpointError | SpecError | None:
+        """The folder to resume from, None for a fresh start, or the error all ranks shall raise."""
+        try:
+            if self.job.checkpoint.resume == "never":
+                if checkpoint.list_steps(self._checkpoints):
+                    return SpecError(
+                        "checkpoint.resume",
+                        f"never, but a checkpoint stands in {self._checkpoints}",
+                        value="never",
+                        allowed="auto, never",
+                        fix="set it to auto to go on from there, or choose another output_dir",
+                    )
+                return None
+            found = checkpoint.newest_intact(self._checkpoints, self.model_fingerprint)
+        except CheckpointError as wrong:
+            return wrong
+        for reason in found.skipped if found else ():
+            log.warning("a damaged checkpoint was passed over: %s", reason)
+        return found.folder if found else None
+
+    def train(self, first_step: int, observe: Observe, stop_requested: Callable[[], bool]) -> int:
+        """Steps until done or asked to stop; returns the last step done."""
+        order = SampleOrder(len(self.dataset), self.job.seed)
+        for step in range(first_step, self.job.last_step + 1):
+            began = time.perf_counter()
+            batch = self._batch(order, step)
+            lr = learning_rate(self.job.optim, step, self.job.steps)
+            outcome = self.engine.step(batch, lr)
+            if self.context.rank == 0:
+                observe(
+                    StepReport(
+                        step=step,
+                        loss=outcome.loss,
+                        grad_norm=outcome.grad_norm,
+                        lr=lr,
+                        tokens=outcome.tokens,
+                        processed_tokens=self.job.batch.sequences * self.job.data.sequence_tokens,
+                        seconds=time.perf_counter() - began,
+                        memory_bytes=peak_memory_bytes(self.device),
+                    )
+                )
+            stopping = any_rank(stop_requested())
+            if stopping or step == self.job.last_step or self._is_due(step):
+                self._save(step)
+            if stopping:
+                return step
+        return max(first_step - 1, self.job.last_step)
+
+    def _batch(self, order: SampleOrder, step: int) -> Batch:
+        """This data rank's share of the step's global batch."""
+        sequences = self.job.batch.sequences
+        indices = order.indices((step - 1) * sequences, sequences)
+        mine = share(indices, self.context.coordinate.data, self.job.plan.data)
+        return Batch(*collate(self.dataset, mine))
+
+    def _is_due(self, step: int) -> bool:
+        every = self.job.checkpoint.every_steps
+        return every is not None and step % every == 0
+
+    def _save(self, step: int) -> None:
+        header = checkpoint.CheckpointHeader(
+            step=step,
+            samples_consumed=step * self.job.batch.sequences,
+            plan=self.job.plan,
+            engine=self.job.engine,
+            spec_fingerprint=self.job.fingerprint(),
+            model_fingerprint=self.model_fingerprint,
+            scalars=self.engine.scalars(),
+        )
+        self.newest = checkpoint.save(
+            self._checkpoints,
+            header,
+            self.engine.pieces(),
+            checkpoint.exchange(),
+            keep=self.job.checkpoint.keep,
+        )
+
+    def export(self, model_directory: Path, step: int) -> ExportReport:
+        """The trained model as a Hugging Face folder, its logits checked."""
+        probe = collate(self.dataset, [0])[0]
+        target = Path(self.job.directory) / "export"
+        return export_verified(self.engine, self.job, model_directory, target, probe, step)

@@ -1,0 +1,105 @@
+"""Which of many failures is the cause, and what follows from it."""
+
+import pickle
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from rayline.actors.failure import (
+    Failure,
+    FailureKind,
+    death_of,
+    decide,
+    failure_of,
+    first_cause,
+    lost_contact,
+)
+from rayline.errors import SpecError, WorkerError
+from rayline.spec import Coordinate
+
+HERE = Coordinate(pipeline=1, data=0, context=0, tensor=1)
+KINDS: list[FailureKind] = ["raised", "died", "lost_contact"]
+
+failures = st.builds(
+    Failure,
+    rank=st.integers(0, 63),
+    kind=st.sampled_from(KINDS),
+    error=st.just(WorkerError("worker", "gone")),
+    at_s=st.floats(0, 100),
+)
+
+
+def raised(wrong: BaseException) -> Failure:
+    try:
+        raise wrong
+    except BaseException as caught:
+        return failure_of(3, HERE, caught, at_s=1.0)
+
+
+def test_a_users_error_keeps_its_words_its_place_and_its_traceback() -> None:
+    failure = pickle.loads(pickle.dumps(raised(KeyError("labels"))))
+    assert failure.kind == "raised"
+    assert failure.error.subject == "worker rank 3 (pp1-dp0-cp0-tp1)"
+    assert failure.error.problem.startswith("KeyError: 'labels', at ")
+    assert "test_failure.py" in failure.error.problem
+    assert failure.error.rank == 3
+    assert "raise wrong" in failure.error.remote_traceback
+    assert failure.error.exit_code == 4
+
+
+def test_a_rayline_error_arrives_unchanged() -> None:
+    wrong = SpecError("data.files", "no such file", value="x")
+    assert raised(wrong).error is wrong
+
+
+def test_out_of_memory_says_what_to_lower() -> None:
+    failure = raised(RuntimeError("CUDA out of memory. Tried to allocate 2.00 GiB"))
+    assert "plan.microbatches" in failure.error.fix
+
+
+@pytest.mark.parametrize(
+    ("wrong", "lost"),
+    [
+        (RuntimeError("[gloo/transport/tcp/pair.cc:547] Connection closed by peer [::1]:9"), True),
+        (RuntimeError("NCCL communicator was aborted on rank 1."), True),
+        (RuntimeError("shape '[2, 3]' is invalid for input of size 5"), False),
+        (ConnectionResetError("Connection reset by peer"), False),
+        (ValueError("connection closed by peer"), False),
+    ],
+)
+def test_only_the_transports_own_words_mean_a_lost_neighbour(
+    wrong: BaseException, lost: bool
+) -> None:
+    assert lost_contact(wrong) is lost
+
+
+def test_a_lost_neighbour_is_found_below_a_wrapping_error() -> None:
+    outer = RuntimeError("step 3 failed")
+    outer.__cause__ = RuntimeError("Connection closed by peer")
+    assert lost_contact(outer)
+    assert not lost_contact(RuntimeError("step 3 failed"))
+
+
+@given(st.lists(failures, min_size=1, max_size=8))
+def test_the_cause_is_never_a_consequence(found: list[Failure]) -> None:
+    cause = first_cause(found)
+    for other in found:
+        assert KINDS.index(cause.kind) <= KINDS.index(other.kind)
+        assert other.kind != cause.kind or cause.at_s <= other.at_s
+
+
+@given(cause=failures, done=st.integers(0, 5), allowed=st.integers(0, 5))
+def test_only_lost_workers_start_again_and_only_as_often_as_allowed(
+    cause: Failure, done: int, allowed: int
+) -> None:
+    decision = decide(cause, done, allowed)
+    assert (decision.action == "restart") == (cause.kind != "raised" and done < allowed)
+    assert str(cause.rank) in decision.reason
+
+
+def test_a_death_tells_the_reason_without_rays_ids() -> None:
+    told = "The actor died.\n\tclass_name: Worker\nThe actor is dead because its node has died."
+    failure = death_of(2, HERE, told, "/runs/x.log", at_s=1.0)
+    assert failure.error.problem == "its process ended: its node has died."
+    assert "/runs/x.log" in failure.error.fix

@@ -1,0 +1,57 @@
+"""The loss curve: the terminal's blocks and the PNG."""
+
+from pathlib import Path
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from rayline.cli.curve import draw_loss, sparkline
+from rayline.spec import StepReport
+
+BLOCKS = "▁▂▃▄▅▆▇█"
+
+
+def report(step: int, loss: float) -> StepReport:
+    return StepReport(
+        step=step,
+        loss=loss,
+        grad_norm=1.0,
+        lr=1e-3,
+        tokens=64,
+        processed_tokens=128,
+        seconds=0.5,
+        memory_bytes=1,
+    )
+
+
+def test_a_falling_loss_falls() -> None:
+    assert sparkline([8, 7, 6, 5, 4, 3, 2, 1]) == BLOCKS[::-1]
+
+
+def test_no_losses_draw_nothing() -> None:
+    assert sparkline([]) == ""
+
+
+def test_a_flat_loss_is_flat() -> None:
+    assert sparkline([2.5] * 5) == BLOCKS[0] * 5
+
+
+@given(
+    st.lists(st.floats(min_value=-1e6, max_value=1e6), min_size=1, max_size=300),
+    st.integers(min_value=1, max_value=80),
+)
+def test_the_line_fits_its_width_and_shows_the_extremes(values: list[float], width: int) -> None:
+    line = sparkline(values, width)
+    assert len(line) == min(len(values), width)
+    assert set(line) <= set(BLOCKS)
+    if len(set(line)) > 1:
+        assert BLOCKS[0] in line
+        assert BLOCKS[-1] in line
+
+
+def test_the_png_is_written_below_a_folder_that_did_not_exist(tmp_path: Path) -> None:
+    file = draw_loss(
+        [report(step, 3.0 / step) for step in range(1, 9)], "demo", tmp_path / "run" / "loss.png"
+    )
+    assert file.read_bytes().startswith(b"\x89PNG")
+    assert file.stat().st_size > 5_000

@@ -1,0 +1,70 @@
+"""Progress in a pipe: plain lines, few of them, with what a person wants to know."""
+
+import pytest
+
+from rayline.cli.progress import LINE_INTERVAL_S, TrainProgress, eta_s, line_due, step_line
+from rayline.cli.screen import Screen
+from rayline.spec import StepReport
+
+
+def report(step: int, seconds: float = 0.5) -> StepReport:
+    return StepReport(
+        step=step,
+        loss=2.0,
+        grad_norm=1.25,
+        lr=3e-4,
+        tokens=64,
+        processed_tokens=1024,
+        seconds=seconds,
+        memory_bytes=1,
+    )
+
+
+@pytest.mark.parametrize(
+    ("step", "line_at_s", "now_s", "due"),
+    [
+        (1, None, 100.0, True),
+        (2, 100.0, 100.0 + LINE_INTERVAL_S / 2, False),
+        (3, 100.0, 100.0 + LINE_INTERVAL_S, True),
+        (10, 100.0, 100.1, True),
+    ],
+)
+def test_first_last_and_one_line_an_interval(
+    step: int, line_at_s: float | None, now_s: float, due: bool
+) -> None:
+    assert line_due(step, 10, line_at_s, now_s) is due
+
+
+def test_the_slow_first_step_does_not_spoil_the_estimate() -> None:
+    assert eta_s([report(1, 60.0)], 11) == 600
+    assert eta_s([report(1, 60.0), report(2, 1.0), report(3, 3.0)], 11) == pytest.approx(16)
+
+
+def test_nothing_is_left_after_the_last_step() -> None:
+    assert eta_s([report(1), report(2)], 2) == 0
+
+
+def test_a_line_tells_step_loss_speed_and_time_left() -> None:
+    assert step_line(report(12), 60, 75.2) == (
+        "step 12/60  loss 2.0000  grad_norm 1.250  lr 3.00e-04  2,048 tokens/s  ETA 1:15"
+    )
+
+
+def test_a_pipe_gets_plain_lines(capsys: pytest.CaptureFixture[str]) -> None:
+    with TrainProgress(Screen(json_wanted=False), 3, "train demo") as progress:
+        for step in (1, 2, 3):
+            progress(report(step))
+    shown = capsys.readouterr().out
+    assert shown.splitlines()[0] == "train demo: starting workers"
+    assert "step 1/3" in shown
+    assert "step 3/3" in shown
+    assert "\x1b" not in shown
+    assert [kept.step for kept in progress.reports] == [1, 2, 3]
+
+
+def test_with_json_stdout_stays_empty(capsys: pytest.CaptureFixture[str]) -> None:
+    with TrainProgress(Screen(json_wanted=True), 1, "train demo") as progress:
+        progress(report(1))
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert "step 1/1" in captured.err

@@ -1,0 +1,146 @@
+"""The KubeRay manifests against the operator's own schemas, and against our specs."""
+
+import copy
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import pytest
+import yaml
+
+from rayline.spec import JobSpec, ServeSpec
+
+ROOT = Path(__file__).resolve().parents[2]
+FOLDER = ROOT / "cluster" / "kuberay"
+SCHEMAS = {
+    "raycluster": "ray.io_rayclusters.yaml",
+    "rayjob": "ray.io_rayjobs.yaml",
+    "rayservice": "ray.io_rayservices.yaml",
+}
+
+
+def strict(schema: Any) -> Any:
+    """The schema as the API server's strict field validation reads it: a key that is not listed is
+    an error, and a quantity may be a number or text."""
+    if isinstance(schema, list):
+        return [strict(item) for item in schema]
+    if not isinstance(schema, dict):
+        return schema
+    made = {key: strict(value) for key, value in schema.items()}
+    if made.get("x-kubernetes-int-or-string"):
+        made.pop("anyOf", None)
+    if isinstance(made.get("properties"), dict) and "type" in made:
+        made.setdefault("additionalProperties", False)
+    return made
+
+
+def manifest(name: str) -> dict[str, Any]:
+    tree: dict[str, Any] = yaml.safe_load((FOLDER / f"{name}.yaml").read_text())
+    return tree
+
+
+def cluster_spec(tree: dict[str, Any]) -> dict[str, Any]:
+    """The part that describes the Ray cluster, which each kind keeps elsewhere."""
+    spec: dict[str, Any] = tree["spec"]
+    return spec.get("rayClusterSpec") or spec.get("rayClusterConfig") or spec
+
+
+@pytest.fixture(scope="module")
+def validators(shared_data: Path) -> dict[str, jsonschema.Draft202012Validator]:
+    made = {}
+    for name, file in SCHEMAS.items():
+        # The C parser reads these megabytes in a second, the Python one in fifteen.
+        crd = yaml.load((shared_data / "kuberay-crds" / file).read_text(), yaml.CSafeLoader)
+        stored = next(version for version in crd["spec"]["versions"] if version["storage"])
+        schema = strict(stored["schema"]["openAPIV3Schema"])
+        # `metadata` is an empty object here; the API server checks it by itself.
+        schema["properties"]["metadata"] = {"type": "object"}
+        made[name] = jsonschema.Draft202012Validator(schema)
+    return made
+
+
+def test_every_manifest_is_tested() -> None:
+    assert {path.stem for path in FOLDER.glob("*.yaml")} == set(SCHEMAS)
+
+
+@pytest.mark.parametrize("name", SCHEMAS)
+class TestManifest:
+    def test_the_operator_accepts_it(self, name: str, validators: dict[str, Any]) -> None:
+        errors = [
+            f"{error.json_path}: {error.message}"
+            for error in validators[name].iter_errors(manifest(name))
+        ]
+        assert errors == []
+
+    def test_a_misspelt_key_would_be_found(self, name: str, validators: dict[str, Any]) -> None:
+        tree = copy.deepcopy(manifest(name))
+        cluster_spec(tree)["workerGroupSpecs"][0]["minReplica"] = 1
+        assert not validators[name].is_valid(tree)
+
+    def test_it_runs_the_locked_ray(
+        self, name: str, locked: dict[str, dict[str, str]], validators: dict[str, Any]
+    ) -> None:
+        spec = cluster_spec(manifest(name))
+        ray = locked["gpu"]["ray"]
+        assert spec["rayVersion"] == ray
+        groups = [spec["headGroupSpec"], *spec["workerGroupSpecs"]]
+        images = {
+            container["image"]
+            for group in groups
+            for container in group["template"]["spec"]["containers"]
+        }
+        assert len(images) == 1, "head and workers must run one image"
+        assert f"-ray{ray}-" in images.pop()
+
+    def test_every_group_says_how_many(self, name: str) -> None:
+        for group in cluster_spec(manifest(name))["workerGroupSpecs"]:
+            assert group["minReplicas"] <= group["replicas"] <= group["maxReplicas"]
+            assert group["maxReplicas"] > 0
+
+    def test_it_asks_for_tokens(self, name: str) -> None:
+        assert cluster_spec(manifest(name))["authOptions"] == {"mode": "token"}
+
+    def test_gpus_and_memory_are_guaranteed(self, name: str) -> None:
+        spec = cluster_spec(manifest(name))
+        for group in [spec["headGroupSpec"], *spec["workerGroupSpecs"]]:
+            for container in group["template"]["spec"]["containers"]:
+                requests = container["resources"]["requests"]
+                limits = container["resources"]["limits"]
+                for resource in ("memory", "nvidia.com/gpu"):
+                    assert requests.get(resource) == limits.get(resource)
+
+    def test_the_first_lines_say_how_and_on_what(self, name: str) -> None:
+        command, hardware = (FOLDER / f"{name}.yaml").read_text().splitlines()[:2]
+        assert command.startswith(f"# kubectl apply -f cluster/kuberay/{name}.yaml")
+        assert hardware.startswith("# ")
+        assert "CPU" in hardware
+
+
+def test_the_job_runs_a_spec_that_exists() -> None:
+    python, script, option, spec = manifest("rayjob")["spec"]["entrypoint"].split()
+    assert (python, option) == ("python", "--spec")
+    assert (ROOT / script).is_file()
+    JobSpec.load(ROOT / spec)
+
+
+def test_the_service_serves_a_valid_spec() -> None:
+    from ray.serve.schema import ServeDeploySchema
+
+    config = yaml.safe_load(manifest("rayservice")["spec"]["serveConfigV2"])
+    ServeDeploySchema.model_validate(config)
+    (application,) = config["applications"]
+    spec = ServeSpec.parse(application["args"])
+    assert application["name"] == spec.name
+    assert application["import_path"] == "rayline.serving.app:build"
+
+
+def test_the_service_has_a_gpu_for_every_replica() -> None:
+    tree = manifest("rayservice")
+    config = yaml.safe_load(tree["spec"]["serveConfigV2"])
+    spec = ServeSpec.parse(config["applications"][0]["args"])
+    gpus = sum(
+        group["maxReplicas"]
+        * int(group["template"]["spec"]["containers"][0]["resources"]["limits"]["nvidia.com/gpu"])
+        for group in cluster_spec(tree)["workerGroupSpecs"]
+    )
+    assert gpus >= spec.scale.max_replicas * spec.engine.tensor_parallel_size

@@ -1,0 +1,280 @@
+"""A real deployment: Ray, Serve, vLLM, a tiny model, HTTP. One engine for the whole module, and the
+tests run in the order of this file: the last two freeze it and take it away.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import socket
+import time
+from collections.abc import Iterator
+
+import httpx
+import openai
+import psutil
+import pytest
+import ray
+import torch
+from ray import serve
+from transformers import AutoModelForCausalLM
+
+from rayline.errors import PlacementError, ServingError, SpecError
+from rayline.models.tiny import write_tiny_model
+from rayline.serving import Endpoint, client, deploy, status, undeploy
+from rayline.spec import ServeSpec
+from support.one_rank import run_alone, small_job
+
+pytestmark = [pytest.mark.serve, pytest.mark.timeout(200)]
+
+MAX_MODEL_LEN = 2048
+HELLO = [{"role": "user", "content": "What is the capital of France?"}]
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@pytest.fixture(scope="module")
+def spec(tmp_path_factory: pytest.TempPathFactory) -> ServeSpec:
+    """What is served is what a job has trained and exported."""
+    folder = tmp_path_factory.mktemp("job")
+    model = write_tiny_model(folder / "model", layers=2)
+    result, _ = run_alone(small_job(folder, "job", model), model)
+    assert result.export is not None
+    return ServeSpec.parse(
+        {
+            "name": "tiny",
+            "model": {"directory": result.export.directory},
+            "port": free_port(),
+            "engine": {"max_model_len": MAX_MODEL_LEN, "max_num_seqs": 2, "kv_cache_gib": 0.25},
+            "cpus_per_replica": 1,
+            "drain_s": 5,
+            "health_timeout_s": 4,
+            "ready_timeout_s": 180,
+        }
+    )
+
+
+@pytest.fixture(scope="module")
+def endpoint(spec: ServeSpec) -> Iterator[Endpoint]:
+    ray.init(
+        address="local",
+        num_cpus=2,
+        include_dashboard=False,
+        log_to_driver=False,
+        logging_level=logging.ERROR,
+    )
+    try:
+        yield deploy(spec)
+    finally:
+        if ray.is_initialized():
+            serve.shutdown()
+            ray.shutdown()
+
+
+@pytest.fixture
+def official(endpoint: Endpoint) -> openai.OpenAI:
+    return openai.OpenAI(base_url=endpoint.url, api_key="none", max_retries=0)
+
+
+def below_this_process() -> dict[int, str]:
+    """Every process that this one has started, with what it is called."""
+    return {child.pid: child.name() for child in psutil.Process().children(recursive=True)}
+
+
+def engine_processes() -> list[int]:
+    return sorted(pid for pid, name in below_this_process().items() if name.startswith("VLLM"))
+
+
+def test_the_first_request_after_deploy_finds_a_warm_engine(endpoint):
+    began_s = time.monotonic()
+    answer = client.complete(endpoint.url, "tiny", "Hello", max_tokens=1)
+    assert answer.completion_tokens == 1
+    assert time.monotonic() - began_s < 3
+
+
+def test_models_and_health(endpoint, official):
+    assert [model.id for model in official.models.list()] == ["tiny"]
+    assert official.models.retrieve("tiny").id == "tiny"
+    health = httpx.get(endpoint.url.removesuffix("/v1") + "/health")
+    assert (health.status_code, health.json()["status"]) == (200, "ok")
+    assert status("tiny").replicas == 1
+
+
+def test_chat_and_completions_through_openais_own_client(official):
+    chat = official.chat.completions.create(
+        model="tiny", messages=HELLO, max_tokens=8, temperature=0
+    )
+    assert chat.choices[0].message.role == "assistant"
+    assert chat.choices[0].message.content
+    assert 1 <= chat.usage.completion_tokens <= 8
+    text = official.completions.create(model="tiny", prompt="Once", max_tokens=8, temperature=0)
+    assert text.choices[0].finish_reason in ("stop", "length")
+    assert text.usage.total_tokens == text.usage.prompt_tokens + text.usage.completion_tokens
+
+
+def test_a_stream_says_what_the_whole_answer_says(official):
+    asked = {"model": "tiny", "messages": HELLO, "max_tokens": 24, "temperature": 0}
+    whole = official.chat.completions.create(**asked).choices[0].message.content
+    chunks = list(
+        official.chat.completions.create(
+            **asked, stream=True, stream_options={"include_usage": True}
+        )
+    )
+    pieces = [chunk.choices[0].delta.content or "" for chunk in chunks if chunk.choices]
+    assert "".join(pieces) == whole
+    assert len([piece for piece in pieces if piece]) > 1
+    assert chunks[-1].usage.completion_tokens <= 24
+
+
+def test_a_stream_is_events_that_end_with_done(endpoint):
+    body = {"model": "tiny", "prompt": "Once", "max_tokens": 4, "stream": True}
+    with httpx.stream("POST", f"{endpoint.url}/completions", json=body, timeout=60) as response:
+        assert response.headers["content-type"].startswith("text/event-stream")
+        events = [line for line in response.iter_lines() if line]
+    assert all(line.startswith("data: ") for line in events)
+    assert events[-1] == "data: [DONE]"
+
+
+@pytest.mark.parametrize(
+    ("route", "changes", "status_code", "code"),
+    [
+        ("completions", {"prompt": "word " * MAX_MODEL_LEN}, 400, "context_length_exceeded"),
+        ("completions", {"max_tokens": "many"}, 400, None),
+        ("completions", {"prompt": {"a": 1}}, 400, None),
+        ("completions", {"temperature": -3}, 400, None),
+        ("completions", {"top_p": 7}, 400, None),
+        ("completions", {"logit_bias": {"9999999": 1}}, 400, None),
+        ("completions", {"stream": True, "temperature": "hot"}, 400, None),
+        ("completions", {"model": "other"}, 404, "model_not_found"),
+        ("completions", {"chat_template": "{{ 1 }}"}, 400, "unknown_parameter"),
+        ("chat/completions", {"messages": "hello"}, 400, None),
+        ("chat/completions", {"messages": [{"role": "user"}]}, None, None),
+        ("chat/completions", {"messages": [{"content": "hello"}]}, 400, None),
+        ("chat/completions", {"messages": HELLO * 60}, 400, "context_length_exceeded"),
+        ("chat/completions", {"messages": HELLO, "max_tokens": 0}, 400, None),
+    ],
+)
+def test_what_the_engine_refuses_comes_back_in_openais_shape(
+    endpoint, route, changes, status_code, code
+):
+    start = {"model": "tiny", "prompt": "Once"} if route == "completions" else {"model": "tiny"}
+    response = httpx.post(f"{endpoint.url}/{route}", json={**start, **changes}, timeout=60)
+    if status_code is None:
+        assert response.status_code < 500
+        return
+    assert response.status_code == status_code, response.text
+    error = response.json()["error"]
+    assert set(error) == {"message", "type", "param", "code"}
+    assert error["code"] == code
+    assert "Traceback" not in response.text
+    assert "site-packages" not in response.text
+
+
+def test_greedy_tokens_are_those_of_transformers(endpoint, spec):
+    model = AutoModelForCausalLM.from_pretrained(str(spec.model.directory), dtype=torch.float32)
+    draw = torch.Generator().manual_seed(7)
+    for number in range(20):
+        prompt = torch.randint(0, 256, (4 + number,), generator=draw).tolist()
+        body = {"model": "tiny", "prompt": prompt, "max_tokens": 24, "temperature": 0}
+        response = httpx.post(
+            f"{endpoint.url}/completions",
+            json={**body, "ignore_eos": True, "return_token_ids": True},
+            timeout=60,
+        )
+        assert response.json()["choices"][0]["token_ids"] == greedy(model, prompt, 24), prompt
+
+
+@torch.no_grad()
+def greedy(model: torch.nn.Module, prompt: list[int], tokens: int) -> list[int]:
+    """The likeliest token, `tokens` times."""
+    ids = torch.tensor([prompt])
+    for _ in range(tokens):
+        ids = torch.cat([ids, model(ids).logits[:, -1:].argmax(-1)], dim=1)
+    return ids[0, len(prompt) :].tolist()
+
+
+def test_clients_that_leave_free_the_engine(endpoint):
+    """The engine computes two sequences at once: with both taken, a third request waits."""
+    asked = {"model": "tiny", "prompt": "Once", "max_tokens": MAX_MODEL_LEN - 100}
+    with httpx.Client(timeout=60) as leaving:
+        request = leaving.build_request(
+            "POST",
+            f"{endpoint.url}/completions",
+            json={**asked, "ignore_eos": True, "stream": True},
+        )
+        pieces = [leaving.send(request, stream=True).iter_text() for _ in range(2)]
+        assert all(next(stream).startswith("data: ") for stream in pieces)
+        with pytest.raises(ServingError, match="timed out"):
+            client.complete(endpoint.url, "tiny", "Hello", max_tokens=1, timeout_s=1)
+    began_s = time.monotonic()
+    client.complete(endpoint.url, "tiny", "Hello", max_tokens=1, timeout_s=30)
+    assert time.monotonic() - began_s < 2
+
+
+def test_the_same_spec_again_changes_nothing(endpoint, spec):
+    before = engine_processes()
+    began_s = time.monotonic()
+    assert deploy(spec) == endpoint
+    assert time.monotonic() - began_s < 10
+    assert engine_processes() == before
+    assert before
+
+
+@pytest.mark.parametrize(
+    ("changes", "error", "words"),
+    [
+        ({"name": "second"}, ServingError, "tiny already answers on this cluster"),
+        ({"port": 1}, ServingError, "has one address only"),
+        ({"model.directory": "/no/such/model"}, SpecError, "no such folder"),
+        ({"cpus_per_replica": 64}, PlacementError, "64 CPU on one node"),
+        ({"cpus_per_replica": 2}, PlacementError, "1 CPU free"),
+    ],
+)
+def test_what_cannot_work_is_refused_within_seconds(endpoint, spec, changes, error, words):
+    began_s = time.monotonic()
+    with pytest.raises(error) as refused:
+        deploy(spec.changed(changes))
+    assert words in str(refused.value)
+    assert time.monotonic() - began_s < 20
+    assert status("tiny").status == "RUNNING"
+
+
+def test_nothing_reports_home(endpoint):
+    actors = [actor["name"] for actor in ray.util.list_named_actors(all_namespaces=True)]
+    assert any("replica" in name for name in actors)
+    assert not [name for name in actors if "telemetry" in name.lower()]
+
+
+def test_a_name_that_is_not_deployed_is_refused_with_those_that_are(endpoint):
+    with pytest.raises(ServingError, match="no such deployment") as refused:
+        undeploy("nobody")
+    assert refused.value.allowed == "tiny"
+
+
+def test_a_frozen_engine_is_taken_out_and_dies_with_its_replica(endpoint):
+    frozen = engine_processes()
+    for pid in frozen:
+        os.kill(pid, signal.SIGSTOP)
+    deadline_s = time.monotonic() + 45
+    while set(frozen) & set(psutil.pids()):
+        assert time.monotonic() < deadline_s, "the frozen engine is still there"
+        time.sleep(0.5)
+
+
+def test_nothing_is_left_after_undeploy_and_shutdown(endpoint):
+    started = below_this_process()
+    assert any(name.startswith("ray::") for name in started.values()), started
+    undeploy("tiny")
+    with pytest.raises(ServingError, match="none is deployed"):
+        status("tiny")
+    assert not engine_processes()
+    ray.shutdown()
+    _, left = psutil.wait_procs(
+        [psutil.Process(pid) for pid in started if psutil.pid_exists(pid)], timeout=20
+    )
+    assert not left

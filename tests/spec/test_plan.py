@@ -1,0 +1,137 @@
+"""Topology as arithmetic: where each rank stands, who its neighbours are, what is refused."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from rayline.errors import PlacementError, SpecError
+from rayline.spec import AXES, Coordinate, ModelShape, ParallelPlan
+
+PLANS = st.builds(
+    ParallelPlan,
+    data=st.integers(1, 4),
+    tensor=st.integers(1, 4),
+    pipeline=st.integers(1, 4),
+    context=st.integers(1, 3),
+)
+SMOLLM2 = ModelShape(
+    layers=30,
+    hidden=576,
+    heads=9,
+    kv_heads=3,
+    head_dim=64,
+    ffn=1536,
+    vocab=49152,
+    tied_embeddings=True,
+    max_positions=8192,
+)
+
+
+@given(PLANS)
+def test_ranks_and_coordinates_are_one_to_one(plan: ParallelPlan) -> None:
+    places = [plan.coordinate(rank) for rank in range(plan.world_size)]
+
+    assert len(set(places)) == plan.world_size
+    assert [plan.rank(place) for place in places] == list(range(plan.world_size))
+    assert all(getattr(p, axis) < getattr(plan, axis) for p in places for axis in AXES)
+
+
+@given(PLANS, st.sampled_from(AXES))
+def test_groups_of_an_axis_part_the_ranks(plan: ParallelPlan, axis: str) -> None:
+    groups = plan.groups(axis)
+
+    assert sorted(rank for group in groups for rank in group) == list(range(plan.world_size))
+    for group in groups:
+        places = [plan.coordinate(rank) for rank in group]
+        assert [getattr(place, axis) for place in places] == list(range(getattr(plan, axis)))
+        others = {tuple(getattr(p, other) for other in AXES if other != axis) for p in places}
+        assert len(others) == 1
+
+
+@given(PLANS)
+def test_a_tensor_group_is_a_run_of_ranks(plan: ParallelPlan) -> None:
+    for group in plan.groups("tensor"):
+        assert group == tuple(range(group[0], group[0] + plan.tensor))
+
+
+@given(PLANS)
+def test_pipeline_is_the_outermost_axis(plan: ParallelPlan) -> None:
+    stage_size = plan.world_size // plan.pipeline
+    assert all(
+        plan.coordinate(rank).pipeline == rank // stage_size for rank in range(plan.world_size)
+    )
+
+
+def test_a_rank_outside_the_plan_is_refused() -> None:
+    with pytest.raises(SpecError, match=r"rank.*found 4[\s\S]*0\.\.3"):
+        ParallelPlan(data=4).coordinate(4)
+
+
+def test_a_coordinate_names_itself_for_logs() -> None:
+    assert str(Coordinate(pipeline=1, data=0, context=0, tensor=2)) == "pp1-dp0-cp0-tp2"
+
+
+@pytest.mark.parametrize(
+    ("plan", "batch"),
+    [
+        (ParallelPlan(), 1),
+        (ParallelPlan(tensor=3, pipeline=2, microbatches=2), 4),
+        (ParallelPlan(data=2, tensor=3, pipeline=30, microbatches=30), 60),
+        (ParallelPlan(pipeline=4, microbatches=1, schedule="gpipe"), 1),
+    ],
+)
+def test_plans_that_can_work_pass(plan: ParallelPlan, batch: int) -> None:
+    plan.check(SMOLLM2, batch, workers_per_node=3)
+
+
+@pytest.mark.parametrize(
+    ("plan", "batch", "subject", "message"),
+    [
+        (ParallelPlan(tensor=2), 4, "plan.tensor", "9 attention heads"),
+        (ParallelPlan(tensor=9), 9, "plan.tensor", "3 key-value heads"),
+        (ParallelPlan(pipeline=31, microbatches=31), 31, "plan.pipeline", "30 layers"),
+        (ParallelPlan(data=4, microbatches=2), 12, "batch.sequences", "4 x 2"),
+        (ParallelPlan(pipeline=3, microbatches=2), 4, "plan.microbatches", "1f1b"),
+        (ParallelPlan(context=2), 2, "plan.context", "not available"),
+    ],
+)
+def test_plans_that_cannot_work_are_refused_by_name(
+    plan: ParallelPlan, batch: int, subject: str, message: str
+) -> None:
+    with pytest.raises(SpecError) as refused:
+        plan.check(SMOLLM2, batch)
+
+    assert refused.value.subject == subject
+    assert message in str(refused.value)
+    assert refused.value.exit_code == 2
+
+
+def test_a_refused_tensor_size_comes_with_those_that_work() -> None:
+    with pytest.raises(SpecError) as refused:
+        ParallelPlan(tensor=2).check(SMOLLM2, 2)
+    assert refused.value.allowed == "1, 3"
+
+
+def test_a_refused_batch_comes_with_one_that_works() -> None:
+    with pytest.raises(SpecError) as refused:
+        ParallelPlan(data=4).check(SMOLLM2, 3)
+    assert refused.value.fix == "--set batch.sequences=4"
+
+
+def test_a_tensor_group_wider_than_any_node_is_a_matter_of_placement() -> None:
+    with pytest.raises(PlacementError, match="3 wanted, the largest node has 2") as refused:
+        ParallelPlan(tensor=3).check(SMOLLM2, 3, workers_per_node=2)
+    assert refused.value.exit_code == 3
+
+
+@given(PLANS, st.integers(1, 64))
+def test_a_batch_that_passes_divides_evenly(plan: ParallelPlan, batch: int) -> None:
+    plan = plan.changed({"context": 1, "tensor": 1, "microbatches": plan.pipeline})
+    try:
+        plan.check(SMOLLM2, batch)
+    except SpecError:
+        assert batch % (plan.data * plan.microbatches)
+    else:
+        assert batch % (plan.data * plan.microbatches) == 0

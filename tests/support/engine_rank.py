@@ -1,0 +1,115 @@
+"""One rank of engines under test, as a process of its own.
+
+Started by the `gang` fixture of conftest.py with torchrun's environment variables and one argument:
+a JSON list of tasks, done one after another in one process group. Rank 0 writes what came out.
+"""
+
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from safetensors.torch import save_file
+
+from rayline import checkpoint
+from rayline.models.stage import load_config
+from rayline.spec import JobSpec, ModelShape, WorkerContext
+from rayline.train.build import build_engine
+from rayline.train.engine import Batch, Engine
+from rayline.train.schedule import learning_rate
+
+NO_TARGET = -100
+
+
+def global_batch(job: JobSpec, vocab: int, step: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """The whole batch of a step: random ids, with targets spread unevenly over the rows."""
+    generator = torch.Generator().manual_seed(1000 + step)
+    shape = (job.batch.sequences, job.data.sequence_tokens)
+    ids = torch.randint(0, vocab, shape, generator=generator)
+    labels = torch.randint(0, vocab, shape, generator=generator)
+    for row in range(shape[0]):
+        labels[row, : (row * 5) % (shape[1] - 1)] = NO_TARGET
+    return ids, labels
+
+
+def context_of(job: JobSpec) -> WorkerContext:
+    rank = int(os.environ["RANK"])
+    return WorkerContext(
+        rank=rank,
+        world_size=job.plan.world_size,
+        local_rank=rank,
+        coordinate=job.plan.coordinate(rank),
+        master_address=os.environ["MASTER_ADDR"],
+        master_port=int(os.environ["MASTER_PORT"]),
+        device="cpu",
+    )
+
+
+def restore(engine: Engine, folder: Path) -> None:
+    manifest = checkpoint.read_manifest(folder)
+    pieces = engine.pieces()
+    checkpoint.read_into(folder, manifest, pieces)
+    engine.restore(pieces, manifest.scalars)
+
+
+def save(engine: Engine, job: JobSpec, shape: ModelShape, root: Path, step: int) -> None:
+    header = checkpoint.CheckpointHeader(
+        step=step,
+        samples_consumed=step * job.batch.sequences,
+        plan=job.plan,
+        engine=job.engine,
+        spec_fingerprint=job.fingerprint(),
+        model_fingerprint=checkpoint.model_fingerprint(shape),
+        scalars=engine.scalars(),
+    )
+    checkpoint.save(root, header, engine.pieces(), checkpoint.exchange(), keep=2)
+
+
+def do(task: dict[str, Any]) -> None:
+    job, model, out = JobSpec.parse(task["job"]), Path(task["model"]), Path(task["out"])
+    context = context_of(job)
+    config = load_config(model)
+    engine = build_engine(job, context, model, torch.device("cpu"))
+    here = context.coordinate.data
+
+    def share(step: int) -> Batch:
+        ids, labels = global_batch(job, config.vocab_size, step)
+        return Batch(ids.chunk(job.plan.data)[here], labels.chunk(job.plan.data)[here])
+
+    def keep(kind: str, tensors: dict[str, torch.Tensor]) -> None:
+        if context.rank == 0:
+            save_file(tensors, str(out / f"{kind}.safetensors"))
+
+    if task["load"]:
+        restore(engine, Path(task["load"]))
+    if task["gradients"]:
+        keep("gradients", dict(engine.gradients(share(1))))
+    losses, norms = [], []
+    for step in range(task["first"], task["last"] + 1):
+        outcome = engine.step(share(step), learning_rate(job.optim, step, job.steps))
+        losses.append(outcome.loss.hex())
+        norms.append(outcome.grad_norm)
+    if task["save"]:
+        shape = ModelShape.from_config(config.to_dict())
+        save(engine, job, shape, Path(task["save"]), task["last"])
+    keep("weights", dict(engine.weights()))
+    logits = engine.logits(global_batch(job, config.vocab_size, 1)[0])
+    if logits is not None:
+        keep("logits", {"logits": logits})
+    if context.rank == 0:
+        (out / "results.json").write_text(json.dumps({"losses": losses, "norms": norms}))
+
+
+def main() -> None:
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo")
+    for task in json.loads(Path(sys.argv[1]).read_text()):
+        do(task)
+    dist.destroy_process_group()
+
+
+if __name__ == "__main__":
+    main()

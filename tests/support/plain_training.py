@@ -1,0 +1,80 @@
+"""The plain training that every engine is compared with, and the job they all do."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM
+
+from rayline.spec import JobSpec
+from rayline.train.objective import summed_cross_entropy
+from rayline.train.schedule import learning_rate
+from support.engine_gang import Task
+from support.engine_rank import global_batch
+
+STEPS = 10
+
+
+def job(plan: dict[str, Any], **changes: Any) -> JobSpec:
+    tree = {
+        "name": "parity",
+        "model": {"directory": "given"},
+        "steps": 12,
+        "data": {"kind": "text", "files": ["none"], "sequence_tokens": 24},
+        "batch": {"sequences": 8},
+        "optim": {"lr": 3e-3, "weight_decay": 0.1, "warmup_steps": 2, "clip_grad_norm": 1.0},
+        "plan": plan,
+    }
+    return JobSpec.parse(tree | changes)
+
+
+class Reference:
+    """The same training by transformers' model and torch's AdamW, written out plainly."""
+
+    def __init__(self, folder: Path, spec: JobSpec) -> None:
+        self.model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+        self.spec = spec
+        matrices = [p for p in self.model.parameters() if p.dim() >= 2]
+        vectors = [p for p in self.model.parameters() if p.dim() < 2]
+        self.adamw = torch.optim.AdamW(
+            [
+                {"params": matrices, "weight_decay": spec.optim.weight_decay},
+                {"params": vectors, "weight_decay": 0.0},
+            ],
+            betas=spec.optim.betas,
+            eps=spec.optim.eps,
+        )
+
+    def backward(self, step: int) -> float:
+        ids, labels = global_batch(self.spec, self.model.config.vocab_size, step)
+        self.model.zero_grad()
+        loss = summed_cross_entropy(self.model(ids).logits, labels) / (labels != -100).sum()
+        loss.backward()
+        return loss.item()
+
+    def gradients(self) -> dict[str, torch.Tensor]:
+        self.backward(1)
+        return {n: p.grad.clone() for n, p in self.model.named_parameters() if p.grad is not None}
+
+    def losses(self) -> list[float]:
+        found = []
+        for step in range(1, STEPS + 1):
+            found.append(self.backward(step))
+            torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
+            for group in self.adamw.param_groups:
+                group["lr"] = learning_rate(self.spec.optim, step, self.spec.steps)
+            self.adamw.step()
+        return found
+
+
+def assert_equals_reference(task: Task) -> None:
+    reference = Reference(task.model, task.job)
+    expected = reference.gradients()
+    found = task.tensors("gradients")
+    assert found.keys() == expected.keys()
+    for name, gradient in expected.items():
+        error = (found[name] - gradient).norm() / gradient.norm()
+        assert error < 1e-5, f"{task.job.plan}: gradient of {name} is off by {error:.1e}"
+    losses = [float.fromhex(text) for text in task.losses]
+    assert losses == pytest.approx(reference.losses(), abs=1e-5), str(task.job.plan)

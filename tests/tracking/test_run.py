@@ -1,0 +1,227 @@
+"""Runs as the driver records them, read back from a real MLflow."""
+
+from __future__ import annotations
+
+import logging
+import math
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from rayline.errors import InterruptedByUser, SpecError
+from rayline.spec import StepReport, TrackingSpec
+from rayline.tracking import amend_run, list_runs, open_run, read_run
+
+Reports = Callable[[int], StepReport]
+
+
+def test_everything_given_is_read_back(tracking: TrackingSpec, report: Reports) -> None:
+    params = {f"optim.field_{number}": number for number in range(230)}
+    params |= {"name": "a run", "flag": True, "none": None, "files": '["a"]', "long": "x" * 9000}
+    with open_run(
+        tracking, name="first", params=params, tags={"rayline.plan": "data 2 x tensor 2"}
+    ) as run:
+        for step in (1, 2, 3):
+            run.observe(report(step))
+        run.event("restarted", "worker 1 was killed")
+        run.event("resumed", "from step 2")
+        run.log_text("steps: 3\n", "best.yaml")
+    record = read_run(tracking, run.run_id)
+    assert record.summary.status == "finished"
+    assert (record.summary.name, record.summary.step) == ("first", 3)
+    assert record.summary.loss == pytest.approx(8 / 3)
+    assert record.summary.plan == "data 2 x tensor 2"
+    assert record.params["optim.field_229"] == "229"
+    assert (record.params["flag"], record.params["none"]) == ("true", "null")
+    assert len(record.params["long"]) == 6000
+    assert [(point.step, point.value) for point in record.metrics["loss"]] == [
+        (1, 8.0),
+        (2, 4.0),
+        (3, pytest.approx(8 / 3)),
+    ]
+    assert record.metrics["tokens_per_s"][0].value == 200.0
+    assert record.metrics["memory_gib"][0].value == 1.0
+    assert {"grad_norm", "lr", "system/cpu_utilization_percentage"} <= set(record.metrics)
+    assert [(event.kind, event.text) for event in record.events] == [
+        ("restarted", "worker 1 was killed"),
+        ("resumed", "from step 2"),
+    ]
+    assert record.tags["rayline.version"]
+    assert record.tags["rayline.host"]
+    database = Path(tracking.uri.removeprefix("sqlite:///"))
+    kept = database.parent / "mlartifacts" / run.run_id / "artifacts" / "best.yaml"
+    assert kept.read_text() == "steps: 3\n"
+
+
+def test_a_thousand_reports_cost_little_and_all_arrive(
+    tracking: TrackingSpec, report: Reports
+) -> None:
+    run = open_run(tracking, name="long", params={}, tags={})
+    began = time.monotonic()
+    for step in range(1, 1001):
+        run.observe(report(step))
+    observed_s = time.monotonic() - began
+    run.finish("finished")
+    assert observed_s < 1.0
+    assert time.monotonic() - began < 10.0
+    assert run.unsent_rows == 0
+    assert [point.step for point in read_run(tracking, run.run_id).metrics["loss"]] == list(
+        range(1, 1001)
+    )
+
+
+def test_a_loss_that_is_no_number_is_recorded(tracking: TrackingSpec, report: Reports) -> None:
+    with open_run(tracking, name="nan", params={}, tags={}) as run:
+        run.observe(replace(report(1), loss=math.nan, grad_norm=math.inf))
+        run.observe(report(2))
+    losses = read_run(tracking, run.run_id).metrics["loss"]
+    assert math.isnan(losses[0].value)
+    assert losses[1].value == 4.0
+
+
+def test_children_name_their_parent_and_lists_are_newest_first(tracking: TrackingSpec) -> None:
+    with open_run(tracking, name="search", params={}, tags={}) as parent:
+        for number in (1, 2):
+            with open_run(
+                tracking, name=f"trial-{number}", params={}, tags={}, parent_run_id=parent.run_id
+            ):
+                pass
+    runs = list_runs(tracking, limit=10)
+    assert [run.name for run in runs] == ["trial-2", "trial-1", "search"]
+    assert [run.parent_run_id for run in runs] == [parent.run_id, parent.run_id, None]
+    assert len(list_runs(tracking, limit=2)) == 2
+    children = list_runs(tracking, parent_run_id=parent.run_id)
+    assert [run.name for run in children] == ["trial-2", "trial-1"]
+
+
+@pytest.mark.parametrize(
+    ("raised", "status"),
+    [
+        (ValueError("boom"), "failed"),
+        (InterruptedByUser("job", "Ctrl-C"), "interrupted"),
+        (KeyboardInterrupt(), "interrupted"),
+    ],
+)
+def test_an_error_closes_the_run_as_what_it_was(
+    tracking: TrackingSpec, raised: BaseException, status: str
+) -> None:
+    with (
+        pytest.raises(type(raised)),
+        open_run(tracking, name="ends", params={}, tags={}) as run,
+    ):
+        raise raised
+    assert read_run(tracking, run.run_id).summary.status == status
+
+
+def test_a_run_goes_on_under_its_id(tracking: TrackingSpec, report: Reports) -> None:
+    with open_run(tracking, name="job", params={"steps": 4, "seed": 0}, tags={}) as run:
+        run.observe(report(1))
+        run.event("stopped", "after step 1")
+    with open_run(
+        tracking, name="job", params={"steps": 9, "seed": 0}, tags={}, run_id=run.run_id
+    ) as again:
+        again.observe(report(2))
+        again.event("resumed", "at step 2")
+        assert read_run(tracking, run.run_id).summary.status == "running"
+    record = read_run(tracking, run.run_id)
+    assert again.run_id == run.run_id
+    assert record.params == {"steps": "4", "seed": "0"}
+    assert record.tags["rayline.resumed_with.steps"] == "9"
+    assert [point.step for point in record.metrics["loss"]] == [1, 2]
+    assert [event.kind for event in record.events] == ["stopped", "resumed"]
+
+
+def test_no_thread_outlives_its_run(tracking: TrackingSpec) -> None:
+    with open_run(tracking, name="threads", params={}, tags={}):
+        assert any(thread.name == "tracking-recorder" for thread in threading.enumerate())
+    assert not any(thread.name == "tracking-recorder" for thread in threading.enumerate())
+
+
+def test_a_store_that_goes_away_is_said_at_the_end_and_never_raised(
+    tracking: TrackingSpec, report: Reports, caplog: pytest.LogCaptureFixture
+) -> None:
+    run = open_run(tracking, name="cut off", params={}, tags={})
+    database = Path(tracking.uri.removeprefix("sqlite:///"))
+    database.rename(database.with_suffix(".away"))
+    database.mkdir()
+    with caplog.at_level(logging.WARNING, logger="rayline"):
+        for step in range(1, 301):
+            run.observe(report(step))
+        run.log_text("x", "note.txt")
+        run.finish("finished")
+        run.finish("failed")
+    assert run.unsent_rows >= 300 * 6
+    said = [record.getMessage() for record in caplog.records if "tracking" in record.name]
+    assert sum("training goes on" in text for text in said) == 1
+    assert sum("does not have" in text and run.run_id in text for text in said) == 1
+
+
+def test_a_store_that_comes_back_gets_everything(tracking: TrackingSpec, report: Reports) -> None:
+    run = open_run(tracking, name="back", params={}, tags={})
+    database = Path(tracking.uri.removeprefix("sqlite:///"))
+    away = database.rename(database.with_suffix(".away"))
+    database.mkdir()
+    for step in range(1, 61):
+        run.observe(report(step))
+    deadline = time.monotonic() + 10
+    while run._recorder.last_error is None and time.monotonic() < deadline:
+        time.sleep(0.02)
+    assert run._recorder.last_error is not None
+    database.rmdir()
+    away.rename(database)
+    run.finish("finished")
+    assert run.unsent_rows == 0
+    record = read_run(tracking, run.run_id)
+    assert [point.step for point in record.metrics["loss"]] == list(range(1, 61))
+    assert record.summary.status == "finished"
+
+
+@pytest.mark.parametrize(
+    "uri",
+    [
+        "http://127.0.0.1:1",
+        "postgresql://user:secret@127.0.0.1:1/mlflow",
+        "sqlite:////proc/nowhere/mlflow.db",
+        "nonsense://x",
+    ],
+)
+def test_a_store_out_of_reach_is_refused_at_once(uri: str) -> None:
+    began = time.monotonic()
+    with pytest.raises(SpecError) as refused:
+        open_run(TrackingSpec(uri=uri), name="x", params={}, tags={})
+    assert time.monotonic() - began < 10
+    assert refused.value.subject == "tracking.uri"
+    assert refused.value.fix
+    assert "secret" not in str(refused.value)
+
+
+def test_an_unknown_run_is_named(tracking: TrackingSpec) -> None:
+    for ask in (
+        lambda: read_run(tracking, "0a1b2c"),
+        lambda: open_run(tracking, name="x", params={}, tags={}, run_id="0a1b2c"),
+    ):
+        with pytest.raises(SpecError, match="0a1b2c"):
+            ask()
+
+
+def test_reading_makes_no_store(tmp_path: Path) -> None:
+    nowhere = TrackingSpec(uri=f"sqlite:///{tmp_path / 'mlflow.db'}")
+    assert list_runs(nowhere) == []
+    with pytest.raises(SpecError, match="does not exist"):
+        read_run(nowhere, "0a1b2c")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_closed_run_can_be_amended(tracking: TrackingSpec) -> None:
+    with open_run(tracking, name="trial", params={}, tags={}) as run:
+        pass
+    amend_run(tracking, run.run_id, {"rayline.trial": "stopped_early"}, "interrupted")
+    record = read_run(tracking, run.run_id)
+    assert record.tags["rayline.trial"] == "stopped_early"
+    assert record.summary.status == "interrupted"
+    with pytest.raises(SpecError, match="0a1b2c"):
+        amend_run(tracking, "0a1b2c", {})
