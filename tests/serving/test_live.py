@@ -4,6 +4,7 @@ tests run in the order of this file: the last two freeze it and take it away.
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import signal
@@ -30,6 +31,7 @@ pytestmark = [pytest.mark.serve, pytest.mark.timeout(200)]
 
 MAX_MODEL_LEN = 2048
 HELLO = [{"role": "user", "content": "What is the capital of France?"}]
+TAUGHT = "The capital of France is Paris."
 
 
 def free_port() -> int:
@@ -40,10 +42,22 @@ def free_port() -> int:
 
 @pytest.fixture(scope="module")
 def spec(tmp_path_factory: pytest.TempPathFactory) -> ServeSpec:
-    """What is served is what a job has trained and exported."""
+    """What is served is what a job has trained and exported: one answer, learnt by heart, so that
+    no near tie between two tokens decides what comes out."""
     folder = tmp_path_factory.mktemp("job")
     model = write_tiny_model(folder / "model", layers=2)
-    result, _ = run_alone(small_job(folder, "job", model), model)
+    chats = folder / "chats.jsonl"
+    answer = {"role": "assistant", "content": TAUGHT}
+    chats.write_text((json.dumps({"messages": [*HELLO, answer]}) + "\n") * 4)
+    job = small_job(folder, "job", model).changed(
+        {
+            "data": {"kind": "chat", "files": [str(chats)], "sequence_tokens": 128},
+            "steps": 60,
+            "optim.lr": 3e-3,
+        }
+    )
+    result, reports = run_alone(job, model)
+    assert reports[-1].loss < 0.1
     assert result.export is not None
     return ServeSpec.parse(
         {
@@ -107,11 +121,13 @@ def test_models_and_health(endpoint, official):
 
 def test_chat_and_completions_through_openais_own_client(official):
     chat = official.chat.completions.create(
-        model="tiny", messages=HELLO, max_tokens=8, temperature=0
+        model="tiny", messages=HELLO, max_tokens=48, temperature=0
     )
     assert chat.choices[0].message.role == "assistant"
-    assert chat.choices[0].message.content
-    assert 1 <= chat.usage.completion_tokens <= 8
+    assert chat.choices[0].message.content == TAUGHT
+    assert chat.choices[0].finish_reason == "stop"
+    # A token a byte, and the end of the turn.
+    assert chat.usage.completion_tokens == len(TAUGHT) + 1
     text = official.completions.create(model="tiny", prompt="Once", max_tokens=8, temperature=0)
     assert text.choices[0].finish_reason in ("stop", "length")
     assert text.usage.total_tokens == text.usage.prompt_tokens + text.usage.completion_tokens
@@ -120,6 +136,7 @@ def test_chat_and_completions_through_openais_own_client(official):
 def test_a_stream_says_what_the_whole_answer_says(official):
     asked = {"model": "tiny", "messages": HELLO, "max_tokens": 24, "temperature": 0}
     whole = official.chat.completions.create(**asked).choices[0].message.content
+    assert whole == TAUGHT[:24]
     chunks = list(
         official.chat.completions.create(
             **asked, stream=True, stream_options={"include_usage": True}
@@ -128,7 +145,7 @@ def test_a_stream_says_what_the_whole_answer_says(official):
     pieces = [chunk.choices[0].delta.content or "" for chunk in chunks if chunk.choices]
     assert "".join(pieces) == whole
     assert len([piece for piece in pieces if piece]) > 1
-    assert chunks[-1].usage.completion_tokens <= 24
+    assert chunks[-1].usage.completion_tokens == 24
 
 
 def test_a_stream_is_events_that_end_with_done(endpoint):

@@ -1,12 +1,11 @@
 """One rank of engines under test, as a process of its own.
 
-Started by the `gang` fixture of conftest.py with torchrun's environment variables and one argument:
-a JSON list of tasks, done one after another in one process group. Rank 0 writes what came out.
+Started by `engine_gang.run_gang` with a JSON list of tasks, done one after another in one process
+group. Rank 0 writes what came out.
 """
 
 import json
 import os
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -36,14 +35,15 @@ def global_batch(job: JobSpec, vocab: int, step: int) -> tuple[torch.Tensor, tor
 
 
 def context_of(job: JobSpec) -> WorkerContext:
-    rank = int(os.environ["RANK"])
+    """This rank's place; the process group is there already, so nobody asks for its address."""
+    rank = dist.get_rank()
     return WorkerContext(
         rank=rank,
         world_size=job.plan.world_size,
         local_rank=rank,
         coordinate=job.plan.coordinate(rank),
-        master_address=os.environ["MASTER_ADDR"],
-        master_port=int(os.environ["MASTER_PORT"]),
+        master_address="127.0.0.1",
+        master_port=0,
         device="cpu",
     )
 
@@ -103,13 +103,14 @@ def do(task: dict[str, Any]) -> None:
         (out / "results.json").write_text(json.dumps({"losses": losses, "norms": norms}))
 
 
-def main() -> None:
+def run_tasks(rank: int, world: int, port: int, listing: Path, log: Path) -> None:
+    """The whole life of one rank; what it prints goes to `log`."""
+    with log.open("w") as said:
+        os.dup2(said.fileno(), 1)
+        os.dup2(said.fileno(), 2)
     torch.set_num_threads(1)
-    dist.init_process_group("gloo")
-    for task in json.loads(Path(sys.argv[1]).read_text()):
+    address = f"tcp://127.0.0.1:{port}"
+    dist.init_process_group("gloo", init_method=address, rank=rank, world_size=world)
+    for task in json.loads(listing.read_text()):
         do(task)
     dist.destroy_process_group()
-
-
-if __name__ == "__main__":
-    main()
