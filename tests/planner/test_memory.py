@@ -69,6 +69,28 @@ def test_deepspeed_keeps_what_the_zero_paper_says(
     assert estimate.optimizer_bytes == pytest.approx(optimizer * parameters, rel=1e-4)
 
 
+@pytest.mark.parametrize(
+    ("optim", "each"),
+    [
+        ({"kind": "adamw"}, 8),
+        ({"kind": "lion"}, 4),
+        ({"kind": "sgd"}, 4),
+        ({"kind": "sgd", "momentum": 0.0}, 0),
+        ({"kind": "adafactor"}, 0),
+        ({"kind": "adam8bit"}, 2 + 1 / 32),
+    ],
+)
+def test_the_optimizer_keeps_what_its_kind_needs(optim: dict[str, Any], each: float) -> None:
+    estimate = estimate_memory(SHAPE, job(optim={"lr": 1e-3, **optim}))
+    assert estimate.optimizer_bytes == pytest.approx(each * count_parameters(SHAPE), rel=1e-4)
+
+
+def test_muon_keeps_one_mean_of_hidden_matrices_and_two_of_the_ends() -> None:
+    estimate = estimate_memory(SHAPE, job(optim={"kind": "muon", "lr": 1e-3}))
+    ends = 2 * 1024 * 256 + 256
+    assert estimate.optimizer_bytes == 4 * (count_parameters(SHAPE) + ends)
+
+
 @pytest.mark.parametrize("engine", ["native", "deepspeed"])
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_a_higher_zero_stage_never_needs_more(engine: str, precision: str) -> None:

@@ -32,6 +32,11 @@ class Task:
     gradients: bool = False
     load: Path | None = None
     save: Path | None = None
+    save_at: int = 0
+    """The step after which `save` is written, and training goes on; 0 for the last one."""
+    fault: str | None = None
+    """A fault out of `support.faults`, planted at `fault_step`."""
+    fault_step: int = 0
     out: Path = field(default=Path(), init=False)
 
     def as_json(self) -> dict[str, object]:
@@ -43,6 +48,9 @@ class Task:
             "gradients": self.gradients,
             "load": str(self.load) if self.load else None,
             "save": str(self.save) if self.save else None,
+            "save_at": self.save_at or self.last,
+            "fault": self.fault,
+            "fault_step": self.fault_step,
             "out": str(self.out),
         }
 
@@ -55,6 +63,12 @@ class Task:
     @property
     def norms(self) -> list[float]:
         found: list[float] = json.loads((self.out / "results.json").read_text())["norms"]
+        return found
+
+    @property
+    def skipped(self) -> list[str]:
+        """Why each step was skipped; empty where it was applied."""
+        found: list[str] = json.loads((self.out / "results.json").read_text())["skipped"]
         return found
 
     def tensors(self, kind: str) -> dict[str, torch.Tensor]:

@@ -18,7 +18,8 @@ from rayline.models.stage import load_config
 from rayline.spec import JobSpec, ModelShape, WorkerContext
 from rayline.train.build import build_engine
 from rayline.train.engine import Batch, Engine
-from rayline.train.schedule import learning_rate
+from rayline.train.pace import Pace
+from support import faults
 
 NO_TARGET = -100
 
@@ -26,7 +27,7 @@ NO_TARGET = -100
 def global_batch(job: JobSpec, vocab: int, step: int) -> tuple[torch.Tensor, torch.Tensor]:
     """The whole batch of a step: random ids, with targets spread unevenly over the rows."""
     generator = torch.Generator().manual_seed(1000 + step)
-    shape = (job.batch.sequences, job.data.sequence_tokens)
+    shape = (job.batch.sequences_at(step), job.data.sequence_tokens)
     ids = torch.randint(0, vocab, shape, generator=generator)
     labels = torch.randint(0, vocab, shape, generator=generator)
     for row in range(shape[0]):
@@ -48,22 +49,31 @@ def context_of(job: JobSpec) -> WorkerContext:
     )
 
 
-def restore(engine: Engine, folder: Path) -> None:
+def restore(engine: Engine, folder: Path, pace: Pace | None = None) -> None:
     manifest = checkpoint.read_manifest(folder)
     pieces = engine.pieces()
     checkpoint.read_into(folder, manifest, pieces)
     engine.restore(pieces, manifest.scalars)
+    if pace is not None:
+        pace.restore(manifest.scalars)
 
 
-def save(engine: Engine, job: JobSpec, shape: ModelShape, root: Path, step: int) -> None:
+def save(
+    engine: Engine,
+    job: JobSpec,
+    shape: ModelShape,
+    root: Path,
+    step: int,
+    pace: Pace | None = None,
+) -> None:
     header = checkpoint.CheckpointHeader(
         step=step,
-        samples_consumed=step * job.batch.sequences,
+        samples_consumed=job.batch.samples_after(step),
         plan=job.plan,
         engine=job.engine,
         spec_fingerprint=job.fingerprint(),
         model_fingerprint=checkpoint.model_fingerprint(shape),
-        scalars=engine.scalars(),
+        scalars={**engine.scalars(), **(pace.scalars() if pace else {})},
     )
     checkpoint.save(root, header, engine.pieces(), checkpoint.exchange(), keep=2)
 
@@ -73,6 +83,7 @@ def do(task: dict[str, Any]) -> None:
     context = context_of(job)
     config = load_config(model)
     engine = build_engine(job, context, model, torch.device("cpu"))
+    pace = Pace(job)
     here = context.coordinate.data
 
     def share(step: int) -> Batch:
@@ -84,23 +95,27 @@ def do(task: dict[str, Any]) -> None:
             save_file(tensors, str(out / f"{kind}.safetensors"))
 
     if task["load"]:
-        restore(engine, Path(task["load"]))
+        restore(engine, Path(task["load"]), pace)
     if task["gradients"]:
         keep("gradients", dict(engine.gradients(share(1))))
-    losses, norms = [], []
+    losses, norms, skipped = [], [], []
     for step in range(task["first"], task["last"] + 1):
-        outcome = engine.step(share(step), learning_rate(job.optim, step, job.steps))
+        faulty = task["fault"] if step == task["fault_step"] else None
+        with faults.planted(engine, faulty):
+            outcome = engine.step(share(step), pace.learning_rate(step), pace.admits)
         losses.append(outcome.loss.hex())
         norms.append(outcome.grad_norm)
-    if task["save"]:
-        shape = ModelShape.from_config(config.to_dict())
-        save(engine, job, shape, Path(task["save"]), task["last"])
+        skipped.append(pace.done(step, outcome))
+        if task["save"] and step == task["save_at"]:
+            shape = ModelShape.from_config(config.to_dict())
+            save(engine, job, shape, Path(task["save"]), step, pace)
     keep("weights", dict(engine.weights()))
     logits = engine.logits(global_batch(job, config.vocab_size, 1)[0])
     if logits is not None:
         keep("logits", {"logits": logits})
     if context.rank == 0:
-        (out / "results.json").write_text(json.dumps({"losses": losses, "norms": norms}))
+        results = {"losses": losses, "norms": norms, "skipped": skipped}
+        (out / "results.json").write_text(json.dumps(results))
 
 
 def run_tasks(rank: int, world: int, port: int, listing: Path, log: Path) -> None:

@@ -8,7 +8,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from rayline.errors import CheckpointError, SpecError
+from rayline.errors import CheckpointError, SpecError, WorkerError
 from rayline.models.tiny import write_tiny_model
 from rayline.spec import StepReport, TrainResult
 from rayline.train.export import logit_difference
@@ -60,6 +60,47 @@ def test_stopped_at_six_and_resumed_equals_unbroken(run: Run) -> None:
     assert (rest.first_step, rest.last_step, rest.finished) == (7, 12, True)
     assert losses(before) + losses(after) == losses(unbroken)
     assert unbroken[-1].loss < unbroken[0].loss
+
+
+GROWING = {"sequences": 6, "ramp": {"start": 2, "increment": 2, "steps": 8}}
+PLATEAU = {"lr": 5e-3, "schedule": {"kind": "plateau", "patience_steps": 0, "factor": 0.7}}
+
+
+def test_a_growing_batch_and_a_plateau_resume_as_if_unbroken(run: Run) -> None:
+    """Broken within the ramp, and once the plateau has made the rate fall."""
+    changes = {"batch": GROWING, "optim": PLATEAU}
+    _, unbroken = run("unbroken", **changes)
+    sizes = [report.processed_tokens // 24 for report in unbroken]
+    assert sizes == [2] * 4 + [4] * 4 + [6] * 4
+    rates = [report.lr for report in unbroken]
+    _, before = run("broken", stop_after_step=6, **changes)
+    _, after = run("broken", **changes)
+    assert losses(before) + losses(after) == losses(unbroken)
+    assert [report.lr for report in (*before, *after)] == rates
+    assert rates[0] > rates[6]
+    with pytest.raises(CheckpointError, match="batch size"):
+        run("broken", batch={"sequences": 6}, optim=PLATEAU)
+
+
+def test_a_loss_that_is_not_finite_stops_the_job_before_the_step(run: Run) -> None:
+    """Steps of the size of the weights' range: the third one meets what the second one made."""
+    wild = {"kind": "sgd", "lr": 1e30, "clip_grad_norm": None, "momentum": 0.0}
+    with pytest.raises(WorkerError, match="the (loss|gradient norm) is (nan|inf)") as stopped:
+        run("wild", optim=wild)
+    assert stopped.value.subject in ("step 2", "step 3")
+    assert stopped.value.rank == 0
+
+
+def test_skipped_steps_are_reported_and_leave_the_weights(run: Run) -> None:
+    wild = {"kind": "sgd", "lr": 1e30, "clip_grad_norm": None, "momentum": 0.0}
+    guard = {"nonfinite": "skip", "max_skips": 3}
+    with pytest.raises(WorkerError, match="3 steps in a row were skipped"):
+        run("wild", optim=wild, guard=guard)
+    result, reports = run("spikes", guard={"spike_factor": 1.000001, "window_steps": 1})
+    skipped = [report.step for report in reports if report.skipped]
+    assert skipped
+    assert result.finished
+    assert all("times its mean" in report.skipped for report in reports if report.skipped)
 
 
 def test_asked_to_stop_it_keeps_a_checkpoint(run: Run) -> None:

@@ -1,9 +1,10 @@
 """How many bytes a worker needs, for the stage that needs most.
 
 State follows ZeRO's arithmetic (Rajbhandari et al. 2020, section 3) for what the two engines really
-keep: weights, gradients' sums and AdamW's two means in float32, and for bf16 a bfloat16 copy of the
-weights to compute with. The native engine (FSDP2) always shards what it keeps, and gathers a copy
-of the weights for a step: all of them in stages 0 to 2, one layer after another in stage 3.
+keep: weights, gradients' sums and the optimizer's state (AdamW's two means) in float32, and for
+bf16 a bfloat16 copy of the weights to compute with. The native engine (FSDP2) always shards what it
+keeps, and gathers a copy of the weights for a step: all of them in stages 0 to 2, one layer after
+another in stage 3.
 
 Activations are what autograd saves for the backward pass of an unfused Llama layer with a fused
 attention (scaled_dot_product_attention, so nothing grows with the square of the sequence); nothing
@@ -16,14 +17,31 @@ fragments, the interpreter, and for a mixture of experts the activations of more
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from rayline.planner.parameters import ParameterCounts, count_by_component, normalizes_queries
-from rayline.spec import JobSpec, ModelShape
+from rayline.spec import Adam8bitSpec, JobSpec, ModelShape, MuonSpec, SgdSpec
 
 _FP32_BYTES = 4
 _COMPUTE_BYTES = {"fp32": 4, "bf16": 2}
-_ADAM_MEANS = 2
+_STATE_BYTES = {
+    "adamw": 8.0,
+    "adam8bit": 2.0,
+    "adafactor": 0.0,
+    "lion": 4.0,
+    "lamb": 8.0,
+    "muon": 4.0,
+    "sgd": 4.0,
+    "rmsprop": 4.0,
+    "adagrad": 4.0,
+    "adadelta": 8.0,
+}
+"""What each optimizer keeps of a parameter. Adafactor's rows and columns are less than a hundredth
+of that, and not counted."""
+_ADAMW_BESIDE_MUON_BYTES = 8
+_BLOCK_ELEMENTS = 256
+"""Elements that share a largest value in adam8bit."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,7 +141,21 @@ def _native_state(held: _Held, job: JobSpec) -> tuple[int, int, int]:
         weights += compute * (near if plan.zero_stage == 3 else held.all)
         accumulates = plan.zero_stage < 2 and plan.microbatches > 1
         gradients += _FP32_BYTES * held.all if accumulates else compute * near
-    return weights, gradients, _ADAM_MEANS * _FP32_BYTES * kept
+    return weights, gradients, _optimizer_bytes(held, job, kept)
+
+
+def _optimizer_bytes(held: _Held, job: JobSpec, kept: int) -> int:
+    """State of the `kept` parameters out of those held by the tensor rank."""
+    optim = job.optim
+    each = 0.0 if isinstance(optim, SgdSpec) and not optim.momentum else _STATE_BYTES[optim.kind]
+    total = each * kept
+    if isinstance(optim, MuonSpec):
+        share = kept / max(1, held.all)
+        total += (_ADAMW_BESIDE_MUON_BYTES - each) * share * held.ends
+    if isinstance(optim, Adam8bitSpec):
+        # The blocks' largest values, of both means, are whole on every rank of the stage.
+        total += 2 * _FP32_BYTES * held.all * job.plan.tensor / _BLOCK_ELEMENTS
+    return math.ceil(total)
 
 
 def _deepspeed_state(held: _Held, job: JobSpec) -> tuple[int, int, int]:
@@ -135,7 +167,7 @@ def _deepspeed_state(held: _Held, job: JobSpec) -> tuple[int, int, int]:
     mastered = shard if plan.zero_stage >= 1 else held.all
     master = 0 if job.precision == "fp32" else _FP32_BYTES * mastered
     gradients = _FP32_BYTES * (shard if plan.zero_stage >= 2 else held.all)
-    return computed + master, gradients, _ADAM_MEANS * _FP32_BYTES * mastered
+    return computed + master, gradients, _optimizer_bytes(held, job, mastered)
 
 
 def _microbatches_in_flight(job: JobSpec, stage: int) -> int:

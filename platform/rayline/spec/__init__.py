@@ -2,26 +2,48 @@
 
 from rayline.spec.document import Document
 from rayline.spec.job import (
-    BatchSpec,
     CheckpointSpec,
     DataSpec,
     ExportSpec,
     JobSpec,
-    OptimSpec,
     ResourceSpec,
     TrackingSpec,
 )
 from rayline.spec.manifest import FORMAT_VERSION, CheckpointManifest, ShardFile, TensorPiece
 from rayline.spec.model import ModelRef, ModelShape
+from rayline.spec.optim import (
+    AdadeltaSpec,
+    AdafactorSpec,
+    AdagradSpec,
+    Adam8bitSpec,
+    AdamWSpec,
+    AnyOptimSpec,
+    GroupSpec,
+    LambSpec,
+    LionSpec,
+    MuonSpec,
+    OptimSpec,
+    RmspropSpec,
+    SgdSpec,
+)
 from rayline.spec.plan import AXES, Axis, Coordinate, ParallelPlan
+from rayline.spec.schedule import PlateauSchedule, ScheduleSpec
 from rayline.spec.serve import EngineSpec, ScaleSpec, ServeSpec
+from rayline.spec.step import AverageSpec, BatchSpec, GuardSpec, ObjectiveSpec, RampSpec
 from rayline.spec.tune import AshaSpec, Range, TuneSpec
 from rayline.spec.worker import ExportReport, StepReport, TrainResult, WorkerContext
 
 __all__ = [
     "AXES",
     "FORMAT_VERSION",
+    "AdadeltaSpec",
+    "AdafactorSpec",
+    "AdagradSpec",
+    "Adam8bitSpec",
+    "AdamWSpec",
+    "AnyOptimSpec",
     "AshaSpec",
+    "AverageSpec",
     "Axis",
     "BatchSpec",
     "CheckpointManifest",
@@ -32,15 +54,26 @@ __all__ = [
     "EngineSpec",
     "ExportReport",
     "ExportSpec",
+    "GroupSpec",
+    "GuardSpec",
     "JobSpec",
+    "LambSpec",
+    "LionSpec",
     "ModelRef",
     "ModelShape",
+    "MuonSpec",
+    "ObjectiveSpec",
     "OptimSpec",
     "ParallelPlan",
+    "PlateauSchedule",
+    "RampSpec",
     "Range",
     "ResourceSpec",
+    "RmspropSpec",
     "ScaleSpec",
+    "ScheduleSpec",
     "ServeSpec",
+    "SgdSpec",
     "ShardFile",
     "StepReport",
     "TensorPiece",

@@ -10,7 +10,6 @@ from __future__ import annotations
 import difflib
 import hashlib
 import json
-import types
 import typing
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -18,6 +17,7 @@ from typing import Any, Self
 
 import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic.fields import FieldInfo
 
 from rayline.errors import SpecError
 
@@ -168,11 +168,11 @@ def _flatten(prefix: str, value: Any) -> Iterable[tuple[str, Any]]:
 def _explain(kind: type[BaseModel], wrong: ValidationError, origin: str) -> SpecError:
     """The first of pydantic's findings, in this project's words."""
     found = wrong.errors(include_url=False)[0]
-    parts = [str(part) for part in found["loc"]]
+    parts, owner = _place(kind, [str(part) for part in found["loc"]])
     dotted = ".".join(parts) or origin
     more = f" (and {wrong.error_count() - 1} more)" if wrong.error_count() > 1 else ""
     if found["type"] == "extra_forbidden":
-        known = sorted(_fields_at(kind, parts[:-1]))
+        known = sorted(owner.model_fields)
         near = difflib.get_close_matches(parts[-1], known, n=1, cutoff=0.5)
         return SpecError(
             dotted,
@@ -180,6 +180,16 @@ def _explain(kind: type[BaseModel], wrong: ValidationError, origin: str) -> Spec
             allowed=", ".join(known),
             fix=f"did you mean {near[0]!r}?" if near else "remove it",
         )
+    if found["type"] == "union_tag_invalid":
+        context = found["ctx"]
+        return SpecError(
+            f"{dotted}.kind",
+            f"no such kind in {origin}{more}",
+            value=context["tag"],
+            allowed=context["expected_tags"].replace("'", ""),
+        )
+    if found["type"] == "union_tag_not_found":
+        return SpecError(dotted, f"names no kind{more}", fix=f"give {dotted}.kind")
     message = found["msg"].removeprefix("Value error, ")
     if found["type"] == "missing":
         return SpecError(dotted, f"required, but not given in {origin}{more}")
@@ -188,24 +198,40 @@ def _explain(kind: type[BaseModel], wrong: ValidationError, origin: str) -> Spec
     return SpecError(dotted, f"{message}{more}", value=found["input"])
 
 
-def _fields_at(kind: type[BaseModel], path: list[str]) -> set[str]:
-    """Names of the fields of the model that stands at `path` below `kind`."""
-    here: Any = kind
-    for part in path:
-        if part not in here.model_fields:
-            continue  # an index of a list, or a key of a mapping
-        here = _model_in(here.model_fields[part].annotation)
-        if here is None:
-            return set()
-    return set(here.model_fields)
+def _place(kind: type[BaseModel], loc: list[str]) -> tuple[list[str], type[BaseModel]]:
+    """The dotted parts of the field at pydantic's `loc`, and the model that the last one belongs
+    to. Where a field may be one of several models, pydantic puts the chosen one's tag behind its
+    name; users never wrote that."""
+    owner, parts = kind, []
+    choices: dict[str, type[BaseModel]] = {}
+    for place in loc:
+        if place in choices:
+            owner, choices = choices[place], {}
+            continue
+        parts.append(place)
+        if place in owner.model_fields:
+            choices = _models_in(owner.model_fields[place])
+            if len(choices) == 1 and place != loc[-1]:
+                owner = next(iter(choices.values()))
+                choices = {}
+    return parts, owner
 
 
-def _model_in(annotation: Any) -> type[BaseModel] | None:
-    """The pydantic model inside an annotation such as `X | None` or `list[X]`."""
+def _models_in(field: FieldInfo) -> dict[str, type[BaseModel]]:
+    """The pydantic models that a field may hold, such as `X | None` or `list[X]`, by the default
+    of their `kind`; one without kinds by its name."""
+    found: list[type[BaseModel]] = []
+    _collect(field.annotation, found)
+    return {_tag(model): model for model in found}
+
+
+def _tag(model: type[BaseModel]) -> str:
+    kind = model.model_fields.get("kind")
+    return model.__name__ if kind is None else str(kind.default)
+
+
+def _collect(annotation: Any, found: list[type[BaseModel]]) -> None:
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        return annotation
-    if isinstance(annotation, types.GenericAlias | types.UnionType) or typing.get_args(annotation):
-        for inner in typing.get_args(annotation):
-            if (model := _model_in(inner)) is not None:
-                return model
-    return None
+        found.append(annotation)
+    for inner in typing.get_args(annotation):
+        _collect(inner, found)

@@ -8,7 +8,9 @@ from pydantic import Field, model_validator
 
 from rayline.spec.document import Document
 from rayline.spec.model import ModelRef, ModelShape
+from rayline.spec.optim import AnyOptimSpec
 from rayline.spec.plan import ParallelPlan
+from rayline.spec.step import AverageSpec, BatchSpec, GuardSpec, ObjectiveSpec
 
 
 class DataSpec(Document):
@@ -21,34 +23,6 @@ class DataSpec(Document):
     """Paths of .jsonl (chat, text) or .txt (text) files, read in this order."""
     sequence_tokens: int = Field(ge=2)
     """Length of every training sequence, in tokens; longer chats are cut, shorter ones padded."""
-
-
-class BatchSpec(Document):
-    """How much data makes one optimizer step."""
-
-    sequences: int = Field(ge=1)
-    """Sequences in one step, over all workers: the global batch."""
-
-
-class OptimSpec(Document):
-    """AdamW (Loshchilov & Hutter 2019) with warm-up, cosine decay and clipping."""
-
-    lr: float = Field(gt=0)
-    """Peak learning rate."""
-    betas: tuple[float, float] = (0.9, 0.95)
-    """Decay of the running mean of the gradient and of its square."""
-    eps: float = Field(default=1e-8, gt=0)
-    """Added to the denominator."""
-    weight_decay: float = Field(default=0.0, ge=0)
-    """Decoupled decay, on matrices only (not on norms and biases)."""
-    warmup_steps: int = Field(default=0, ge=0)
-    """Steps of linear rise from 0 to lr."""
-    schedule: Literal["constant", "cosine"] = "cosine"
-    """What follows the warm-up."""
-    min_lr_ratio: float = Field(default=0.1, ge=0, le=1)
-    """The cosine ends at lr times this, at the last step."""
-    clip_grad_norm: float | None = Field(default=1.0, gt=0)
-    """Largest global gradient norm; null leaves gradients as they are."""
 
 
 class CheckpointSpec(Document):
@@ -123,7 +97,16 @@ class JobSpec(Document):
     """Stop cleanly, with a checkpoint, once this step is done; resume later."""
     data: DataSpec
     batch: BatchSpec
-    optim: OptimSpec
+    optim: AnyOptimSpec
+    objective: ObjectiveSpec = ObjectiveSpec()
+    guard: GuardSpec = GuardSpec()
+    ema: AverageSpec | None = None
+    """A running mean of the weights; null keeps none."""
+    recompute: Literal["none", "selective", "full"] = "none"
+    """What the backward pass computes again instead of keeping it. full: each layer, from its
+    input. selective: all but products of matrices and attention."""
+    compile: bool = False
+    """Whether each layer is compiled by torch.compile; the first step then takes minutes."""
     plan: ParallelPlan = ParallelPlan()
     checkpoint: CheckpointSpec = CheckpointSpec()
     resources: ResourceSpec = ResourceSpec()
@@ -140,6 +123,17 @@ class JobSpec(Document):
             raise ValueError(
                 "engine deepspeed splits along plan.data only; for tensor or pipeline use "
                 "engine: native"
+            )
+        if self.engine == "deepspeed" and (
+            self.ema is not None or self.recompute != "none" or self.compile
+        ):
+            raise ValueError(
+                "engine deepspeed knows no ema, recompute or compile; use engine: native"
+            )
+        if self.engine == "deepspeed" and (self.optim.kind != "adamw" or self.optim.groups):
+            raise ValueError(
+                "engine deepspeed knows optim.kind adamw without optim.groups; for "
+                f"{self.optim.kind} or groups use engine: native"
             )
         if self.stop_after_step is not None and self.stop_after_step > self.steps:
             raise ValueError(
@@ -159,9 +153,11 @@ class JobSpec(Document):
 
     @property
     def sequences_per_microbatch(self) -> int:
-        """Sequences that one worker computes at a time."""
+        """Sequences that one worker computes at a time, once the batch is whole."""
         return self.batch.sequences // (self.plan.data * self.plan.microbatches)
 
     def check(self, model: ModelShape, workers_per_node: int | None = None) -> None:
         """Refuse what the plan, the model and the batch cannot do together. Raises SpecError."""
         self.plan.check(model, self.batch.sequences, workers_per_node)
+        parts = self.plan.data * self.plan.microbatches
+        self.batch.check_parts(parts, f"{self.plan.data} x {self.plan.microbatches}")

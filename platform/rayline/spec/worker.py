@@ -45,6 +45,8 @@ class StepReport:
     """Wall time of the step, data included."""
     memory_bytes: int
     """Peak memory of the reporting worker: GPU memory allocated, or resident memory on CPU."""
+    skipped: str = ""
+    """Why no rank applied the step; empty where all did."""
 
     @property
     def tokens_per_s(self) -> float:

@@ -69,6 +69,8 @@ class TrackedRun:
                 ("memory_gib", report.memory_bytes / 2**30),
             )
         )
+        if report.skipped:
+            self.event("skipped", f"step {report.step}: {report.skipped}")
 
     def event(self, kind: str, text: str) -> None:
         """Record that something happened, such as kind "restarted"; `read_run` gives it back."""

@@ -10,11 +10,13 @@ over the ranks, so that any stage, and the native engine, goes on from them.
 
 from __future__ import annotations
 
+import math
 import os
 import warnings
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import deepspeed
 import torch
@@ -24,11 +26,13 @@ from deepspeed.accelerator.cpu_accelerator import CPU_Accelerator
 from deepspeed.utils import groups
 from torch import nn
 
+from rayline.errors import SpecError
 from rayline.parallel.piece import Piece
-from rayline.spec import JobSpec, OptimSpec, WorkerContext
+from rayline.spec import AdamWSpec, JobSpec, WorkerContext
 from rayline.train.deepspeed_model import WholeModel, build_whole_model, initial_weights
 from rayline.train.deepspeed_state import scattered_state
-from rayline.train.engine import Batch, StepOutcome
+from rayline.train.engine import Admits, Batch, Fault, StepOutcome, admit_all
+from rayline.train.faults import MOST_NAMED, find_faults
 from rayline.train.objective import count_targets, summed_cross_entropy
 from rayline.train.optimizer import SLOTS
 
@@ -46,7 +50,7 @@ def build_deepspeed_engine(
     _make_ready(context, device)
     model = build_whole_model(job, model_directory)
     # Before stage 3 empties parameters: whether they are matrices is asked of their shape.
-    adamw = _adamw(model, job.optim)
+    adamw = _adamw(model, cast(AdamWSpec, job.optim))  # the spec lets nothing else come here
     configuration = _configuration(job)
     if configuration["bf16"]["enabled"]:
         model.bfloat16_weights()
@@ -76,7 +80,7 @@ def _make_ready(context: WorkerContext, device: torch.device) -> None:
     warnings.filterwarnings("ignore", r"`torch\.distributed\.\w+` is deprecated", FutureWarning)
 
 
-def _adamw(model: WholeModel, spec: OptimSpec) -> torch.optim.Optimizer:
+def _adamw(model: WholeModel, spec: AdamWSpec) -> torch.optim.Optimizer:
     """torch's AdamW, so that nothing is compiled; the groups are the native engine's."""
     weights = list(model.parameters())
     decayed = {
@@ -125,6 +129,7 @@ class DeepSpeedEngine:
         self._shapes = {name: _shape(weight) for name, weight in self._parameters.items()}
         self._state = scattered_state(engine)
         self._steps_done = 0
+        self._loss_here = 0.0
 
     def take_weights(self, weights: Iterable[tuple[str, torch.Tensor]]) -> None:
         """Begin with these: every parameter's name and whole value, the same on every rank."""
@@ -132,17 +137,28 @@ class DeepSpeedEngine:
             self._state.put(self._parameters[name], None, whole.to(self._device))
         self._state.publish()
 
-    def step(self, batch: Batch, lr: float) -> StepOutcome:
+    def step(self, batch: Batch, lr: float, admits: Admits = admit_all) -> StepOutcome:
         """Forward, backward, clip, optimizer step."""
         loss, tokens = self._forward_backward(batch)
-        norm = None if self._engine.zero_optimization() else self._norm_on_parameters()
+        outcome = StepOutcome(loss=loss, grad_norm=self._state.gradient_norm(), tokens=tokens)
+        if not admits(outcome.loss, outcome.grad_norm):
+            faults = find_faults(outcome, self._loss_here, {})
+            faults += tuple(Fault(None, what) for what in self._faulty_gradients(outcome))
+            self._state.drop_gradients()
+            return replace(outcome, applied=False, faults=faults[:MOST_NAMED])
         for group in self._engine.optimizer.param_groups:
             group["lr"] = lr
         self._engine.step()
         self._steps_done += 1
-        if norm is None:
-            norm = float(self._engine.get_global_grad_norm())
-        return StepOutcome(loss=loss, grad_norm=norm, tokens=tokens)
+        return outcome
+
+    def _faulty_gradients(self, outcome: StepOutcome) -> list[str]:
+        """Parameters whose sum of gradients over the ranks is not finite: DeepSpeed keeps no
+        rank's own. Nothing is gathered where the norm is finite."""
+        if math.isfinite(outcome.grad_norm):
+            return []
+        gradients = ((n, self._state.gradient(w)) for n, w in self._parameters.items())
+        return [f"gradient of {n}, summed" for n, g in gradients if not g.isfinite().all()]
 
     def _forward_backward(self, batch: Batch) -> tuple[float, int]:
         """Mean loss and target tokens of the global batch; afterwards DeepSpeed holds the gradient
@@ -156,21 +172,17 @@ class DeepSpeedEngine:
             zip(input_ids.chunk(parts), labels.chunk(parts), strict=True), start=1
         ):
             self._engine.set_gradient_accumulation_boundary(number == parts)
-            loss = summed_cross_entropy(self._engine(ids), targets)
+            loss = summed_cross_entropy(self._engine(ids), targets, self._job.objective)
             self._engine.backward(loss * (dist.get_world_size() / tokens), scale_wrt_gas=False)
             losses.append(loss.detach())
-        return self._sum_over_ranks(float(torch.stack(losses).sum())) / tokens, tokens
+        self._loss_here = float(torch.stack(losses).sum())
+        return self._sum_over_ranks(self._loss_here) / tokens, tokens
 
     def _sum_over_ranks(self, value: float) -> float:
         # float64 counts tokens exactly up to 2**53.
         total = torch.tensor(value, dtype=torch.float64, device=self._device)
         dist.all_reduce(total)
         return total.item()
-
-    def _norm_on_parameters(self) -> float:
-        """Stage 0, where DeepSpeed tells no norm: every rank holds all gradients."""
-        gradients = [self._state.gradient(weight) for weight in self._parameters.values()]
-        return float(torch.stack(torch._foreach_norm(gradients)).double().square().sum().sqrt())
 
     def gradients(self, batch: Batch) -> Iterator[tuple[str, torch.Tensor]]:
         """Each whole gradient, on rank 0."""
@@ -194,6 +206,10 @@ class DeepSpeedEngine:
             whole = self._state.whole(weight, None)
             if dist.get_rank() == 0:
                 yield name, whole.cpu().clone()
+
+    def take_average(self) -> None:
+        """There is none."""
+        raise SpecError("ema", "engine deepspeed keeps no running mean of the weights")
 
     def pieces(self) -> list[Piece]:
         """Copies of the rows of weights and running means that this rank writes."""

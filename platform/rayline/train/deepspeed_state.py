@@ -10,11 +10,13 @@ here and nowhere else. Written against DeepSpeed 0.19.8.
 
 from __future__ import annotations
 
+import math
 from typing import Any, Protocol
 
 import torch
 import torch.distributed as dist
 from deepspeed.runtime.bf16_optimizer import BF16_Optimizer
+from deepspeed.runtime.utils import combine_grad_norm_groups, get_global_norm_of_tensors
 from deepspeed.runtime.zero.stage3 import DeepSpeedZeroOptimizer_Stage3
 from deepspeed.utils import (
     safe_get_full_fp32_param,
@@ -50,6 +52,11 @@ class ScatteredState(Protocol):
         """The reduced gradient, after the last microbatch and before the step."""
         ...
 
+    def gradient_norm(self) -> float:
+        """Global 2-norm of the reduced gradient, before the step and before clipping; NaN where it
+        is not finite."""
+        ...
+
     def drop_gradients(self) -> None:
         """Forget gradients as if no backward pass had been."""
         ...
@@ -82,6 +89,12 @@ def _set_steps_done(adamw: torch.optim.Optimizer, steps: int) -> None:
         state["step"].fill_(steps)
 
 
+def _norm(found: torch.Tensor | float) -> float:
+    """DeepSpeed writes -1 for a norm that is not finite."""
+    norm = float(found)
+    return norm if norm >= 0 else math.nan
+
+
 class OnParameters:
     """Stage 0: every rank holds everything."""
 
@@ -105,6 +118,11 @@ class OnParameters:
     def gradient(self, parameter: nn.Parameter) -> torch.Tensor:
         """The reduced gradient of the microbatches so far."""
         return torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
+
+    def gradient_norm(self) -> float:
+        """Its norm: every rank holds all of it."""
+        gradients = [self.gradient(weight) for weight in self._engine.module.parameters()]
+        return float(torch.stack(torch._foreach_norm(gradients)).double().square().sum().sqrt())
 
     def drop_gradients(self) -> None:
         """Forget gradients as if no backward pass had been."""
@@ -147,6 +165,14 @@ class InFlatPartitions:
     def gradient(self, parameter: nn.Parameter) -> torch.Tensor:
         """The reduced gradient of the microbatches so far."""
         return safe_get_full_grad(parameter)
+
+    def gradient_norm(self) -> float:
+        """Its norm, as DeepSpeed's step takes it."""
+        optimizer = self._optimizer
+        if isinstance(optimizer, BF16_Optimizer):
+            gradients, _ = optimizer.get_grads_for_norm()
+            return _norm(get_global_norm_of_tensors(gradients, mpu=optimizer.mpu))
+        return _norm(optimizer.scaled_global_norm())
 
     def drop_gradients(self) -> None:
         """Forget gradients as if no backward pass had been."""
@@ -203,6 +229,10 @@ class InPaddedPartitions:
     def gradient(self, parameter: nn.Parameter) -> torch.Tensor:
         """The reduced gradient of the microbatches so far."""
         return safe_get_full_grad(parameter)
+
+    def gradient_norm(self) -> float:
+        """Its norm, as DeepSpeed's step takes it."""
+        return _norm(combine_grad_norm_groups(self._optimizer._get_norm_groups()))
 
     def drop_gradients(self) -> None:
         """Forget gradients as if no backward pass had been."""

@@ -8,7 +8,7 @@ that no plan weighs a token differently from another.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -38,13 +38,41 @@ class StepOutcome:
     """Global 2-norm of the gradient of that mean, before clipping."""
     tokens: int
     """Target tokens in the global batch."""
+    applied: bool = True
+    """False where `admits` refused: weights and optimizer are as they were."""
+    faults: tuple[Fault, ...] = ()
+    """Where values were not finite, of a step that was refused for it; the first few."""
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """A place where a value was NaN or infinite."""
+
+    rank: int | None
+    """The rank that had it; None where only the sum over ranks is known."""
+    what: str
+    """"loss", or "gradient of " and the parameter's name."""
+
+    def __str__(self) -> str:
+        return self.what if self.rank is None else f"rank {self.rank}: {self.what}"
+
+
+Admits = Callable[[float, float], bool]
+"""Whether a step of this global mean loss and gradient norm is applied: see `rayline.train.guard`.
+It answers alike on every rank."""
+
+
+def admit_all(loss: float, grad_norm: float) -> bool:
+    """Apply every step."""
+    return True
 
 
 class Engine(Protocol):
     """One rank's share of the model, its optimizer, and the collectives between the ranks."""
 
-    def step(self, batch: Batch, lr: float) -> StepOutcome:
-        """Forward, backward, clip, optimizer step at learning rate `lr`."""
+    def step(self, batch: Batch, lr: float, admits: Admits = admit_all) -> StepOutcome:
+        """Forward, backward, clip, optimizer step at learning rate `lr`. `admits` is asked once,
+        before the optimizer moves; where it refuses, the gradients are forgotten."""
         ...
 
     def gradients(self, batch: Batch) -> Iterator[tuple[str, torch.Tensor]]:
@@ -60,6 +88,11 @@ class Engine(Protocol):
     def weights(self) -> Iterator[tuple[str, torch.Tensor]]:
         """Each parameter's Hugging Face name and whole value, on CPU on rank 0 alone, one at a
         time (other ranks take part and get nothing)."""
+        ...
+
+    def take_average(self) -> None:
+        """Put the running mean of the weights in their place: the end of training. Raises
+        SpecError where the engine keeps none."""
         ...
 
     def pieces(self) -> list[Piece]:

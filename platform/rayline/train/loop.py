@@ -29,8 +29,8 @@ from rayline.train.build import build_engine
 from rayline.train.engine import Batch, Engine
 from rayline.train.export import export_verified
 from rayline.train.memory import peak_memory_bytes
+from rayline.train.pace import Pace
 from rayline.train.process_group import any_rank, joined
-from rayline.train.schedule import learning_rate
 
 log = logging.getLogger(__name__)
 
@@ -56,7 +56,8 @@ def run_rank(
     torch.manual_seed(job.seed)
     with joined(context) as device:
         engine = build_engine(job, context, model_directory, device)
-        run = _Run(job, context, engine, dataset, checkpoint.model_fingerprint(shape), device)
+        fingerprint = checkpoint.model_fingerprint(shape)
+        run = _Run(job, context, engine, dataset, fingerprint, device, Pace(job))
         first_step = run.restore() + 1
         last_step = run.train(first_step, observe, stop_requested)
         finished = last_step >= job.steps
@@ -75,6 +76,7 @@ class _Run:
     dataset: TokenDataset
     model_fingerprint: str
     device: torch.device
+    pace: Pace
     newest: Path | None = None
     """Folder of the newest checkpoint that this run wrote or resumed from."""
 
@@ -98,13 +100,16 @@ class _Run:
         pieces = self.engine.pieces()
         checkpoint.read_into(folder, manifest, pieces)
         self.engine.restore(pieces, manifest.scalars)
+        self.pace.restore(manifest.scalars)
         self.newest = folder
-        expected = manifest.step * self.job.batch.sequences
+        batch = self.job.batch
+        expected = batch.samples_after(manifest.step)
         if manifest.samples_consumed != expected:
+            ramp = "" if batch.ramp is None else " and its ramp"
             raise CheckpointError(
                 str(folder),
                 f"{manifest.samples_consumed} samples were used in {manifest.step} steps; with "
-                f"batch.sequences {self.job.batch.sequences} it would have been {expected}",
+                f"batch.sequences {batch.sequences}{ramp} it would have been {expected}",
                 fix="resume with the batch size that wrote the checkpoint",
             )
         log.info("resumed after step %d from %s", manifest.step, folder)
@@ -136,8 +141,9 @@ class _Run:
         for step in range(first_step, self.job.last_step + 1):
             began = time.perf_counter()
             batch = self._batch(order, step)
-            lr = learning_rate(self.job.optim, step, self.job.steps)
-            outcome = self.engine.step(batch, lr)
+            lr = self.pace.learning_rate(step)
+            outcome = self.engine.step(batch, lr, self.pace.admits)
+            skipped = self.pace.done(step, outcome)
             if self.context.rank == 0:
                 observe(
                     StepReport(
@@ -146,9 +152,11 @@ class _Run:
                         grad_norm=outcome.grad_norm,
                         lr=lr,
                         tokens=outcome.tokens,
-                        processed_tokens=self.job.batch.sequences * self.job.data.sequence_tokens,
+                        processed_tokens=self.job.batch.sequences_at(step)
+                        * self.job.data.sequence_tokens,
                         seconds=time.perf_counter() - began,
                         memory_bytes=peak_memory_bytes(self.device),
+                        skipped=skipped,
                     )
                 )
             stopping = any_rank(stop_requested())
@@ -160,8 +168,8 @@ class _Run:
 
     def _batch(self, order: SampleOrder, step: int) -> Batch:
         """This data rank's share of the step's global batch."""
-        sequences = self.job.batch.sequences
-        indices = order.indices((step - 1) * sequences, sequences)
+        batch = self.job.batch
+        indices = order.indices(batch.samples_after(step - 1), batch.sequences_at(step))
         mine = share(indices, self.context.coordinate.data, self.job.plan.data)
         return Batch(*collate(self.dataset, mine))
 
@@ -172,12 +180,12 @@ class _Run:
     def _save(self, step: int) -> None:
         header = checkpoint.CheckpointHeader(
             step=step,
-            samples_consumed=step * self.job.batch.sequences,
+            samples_consumed=self.job.batch.samples_after(step),
             plan=self.job.plan,
             engine=self.job.engine,
             spec_fingerprint=self.job.fingerprint(),
             model_fingerprint=self.model_fingerprint,
-            scalars=self.engine.scalars(),
+            scalars={**self.engine.scalars(), **self.pace.scalars()},
         )
         self.newest = checkpoint.save(
             self._checkpoints,
@@ -189,6 +197,8 @@ class _Run:
 
     def export(self, model_directory: Path, step: int) -> ExportReport:
         """The trained model as a Hugging Face folder, its logits checked."""
+        if self.job.ema is not None and self.job.ema.export:
+            self.engine.take_average()
         probe = collate(self.dataset, [0])[0]
         target = Path(self.job.directory) / "export"
         return export_verified(self.engine, self.job, model_directory, target, probe, step)

@@ -6,32 +6,38 @@ then fill in the weights that this rank holds.
 
 A step is: microbatches forward and backward (gradients are sums over target tokens), gradients
 that axes left partial are summed, one small all-reduce tells every rank the loss, the token count
-and the global norm, then one scale (mean and clipping together) and AdamW on the local shards.
+and the global norm, then one scale (mean and clipping together) and the optimizer on the local
+shards.
 """
 
 from __future__ import annotations
 
 import copy
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
 import torch
 import torch.distributed as dist
+from torch.distributed.pipelining.schedules import PipelineScheduleSingle
 
 from rayline.models.stage import ModelStage, load_config
 from rayline.models.weights import draw_random, read_pretrained
 from rayline.parallel.data import choose_reduction, split_over_data_axis
-from rayline.parallel.layout import held_rectangle, is_first_holder, local_gradient, local_part
+from rayline.parallel.layout import held_rectangle, local_gradient, local_part
 from rayline.parallel.mesh import GangMesh, build_mesh
 from rayline.parallel.piece import Piece
 from rayline.parallel.pipeline import StageShapes, build_schedule, relay_forward, split_layers
 from rayline.parallel.tensor import split_over_tensor_axis, sum_partial_gradients
 from rayline.spec import JobSpec, WorkerContext
-from rayline.train.engine import Batch, StepOutcome
+from rayline.train.engine import Admits, Batch, StepOutcome, admit_all
+from rayline.train.faults import find_faults
 from rayline.train.gather import whole_tensors
+from rayline.train.holdings import all_names, counts_on_stage, native_shards
 from rayline.train.objective import count_targets, summed_cross_entropy
-from rayline.train.optimizer import SLOTS, ShardedAdamW
+from rayline.train.optimizer import ShardedOptimizer, check_groups
+from rayline.train.recompute import wrap_layers
 from rayline.train.tied import TiedCopies
 
 _COMPUTE_DTYPE = {"fp32": torch.float32, "bf16": torch.bfloat16}
@@ -53,6 +59,7 @@ def build_native_engine(
         words = stage.tensor_words
         partial_names = split_over_tensor_axis(stage.model, words, mesh.tensor, stage.embedding)
         stage.tie()
+    wrap_layers(stage.blocks, job.recompute, compiled=job.compile)
     if plan.data > 1 or job.precision != "fp32":
         dtype = _COMPUTE_DTYPE[job.precision]
         split_over_data_axis(stage, stage.blocks, mesh.data, plan, dtype)
@@ -65,6 +72,8 @@ def build_native_engine(
         names = {name: skeleton.whole_name(name) for name, _ in skeleton.model.named_parameters()}
         draw_random(skeleton.model, names, weights, job.seed)
     engine.tied.copy_weights()
+    engine.begin_average()
+    check_groups(job.optim, all_names(engine.parameter_names))
     return engine
 
 
@@ -100,11 +109,9 @@ class NativeEngine:
             if parameter.requires_grad
         }
         self._partial = [self._parameters[stage.whole_name(name)] for name in partial_names]
-        self._optimizer = ShardedAdamW(
-            {name: local_part(p) for name, p in self._parameters.items()},
-            {name: p.dim() for name, p in self._parameters.items()},
-            job.optim,
-        )
+        shards = native_shards(self._parameters, self.tied, mesh)
+        decay = None if job.ema is None else job.ema.decay
+        self._optimizer = ShardedOptimizer(shards, job.optim, average_decay=decay)
         config = stage.model.config
         self._shapes = StageShapes(
             sequences=job.sequences_per_microbatch,
@@ -113,23 +120,29 @@ class NativeEngine:
             vocab=config.vocab_size,
             dtype=_COMPUTE_DTYPE[job.precision],
         )
-        self._schedule = (
-            build_schedule(stage, mesh, self._shapes, device, summed_cross_entropy)
-            if job.plan.pipeline > 1
-            else None
-        )
+        self._loss = partial(summed_cross_entropy, objective=job.objective)
+        self._schedules: dict[int, PipelineScheduleSingle] = {}
 
-    def step(self, batch: Batch, lr: float) -> StepOutcome:
-        """Forward, backward, clip, AdamW."""
+    @property
+    def parameter_names(self) -> list[str]:
+        """Hugging Face names of this stage's parameters."""
+        return list(self._parameters)
+
+    def step(self, batch: Batch, lr: float, admits: Admits = admit_all) -> StepOutcome:
+        """Forward, backward, clip, optimizer."""
         loss_sum, tokens = self._forward_backward(batch)
         gradients = self._local_gradients()
         outcome = self._agree(loss_sum, tokens, gradients)
-        clip = self._job.optim.clip_grad_norm
-        factor = 1.0 / outcome.tokens
-        if clip is not None and outcome.grad_norm > clip:
-            factor *= clip / outcome.grad_norm
-        torch._foreach_mul_(list(gradients.values()), factor)
-        self._optimizer.step(gradients, lr)
+        if admits(outcome.loss, outcome.grad_norm):
+            clip = self._job.optim.clip_grad_norm
+            factor = 1.0 / outcome.tokens
+            if clip is not None and outcome.grad_norm > clip:
+                factor *= clip / outcome.grad_norm
+            torch._foreach_mul_(list(gradients.values()), factor)
+            self._optimizer.step(gradients, lr)
+        else:
+            faults = find_faults(outcome, loss_sum, gradients)
+            outcome = replace(outcome, applied=False, faults=faults)
         self._forget_gradients()
         return outcome
 
@@ -139,11 +152,12 @@ class NativeEngine:
         input_ids = batch.input_ids.to(self._device)
         labels = batch.labels.to(self._device)
         self._stage.train()
-        if self._schedule is not None:
+        if self._job.plan.pipeline > 1:
             losses: list[torch.Tensor] = []
             args = (input_ids,) if self._mesh.is_first_stage else ()
             target = labels if self._mesh.is_last_stage else None
-            self._schedule.step(*args, target=target, losses=losses, return_outputs=False)
+            schedule = self._schedule_of(len(input_ids) // self._job.plan.microbatches)
+            schedule.step(*args, target=target, losses=losses, return_outputs=False)
         else:
             losses = self._accumulate(input_ids, labels)
         sum_partial_gradients(self._partial, self._mesh.tensor.get_group())
@@ -151,6 +165,16 @@ class NativeEngine:
         if not self._mesh.is_last_stage or self._mesh.coordinate.tensor > 0:
             return 0.0, 0
         return float(torch.stack([loss.detach() for loss in losses]).sum()), count_targets(labels)
+
+    def _schedule_of(self, sequences: int) -> PipelineScheduleSingle:
+        """The schedule for microbatches of so many sequences: its shapes are fixed, and a batch
+        that grows takes another one at each rise."""
+        if sequences not in self._schedules:
+            shapes = replace(self._shapes, sequences=sequences)
+            self._schedules[sequences] = build_schedule(
+                self._stage, self._mesh, shapes, self._device, self._loss
+            )
+        return self._schedules[sequences]
 
     def _accumulate(self, input_ids: torch.Tensor, labels: torch.Tensor) -> list[torch.Tensor]:
         """Forward and backward of every microbatch on a pipeline of one stage."""
@@ -160,7 +184,7 @@ class NativeEngine:
             zip(input_ids.chunk(parts), labels.chunk(parts), strict=True)
         ):
             choose_reduction(self._stage, self._job.plan, number)
-            loss = summed_cross_entropy(self._stage(ids), targets)
+            loss = self._loss(self._stage(ids), targets)
             loss.backward()
             losses.append(loss)
         return losses
@@ -190,10 +214,7 @@ class NativeEngine:
     def _owns(self, name: str) -> bool:
         """Whether this rank is the one that counts and writes its rectangle of the parameter."""
         parameter = self._parameters[name]
-        if name in self.tied.copied_names or not is_first_holder(parameter):
-            return False
-        axes = getattr(getattr(parameter, "device_mesh", None), "mesh_dim_names", ())
-        return "tensor" in axes or self._mesh.coordinate.tensor == 0
+        return name not in self.tied.copied_names and counts_on_stage(parameter, self._mesh)
 
     def _forget_gradients(self) -> None:
         for parameter in self._parameters.values():
@@ -239,17 +260,27 @@ class NativeEngine:
                 return received.cpu()
         return None
 
+    def begin_average(self) -> None:
+        """Let the running mean of the weights start at the weights; once they are filled in."""
+        self._optimizer.begin_averages()
+
+    def take_average(self) -> None:
+        """The mean's rectangles into the weights'."""
+        self._optimizer.take_averages()
+
     def pieces(self) -> list[Piece]:
         """Live storage: filling it restores this rank."""
         held = []
         for name, parameter in self._parameters.items():
             if name in self.tied.copied_names:
                 continue
-            slots = {f"weight/{name}": local_part(parameter)}
-            slots.update({f"optimizer/{s}/{name}": self._optimizer.slot(s, name) for s in SLOTS})
-            offset, _ = held_rectangle(parameter)
             shape, owner = tuple(parameter.shape), self._owns(name)
-            held += [Piece(key, shape, offset, data, owner) for key, data in slots.items()]
+            offset, _ = held_rectangle(parameter)
+            held.append(Piece(f"weight/{name}", shape, offset, local_part(parameter), owner))
+            for part in self._optimizer.pieces(name):
+                writes = owner if part.writes is None else part.writes
+                key = f"optimizer/{part.slot}/{name}"
+                held.append(Piece(key, part.shape, part.offset, part.data, writes))
         return held
 
     def scalars(self) -> dict[str, float | int]:
@@ -260,5 +291,6 @@ class NativeEngine:
         """Take over the step count and let tied copies follow their originals."""
         self._optimizer.resume_at(int(scalars["optimizer_steps"]))
         self.tied.copy_weights()
-        for slot in SLOTS:
-            self.tied.copy_state(partial(self._optimizer.slot, slot))
+        for name in sorted(self.tied.here)[:1]:
+            for slot in self._optimizer.slots(name):
+                self.tied.copy_state(partial(self._optimizer.slot, slot))

@@ -1,0 +1,41 @@
+"""Faults that are planted in one rank of a gang, to see what the others make of them."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+from rayline.train.engine import Engine
+
+GRADIENT_RANK = 2
+"""The rank whose gradient gets a NaN."""
+
+
+@contextmanager
+def planted(engine: Engine, fault: str | None) -> Iterator[None]:
+    """While it lasts: "gradient", a NaN in one element of the first gradient that rank 2 holds;
+    "loss", a forward pass of the last rank that comes out as NaN."""
+    known: Any = engine
+    if fault == "gradient" and dist.get_rank() == GRADIENT_RANK:
+        gradients = known._local_gradients
+
+        def spoilt() -> dict[str, torch.Tensor]:
+            found: dict[str, torch.Tensor] = gradients()
+            next(gradient for gradient in found.values() if gradient.numel()).view(-1)[0] = float(
+                "nan"
+            )
+            return found
+
+        known._local_gradients = spoilt
+        yield
+        del known._local_gradients
+    elif fault == "loss" and dist.get_rank() == dist.get_world_size() - 1:
+        hook = known._stage.register_forward_hook(
+            lambda module, args, output: output * float("nan")
+        )
+        yield
+        hook.remove()
+    else:
+        yield
