@@ -32,9 +32,8 @@ def planted(engine: Engine, fault: str | None) -> Iterator[None]:
         yield
         del known._local_gradients
     elif fault == "loss" and dist.get_rank() == dist.get_world_size() - 1:
-        hook = known._stage.register_forward_hook(
-            lambda module, args, output: output * float("nan")
-        )
+        module = known._engine.module if hasattr(known, "_engine") else known._stage
+        hook = module.register_forward_hook(lambda _, __, output: output * float("nan"))
         yield
         hook.remove()
     else:

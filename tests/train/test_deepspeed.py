@@ -23,6 +23,8 @@ TIED = (1, 3)
 UNCLIPPED = (0, 1, 3)
 RANDOM = [(0, "fp32"), (1, "bf16"), (3, "fp32"), (3, "bf16")]
 PRECISIONS = ("fp32", "bf16")
+SPOILT = [*((stage, "fp32") for stage in STAGES), (1, "bf16"), (3, "bf16")]
+SKIPPING = {"nonfinite": "skip"}
 TWO_LIVES = Path(__file__).parents[1] / "support" / "deepspeed_lives.py"
 
 
@@ -78,6 +80,13 @@ def done(
     for stage, kind in RANDOM:
         spec = zero(stage, init="random", seed=5, precision=kind)
         tasks[f"{stage} {kind} random"] = Task(spec, tied)
+    for stage, kind in SPOILT:
+        spec = zero(stage, precision=kind, guard=SKIPPING)
+        tasks[f"{stage} {kind} unspoilt"] = Task(spec, tied, last=2)
+        for last in (3, 4):
+            tasks[f"{stage} {kind} spoilt, {last}"] = Task(
+                spec, tied, last=last, fault="loss", fault_step=3
+            )
     run_gang(tmp_path_factory.mktemp("gang"), list(tasks.values()))
     return tasks
 
@@ -189,6 +198,20 @@ def test_logits_are_those_of_the_weights(done: dict[str, Task], stage: int) -> N
     with torch.no_grad():
         expected = plain(global_batch(task.job, plain.config.vocab_size, 1)[0]).logits
     assert torch.allclose(task.tensors("logits")["logits"], expected, atol=1e-5)
+
+
+@pytest.mark.parametrize(("stage", "kind"), SPOILT)
+def test_a_nan_in_one_ranks_loss_moves_no_rank(
+    done: dict[str, Task], stage: int, kind: str
+) -> None:
+    before = done[f"{stage} {kind} unspoilt"].tensors("weights")
+    spoilt, after = done[f"{stage} {kind} spoilt, 3"], done[f"{stage} {kind} spoilt, 4"]
+    for name, weight in spoilt.tensors("weights").items():
+        assert torch.equal(weight, before[name]), name
+    assert "the loss is nan (rank 1: loss" in spoilt.skipped[2]
+    assert [bool(reason) for reason in after.skipped] == [False, False, True, False]
+    assert all(weight.isfinite().all() for weight in after.tensors("weights").values())
+    assert any(not torch.equal(w, before[n]) for n, w in after.tensors("weights").items())
 
 
 def test_three_workers_train_in_two_process_groups(models: dict[str, Path], tmp_path: Path) -> None:

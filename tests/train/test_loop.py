@@ -85,7 +85,7 @@ def test_a_growing_batch_and_a_plateau_resume_as_if_unbroken(run: Run) -> None:
 def test_a_loss_that_is_not_finite_stops_the_job_before_the_step(run: Run) -> None:
     """Steps of the size of the weights' range: the third one meets what the second one made."""
     wild = {"kind": "sgd", "lr": 1e30, "clip_grad_norm": None, "momentum": 0.0}
-    with pytest.raises(WorkerError, match="the (loss|gradient norm) is (nan|inf)") as stopped:
+    with pytest.raises(WorkerError, match=r"the (loss|gradient norm) is (nan|inf)") as stopped:
         run("wild", optim=wild)
     assert stopped.value.subject in ("step 2", "step 3")
     assert stopped.value.rank == 0
