@@ -132,6 +132,18 @@ def test_more_workers_never_need_more_each(
     )
 
 
+def test_recomputation_keeps_a_layers_input_and_one_whole_layer() -> None:
+    none, selective, full = (
+        estimate_memory(SHAPE, job(precision="bf16", recompute=kind)).activations_bytes
+        for kind in ("none", "selective", "full")
+    )
+    one = job(precision="bf16")
+    tokens, layer = 64 * 128, layer_activation_bytes(SHAPE, one)
+    final_norm = none - tokens * 12 * layer
+    assert full == tokens * (12 * 2 * SHAPE.hidden + layer) + final_norm
+    assert full < selective < none
+
+
 def test_the_first_stage_of_1f1b_holds_the_most_microbatches() -> None:
     plan = {"plan.pipeline": 4, "plan.microbatches": 8}
     steady = estimate_memory(SHAPE, job(**plan))

@@ -109,6 +109,8 @@ def do(task: dict[str, Any]) -> None:
         if task["save"] and step == task["save_at"]:
             shape = ModelShape.from_config(config.to_dict())
             save(engine, job, shape, Path(task["save"]), step, pace)
+    if job.ema is not None and job.ema.export:
+        engine.take_average()
     keep("weights", dict(engine.weights()))
     logits = engine.logits(global_batch(job, config.vocab_size, 1)[0])
     if logits is not None:

@@ -74,6 +74,15 @@ def test_a_thousand_reports_cost_little_and_all_arrive(
     )
 
 
+def test_a_skipped_step_is_an_event(tracking: TrackingSpec, report: Reports) -> None:
+    with open_run(tracking, name="skips", params={}, tags={}) as run:
+        run.observe(report(1))
+        run.observe(replace(report(2), skipped="the loss is nan (rank 3: loss)"))
+    (event,) = read_run(tracking, run.run_id).events
+    assert event.kind == "skipped"
+    assert event.text == "step 2: the loss is nan (rank 3: loss)"
+
+
 def test_a_loss_that_is_no_number_is_recorded(tracking: TrackingSpec, report: Reports) -> None:
     with open_run(tracking, name="nan", params={}, tags={}) as run:
         run.observe(replace(report(1), loss=math.nan, grad_norm=math.inf))

@@ -158,6 +158,23 @@ def test_the_export_is_the_trained_model(run: Run, tmp_path: Path, model: Path) 
     assert logit_difference(trained, model, ids) > 1e-2
 
 
+def test_the_average_of_the_weights_is_exported_if_asked(run: Run, tmp_path: Path) -> None:
+    average = {"decay": 0.9, "export": True}
+    run("last")
+    report = run("average", ema=average)[0].export
+    assert report is not None
+    assert report.logit_difference < 1e-5
+    last, mean = (
+        AutoModelForCausalLM.from_pretrained(tmp_path / name / "export").state_dict()
+        for name in ("last", "average")
+    )
+    assert all(not torch.equal(weight, mean[name]) for name, weight in last.items())
+    run("broken", ema=average, stop_after_step=6)
+    run("broken", ema=average)
+    resumed = AutoModelForCausalLM.from_pretrained(tmp_path / "broken" / "export").state_dict()
+    assert all(torch.equal(weight, resumed[name]) for name, weight in mean.items())
+
+
 def test_an_export_that_differs_is_refused(run: Run, tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="logits are not the trained model's"):
         run("strict", precision="bf16", **{"export.logits_tolerance": 1e-9})

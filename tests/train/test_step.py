@@ -64,8 +64,39 @@ def alone(model: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Ta
     """Every optimizer on one process."""
     tasks = {kind: Task(spec(kind, {}), model, last=STEPS) for kind in KINDS}
     tasks["ramp"] = Task(spec("adamw", {}, **RAMP), model, last=STEPS)
+    averaged = spec("adamw", {}, ema={"decay": 0.5, "export": True})
+    tasks["averaged"] = Task(averaged, model, last=STEPS)
     run_gang(tmp_path_factory.mktemp("alone"), list(tasks.values()))
     return tasks
+
+
+def optimizing(plan: dict[str, Any], model: Path, kept: Path) -> dict[str, Task]:
+    """Every optimizer, and its second half from a checkpoint."""
+    tasks: dict[str, Task] = {}
+    for kind in KINDS:
+        this, folder = spec(kind, plan), kept / kind
+        tasks[kind] = Task(this, model, last=STEPS, save=folder, save_at=HALF)
+        begun = folder / f"step-{HALF:08d}"
+        tasks[f"{kind} after"] = Task(this, model, first=HALF + 1, last=STEPS, load=begun)
+    return tasks
+
+
+def otherwise(plan: dict[str, Any], model: Path, kept: Path) -> dict[str, Task]:
+    """What else a step can be, all with AdamW."""
+    guarded = spec("adamw", plan, **SKIPPING)
+    averaged = spec("adamw", plan, ema={"decay": 0.5, "export": True})
+    begun = kept / "averaged" / f"step-{HALF:08d}"
+    return {
+        "ramp": Task(spec("adamw", plan, **RAMP), model, last=STEPS),
+        "full": Task(spec("adamw", plan, recompute="full"), model, last=HALF),
+        "selective": Task(spec("adamw", plan, recompute="selective"), model, last=HALF),
+        "averaged": Task(averaged, model, last=STEPS, save=kept / "averaged", save_at=HALF),
+        "averaged after": Task(averaged, model, first=HALF + 1, last=STEPS, load=begun),
+        "unspoilt": Task(guarded, model, last=2),
+        "gradient": Task(guarded, model, last=3, fault="gradient", fault_step=3),
+        "gradient, on": Task(guarded, model, last=4, fault="gradient", fault_step=3),
+        "loss": Task(guarded, model, last=3, fault="loss", fault_step=3),
+    }
 
 
 @pytest.fixture(scope="module", params=PLANS)
@@ -74,19 +105,7 @@ def gang(
 ) -> dict[str, Task]:
     """Every task of one plan, in one gang: starting processes costs more than all steps."""
     plan, root = PLANS[request.param], tmp_path_factory.mktemp("gang")
-    tasks: dict[str, Task] = {}
-    for kind in KINDS:
-        kept = root / f"kept-{kind}"
-        folder = kept / f"step-{HALF:08d}"
-        this = spec(kind, plan)
-        tasks[kind] = Task(this, model, last=STEPS, save=kept, save_at=HALF)
-        tasks[f"{kind} after"] = Task(this, model, first=HALF + 1, last=STEPS, load=folder)
-    tasks["ramp"] = Task(spec("adamw", plan, **RAMP), model, last=STEPS)
-    guarded = spec("adamw", plan, **SKIPPING)
-    tasks["unspoilt"] = Task(guarded, model, last=2)
-    tasks["gradient"] = Task(guarded, model, last=3, fault="gradient", fault_step=3)
-    tasks["gradient, on"] = Task(guarded, model, last=4, fault="gradient", fault_step=3)
-    tasks["loss"] = Task(guarded, model, last=3, fault="loss", fault_step=3)
+    tasks = optimizing(plan, model, root) | otherwise(plan, model, root)
     run_gang(root, list(tasks.values()))
     return tasks
 
@@ -148,3 +167,21 @@ def test_a_nan_in_one_ranks_loss_names_that_rank(gang: dict[str, Task]) -> None:
     assert_same_weights(spoilt, gang["unspoilt"])
     expected = "the loss is nan (rank 3: loss" if spoilt.job.plan.pipeline > 1 else "norm is nan"
     assert expected in spoilt.skipped[2]
+
+
+@pytest.mark.parametrize("kind", ["full", "selective"])
+def test_what_is_recomputed_is_what_was_computed(gang: dict[str, Task], kind: str) -> None:
+    assert gang[kind].losses == gang["adamw"].losses[:HALF]
+
+
+def test_an_average_is_kept_in_shards_and_resumes_bit_by_bit(
+    gang: dict[str, Task], alone: dict[str, Task]
+) -> None:
+    """The average changes no step, and is the one of a single process."""
+    whole, after = gang["averaged"], gang["averaged after"]
+    assert whole.losses == gang["adamw"].losses
+    assert_same_weights(after, whole)
+    last = gang["adamw"].tensors("weights")
+    for name, average in alone["averaged"].tensors("weights").items():
+        assert torch.allclose(whole.tensors("weights")[name], average, atol=1e-5), name
+        assert not torch.equal(average, last[name]), name

@@ -7,9 +7,11 @@ keeps, and gathers a copy of the weights for a step: all of them in stages 0 to 
 another in stage 3.
 
 Activations are what autograd saves for the backward pass of an unfused Llama layer with a fused
-attention (scaled_dot_product_attention, so nothing grows with the square of the sequence); nothing
-is recomputed. Norms are not split over the tensor axis. A stage holds as many microbatches as its
-schedule keeps in flight (Narayanan et al. 2021, section 2.2).
+attention (scaled_dot_product_attention, so nothing grows with the square of the sequence). With
+recompute, a layer keeps its input (full) or also what products and attention came to (selective),
+and the layer that is computed again stands besides. Norms are not split over the tensor axis. A
+stage holds as many microbatches as its schedule keeps in flight (Narayanan et al. 2021, section
+2.2).
 
 Not counted: the CUDA context and communication buffers (a few GiB on a GPU), the allocator's
 fragments, the interpreter, and for a mixture of experts the activations of more than one expert.
@@ -115,7 +117,7 @@ def _stage_memory(shape: ModelShape, job: JobSpec, stage: int) -> MemoryEstimate
     in_flight = _microbatches_in_flight(job, stage)
     last = stage == job.plan.pipeline - 1
     layers = stage_layers(shape.layers, job.plan.pipeline)[stage]
-    per_token = layers * layer_activation_bytes(shape, job)
+    per_token = layers * _kept_activation_bytes(shape, job)
     if last:
         per_token += _norm_bytes(shape.hidden, _COMPUTE_BYTES[job.precision])
     if job.plan.pipeline > 1:  # what the stage received waits for its gradient
@@ -125,7 +127,7 @@ def _stage_memory(shape: ModelShape, job: JobSpec, stage: int) -> MemoryEstimate
         weights_bytes=weights,
         gradients_bytes=gradients,
         optimizer_bytes=optimizer,
-        activations_bytes=in_flight * tokens * per_token,
+        activations_bytes=in_flight * tokens * per_token + tokens * _recomputed_bytes(shape, job),
         logits_bytes=_logits_bytes(shape, job, tokens, in_flight) if last else 0,
     )
 
@@ -193,6 +195,24 @@ def layer_activation_bytes(shape: ModelShape, job: JobSpec) -> int:
         attention += (shape.heads + shape.kv_heads) * _norm_bytes(shape.head_dim, compute)
     ffn = 4 * compute * shape.ffn
     return norms + -(-(attention + ffn) // tensor)
+
+
+def _kept_activation_bytes(shape: ModelShape, job: JobSpec) -> int:
+    """Bytes that one layer keeps of each token from its forward to its backward pass."""
+    compute, tensor = _COMPUTE_BYTES[job.precision], job.plan.tensor
+    if job.recompute == "none":
+        return layer_activation_bytes(shape, job)
+    kept = compute * shape.hidden
+    if job.recompute == "selective":
+        query, key = shape.heads * shape.head_dim, shape.kv_heads * shape.head_dim
+        split = compute * (2 * query + 2 * key + 2 * shape.ffn) + _FP32_BYTES * shape.heads
+        kept += -(-split // tensor) + compute * 2 * shape.hidden
+    return kept
+
+
+def _recomputed_bytes(shape: ModelShape, job: JobSpec) -> int:
+    """Bytes a token of the one layer that is computed again."""
+    return 0 if job.recompute == "none" else layer_activation_bytes(shape, job)
 
 
 def _norm_bytes(width: int, compute: int) -> int:

@@ -105,8 +105,6 @@ class JobSpec(Document):
     recompute: Literal["none", "selective", "full"] = "none"
     """What the backward pass computes again instead of keeping it. full: each layer, from its
     input. selective: all but products of matrices and attention."""
-    compile: bool = False
-    """Whether each layer is compiled by torch.compile; the first step then takes minutes."""
     plan: ParallelPlan = ParallelPlan()
     checkpoint: CheckpointSpec = CheckpointSpec()
     resources: ResourceSpec = ResourceSpec()
@@ -124,12 +122,8 @@ class JobSpec(Document):
                 "engine deepspeed splits along plan.data only; for tensor or pipeline use "
                 "engine: native"
             )
-        if self.engine == "deepspeed" and (
-            self.ema is not None or self.recompute != "none" or self.compile
-        ):
-            raise ValueError(
-                "engine deepspeed knows no ema, recompute or compile; use engine: native"
-            )
+        if self.engine == "deepspeed" and (self.ema is not None or self.recompute != "none"):
+            raise ValueError("engine deepspeed knows no ema or recompute; use engine: native")
         if self.engine == "deepspeed" and (self.optim.kind != "adamw" or self.optim.groups):
             raise ValueError(
                 "engine deepspeed knows optim.kind adamw without optim.groups; for "

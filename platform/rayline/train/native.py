@@ -37,7 +37,7 @@ from rayline.train.gather import whole_tensors
 from rayline.train.holdings import all_names, counts_on_stage, native_shards
 from rayline.train.objective import count_targets, summed_cross_entropy
 from rayline.train.optimizer import ShardedOptimizer, check_groups
-from rayline.train.recompute import wrap_layers
+from rayline.train.recompute import recompute_layers
 from rayline.train.tied import TiedCopies
 
 _COMPUTE_DTYPE = {"fp32": torch.float32, "bf16": torch.bfloat16}
@@ -59,7 +59,7 @@ def build_native_engine(
         words = stage.tensor_words
         partial_names = split_over_tensor_axis(stage.model, words, mesh.tensor, stage.embedding)
         stage.tie()
-    wrap_layers(stage.blocks, job.recompute, compiled=job.compile)
+    recompute_layers(stage.blocks, job.recompute)
     if plan.data > 1 or job.precision != "fp32":
         dtype = _COMPUTE_DTYPE[job.precision]
         split_over_data_axis(stage, stage.blocks, mesh.data, plan, dtype)

@@ -1,6 +1,5 @@
 """What the backward pass recomputes instead of keeping: activation checkpointing, one transformer
-layer at a time (Chen et al. 2016), by torch.utils.checkpoint. Compilation is chosen here as well,
-for both replace a layer's forward pass by one that computes the same."""
+layer at a time (Chen et al. 2016), by torch.utils.checkpoint."""
 
 from __future__ import annotations
 
@@ -33,19 +32,16 @@ KEPT = frozenset(
 than all else in a layer together (Korthikanti et al. 2022, section 5)."""
 
 
-def wrap_layers(
-    layers: Iterable[nn.Module], kind: Literal["none", "selective", "full"], *, compiled: bool
+def recompute_layers(
+    layers: Iterable[nn.Module], kind: Literal["none", "selective", "full"]
 ) -> None:
-    """Replace the layers' forward passes, in place. Every rank calls it, after the layers were
-    split over the tensor axis and before they are sharded over the data axis: sharding then gathers
-    a layer once for its forward pass and once for all of its backward pass."""
+    """Replace the layers' forward passes, in place, by ones that compute the same. Every rank calls
+    it, after the layers were split over the tensor axis and before they are sharded over the data
+    axis: a layer is then gathered once for all of its backward pass."""
+    if kind == "none":
+        return
     for layer in layers:
-        forward = layer.forward
-        if kind != "none":
-            forward = _recomputing(forward, selective=kind == "selective")
-        if compiled:
-            forward = torch.compile(forward)
-        layer.forward = forward
+        layer.forward = _recomputing(layer.forward, selective=kind == "selective")
 
 
 def _recomputing(forward: Any, *, selective: bool) -> Any:
