@@ -103,6 +103,17 @@ def test_skipped_steps_are_reported_and_leave_the_weights(run: Run) -> None:
     assert all("times its mean" in report.skipped for report in reports if report.skipped)
 
 
+def test_fp16_follows_fp32_and_resumes_bit_by_bit(run: Run) -> None:
+    _, exact = run("fp32")
+    _, reports = run("fp16", precision="fp16")
+    expected = [report.loss for report in exact]
+    assert [report.loss for report in reports] == pytest.approx(expected, abs=5e-3)
+    assert losses(reports) != losses(exact)
+    _, before = run("broken", precision="fp16", stop_after_step=6)
+    _, after = run("broken", precision="fp16")
+    assert losses(before) + losses(after) == losses(reports)
+
+
 def test_asked_to_stop_it_keeps_a_checkpoint(run: Run) -> None:
     seen: list[int] = []
 

@@ -26,7 +26,7 @@ from rayline.planner.parameters import ParameterCounts, count_by_component, norm
 from rayline.spec import Adam8bitSpec, JobSpec, ModelShape, MuonSpec, SgdSpec
 
 _FP32_BYTES = 4
-_COMPUTE_BYTES = {"fp32": 4, "bf16": 2}
+_COMPUTE_BYTES = {"fp32": 4, "bf16": 2, "fp16": 2}
 _STATE_BYTES = {
     "adamw": 8.0,
     "adam8bit": 2.0,

@@ -73,7 +73,7 @@ class ExportSpec(Document):
     """Alias that is moved to the new version."""
     logits_tolerance: float | None = Field(default=None, gt=0)
     """Largest difference between the trained model's logits and the exported one's, relative to
-    the largest logit; null takes 1e-4 for fp32 and 3e-2 for bf16."""
+    the largest logit; null takes 1e-4 for fp32, 3e-2 for bf16 and 1e-2 for fp16."""
 
 
 class JobSpec(Document):
@@ -87,8 +87,9 @@ class JobSpec(Document):
     """weights: start from the model's weights. random: from its config alone, drawn from seed."""
     engine: Literal["native", "deepspeed"] = "native"
     """native: PyTorch device mesh, FSDP2 and pipelining. deepspeed: ZeRO 0 to 3."""
-    precision: Literal["fp32", "bf16"] = "fp32"
-    """bf16 computes in bf16 and keeps weights, gradients' sums and optimizer states in fp32."""
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    """bf16 and fp16 compute in 16 bits and keep weights, gradients' sums and optimizer states in
+    fp32; fp16, for GPUs without bf16, scales the loss and skips steps whose gradients overflow."""
     seed: int = Field(default=0, ge=0)
     """Draws the order of the data and random weights."""
     steps: int = Field(ge=1)
@@ -122,6 +123,8 @@ class JobSpec(Document):
                 "engine deepspeed splits along plan.data only; for tensor or pipeline use "
                 "engine: native"
             )
+        if self.engine == "deepspeed" and self.precision == "fp16":
+            raise ValueError("engine deepspeed knows no precision fp16; use engine: native")
         if self.engine == "deepspeed" and (self.ema is not None or self.recompute != "none"):
             raise ValueError("engine deepspeed knows no ema or recompute; use engine: native")
         if self.engine == "deepspeed" and (self.optim.kind != "adamw" or self.optim.groups):

@@ -42,6 +42,9 @@ class StepOutcome:
     """False where `admits` refused: weights and optimizer are as they were."""
     faults: tuple[Fault, ...] = ()
     """Where values were not finite, of a step that was refused for it; the first few."""
+    overflowed_at: float | None = None
+    """Loss scale at which fp16 gradients overflowed: the step is skipped, `admits` was not asked,
+    and the next one has a smaller scale. None where they did not."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,6 +13,7 @@ shards.
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
@@ -35,12 +36,13 @@ from rayline.train.engine import Admits, Batch, StepOutcome, admit_all
 from rayline.train.faults import find_faults
 from rayline.train.gather import whole_tensors
 from rayline.train.holdings import all_names, counts_on_stage, native_shards
+from rayline.train.loss_scale import LossScale
 from rayline.train.objective import count_targets, summed_cross_entropy
 from rayline.train.optimizer import ShardedOptimizer, check_groups
 from rayline.train.recompute import recompute_layers
 from rayline.train.tied import TiedCopies
 
-_COMPUTE_DTYPE = {"fp32": torch.float32, "bf16": torch.bfloat16}
+_COMPUTE_DTYPE = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 def build_native_engine(
@@ -120,7 +122,8 @@ class NativeEngine:
             vocab=config.vocab_size,
             dtype=_COMPUTE_DTYPE[job.precision],
         )
-        self._loss = partial(summed_cross_entropy, objective=job.objective)
+        self._loss_scale = LossScale() if job.precision == "fp16" else None
+        self._multiplier = 1.0
         self._schedules: dict[int, PipelineScheduleSingle] = {}
 
     @property
@@ -132,10 +135,12 @@ class NativeEngine:
         """Forward, backward, clip, optimizer."""
         loss_sum, tokens = self._forward_backward(batch)
         gradients = self._local_gradients()
-        outcome = self._agree(loss_sum, tokens, gradients)
-        if admits(outcome.loss, outcome.grad_norm):
+        outcome = self._scaled_fitly(self._agree(loss_sum, tokens, gradients))
+        if outcome.overflowed_at is not None:
+            outcome = replace(outcome, applied=False)
+        elif admits(outcome.loss, outcome.grad_norm):
             clip = self._job.optim.clip_grad_norm
-            factor = 1.0 / outcome.tokens
+            factor = 1.0 / outcome.tokens / self._multiplier
             if clip is not None and outcome.grad_norm > clip:
                 factor *= clip / outcome.grad_norm
             torch._foreach_mul_(list(gradients.values()), factor)
@@ -146,12 +151,33 @@ class NativeEngine:
         self._forget_gradients()
         return outcome
 
+    def _scaled_fitly(self, outcome: StepOutcome) -> StepOutcome:
+        """The outcome, marked where the gradients overflowed for the loss's scale; the next step
+        has the scale that follows from it."""
+        scale = self._loss_scale
+        if scale is None:
+            return outcome
+        overflowed = (
+            scale.can_fall and math.isfinite(outcome.loss) and not math.isfinite(outcome.grad_norm)
+        )
+        self._loss_scale = scale.after(overflowed=overflowed)
+        return replace(outcome, overflowed_at=scale.value if overflowed else None)
+
+    def _loss(self, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        """The sum over a microbatch's target tokens, times the multiplier."""
+        loss = summed_cross_entropy(logits, labels, self._job.objective)
+        return loss if self._multiplier == 1.0 else loss * self._multiplier
+
     def _forward_backward(self, batch: Batch) -> tuple[float, int]:
         """Sum of losses and count of target tokens over this rank's sequences; 0, 0 on a rank
         that does not see logits or repeats another tensor rank's."""
         input_ids = batch.input_ids.to(self._device)
         labels = batch.labels.to(self._device)
         self._stage.train()
+        if self._loss_scale is not None:
+            # Over the batch's places: sums over all its tokens would overflow by themselves.
+            places = labels.numel() * self._job.plan.data
+            self._multiplier = self._loss_scale.value / places
         if self._job.plan.pipeline > 1:
             losses: list[torch.Tensor] = []
             args = (input_ids,) if self._mesh.is_first_stage else ()
@@ -164,7 +190,8 @@ class NativeEngine:
         self.tied.sum_gradients()
         if not self._mesh.is_last_stage or self._mesh.coordinate.tensor > 0:
             return 0.0, 0
-        return float(torch.stack([loss.detach() for loss in losses]).sum()), count_targets(labels)
+        loss_sum = float(torch.stack([loss.detach() for loss in losses]).sum())
+        return loss_sum / self._multiplier, count_targets(labels)
 
     def _schedule_of(self, sequences: int) -> PipelineScheduleSingle:
         """The schedule for microbatches of so many sequences: its shapes are fixed, and a batch
@@ -207,7 +234,7 @@ class NativeEngine:
         loss_total, token_total, square_total = total.tolist()
         return StepOutcome(
             loss=loss_total / token_total,
-            grad_norm=square_total**0.5 / token_total,
+            grad_norm=square_total**0.5 / token_total / self._multiplier,
             tokens=int(token_total),
         )
 
@@ -230,7 +257,7 @@ class NativeEngine:
             if name not in self.tied.copied_names
         }
         for name, whole in whole_tensors(named, self._mesh):
-            yield name, whole / count
+            yield name, whole / count / self._multiplier
         self._forget_gradients()
 
     def weights(self) -> Iterator[tuple[str, torch.Tensor]]:
@@ -284,12 +311,15 @@ class NativeEngine:
         return held
 
     def scalars(self) -> dict[str, float | int]:
-        """The optimizer's step count."""
-        return {"optimizer_steps": self._optimizer.steps_done}
+        """The optimizer's step count, and the loss's scale."""
+        scale = {} if self._loss_scale is None else self._loss_scale.scalars()
+        return {"optimizer_steps": self._optimizer.steps_done, **scale}
 
     def restore(self, pieces: list[Piece], scalars: dict[str, float | int]) -> None:
         """Take over the step count and let tied copies follow their originals."""
         self._optimizer.resume_at(int(scalars["optimizer_steps"]))
+        if self._loss_scale is not None:
+            self._loss_scale = LossScale.from_scalars(scalars)
         self.tied.copy_weights()
         for name in sorted(self.tied.here)[:1]:
             for slot in self._optimizer.slots(name):

@@ -3,12 +3,15 @@ here, in a handful of numbers that checkpoints keep; every rank has the same."""
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 
 from rayline.spec import JobSpec, PlateauSchedule
 from rayline.train.engine import StepOutcome
 from rayline.train.guard import Guard
 from rayline.train.schedule import Plateau, learning_rate
+
+log = logging.getLogger(__name__)
 
 
 class Pace:
@@ -31,6 +34,10 @@ class Pace:
     def done(self, step: int, outcome: StepOutcome) -> str:
         """Take in what a step came to: why it was skipped, empty where it was applied. Raises
         WorkerError, on every rank, where the guard stops the job."""
+        if outcome.overflowed_at is not None:
+            reason = f"fp16 gradients overflowed at a loss scale of {outcome.overflowed_at:g}"
+            log.warning("step %d skipped on all ranks: %s", step, reason)
+            return reason
         rank = next((fault.rank for fault in outcome.faults if fault.rank is not None), None)
         skipped = self._guard.enforce(step, rank, [str(fault) for fault in outcome.faults])
         if isinstance(self._optim.schedule, PlateauSchedule) and not skipped:
