@@ -183,5 +183,5 @@ def test_an_average_is_kept_in_shards_and_resumes_bit_by_bit(
     assert_same_weights(after, whole)
     last = gang["adamw"].tensors("weights")
     for name, average in alone["averaged"].tensors("weights").items():
-        assert torch.allclose(whole.tensors("weights")[name], average, atol=1e-5), name
+        assert torch.allclose(whole.tensors("weights")[name], average, atol=5e-5), name
         assert not torch.equal(average, last[name]), name
