@@ -27,16 +27,16 @@ class GangMesh:
     device_mesh: DeviceMesh
 
     @property
-    def tensor(self) -> DeviceMesh:
-        """Mesh of this rank's tensor group."""
-        return self.device_mesh["tensor"]
-
-    @property
     def data(self) -> DeviceMesh:
         """Mesh that FSDP2 shards (and, with two dims, replicates) over."""
         if self.plan.zero_stage == 0:
             return self.device_mesh["replicate", "shard"]
         return self.device_mesh["shard"]
+
+    @property
+    def tensor_group(self) -> dist.ProcessGroup:
+        """The ranks that split this rank's layers, in the order of their parts."""
+        return self.device_mesh["tensor"].get_group()
 
     @property
     def pipeline_group(self) -> dist.ProcessGroup:
@@ -52,6 +52,21 @@ class GangMesh:
     def is_last_stage(self) -> bool:
         """Whether this rank holds the head."""
         return self.coordinate.pipeline == self.plan.pipeline - 1
+
+
+def sharing_group(plan: ParallelPlan, rank: int, sharing: int) -> dist.ProcessGroup | None:
+    """The `sharing` neighbours of a tensor group, this rank among them, that hold the same
+    key-value head. Every rank calls it with the same number; None where each has its own."""
+    if sharing == 1:
+        return None
+    mine = None
+    for tensor_group in plan.groups("tensor"):
+        for begin in range(0, plan.tensor, sharing):
+            ranks = tensor_group[begin : begin + sharing]
+            group = dist.new_group(list(ranks))
+            if rank in ranks:
+                mine = group
+    return mine
 
 
 def build_mesh(plan: ParallelPlan, rank: int, device_type: str) -> GangMesh:

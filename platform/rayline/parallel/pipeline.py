@@ -50,8 +50,15 @@ class StageShapes:
     sequence_tokens: int
     hidden: int
     vocab: int
+    """Logits of a token that one rank holds."""
     dtype: torch.dtype
     """Type of the hidden states on the wire."""
+    sequence_parts: int = 1
+    """Ranks that hold parts of each sequence between the blocks of a layer."""
+
+    def hidden_states(self, sequences: int, tokens: int) -> tuple[int, int, int]:
+        """Shape of what one rank hands to the next stage."""
+        return (sequences, tokens // self.sequence_parts, self.hidden)
 
 
 def build_schedule(
@@ -61,7 +68,7 @@ def build_schedule(
     (logits, labels) to the sum over a microbatch's target tokens."""
     tokens = (shapes.sequences, shapes.sequence_tokens)
     ids = torch.empty(tokens, dtype=torch.int64, device="meta")
-    hidden = torch.empty((*tokens, shapes.hidden), dtype=shapes.dtype, device="meta")
+    hidden = torch.empty(shapes.hidden_states(*tokens), dtype=shapes.dtype, device="meta")
     logits = torch.empty((*tokens, shapes.vocab), dtype=shapes.dtype, device="meta")
     hidden.requires_grad_()
     logits.requires_grad_()
@@ -89,9 +96,9 @@ def relay_forward(
     if mesh.is_first_stage:
         received = input_ids
     else:
-        received = torch.empty(
-            (*input_ids.shape, shapes.hidden), dtype=shapes.dtype, device=input_ids.device
-        )
+        sequences, tokens = input_ids.shape
+        wire = shapes.hidden_states(sequences, tokens)
+        received = torch.empty(wire, dtype=shapes.dtype, device=input_ids.device)
         dist.recv(received, group=group, group_src=place - 1)
     with torch.no_grad():
         output: torch.Tensor = stage(received)

@@ -6,6 +6,7 @@ from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
+from rayline.errors import SpecError
 from rayline.spec.document import Document
 from rayline.spec.model import ModelRef, ModelShape
 from rayline.spec.plan import ParallelPlan
@@ -165,3 +166,10 @@ class JobSpec(Document):
     def check(self, model: ModelShape, workers_per_node: int | None = None) -> None:
         """Refuse what the plan, the model and the batch cannot do together. Raises SpecError."""
         self.plan.check(model, self.batch.sequences, workers_per_node)
+        if self.plan.sequence and self.data.sequence_tokens % self.plan.tensor:
+            raise SpecError(
+                "data.sequence_tokens",
+                f"plan.sequence cuts it into plan.tensor = {self.plan.tensor} equal parts",
+                value=self.data.sequence_tokens,
+                allowed=f"a multiple of {self.plan.tensor}",
+            )

@@ -55,6 +55,9 @@ class ParallelPlan(Document):
     (Rajbhandari et al. 2020)."""
     microbatches: int = Field(default=1, ge=1)
     """Parts that each data replica's share of a global batch is cut into."""
+    sequence: bool = False
+    """Whether the tensor ranks hold parts of each sequence between blocks (Korthikanti et al.
+    2022): less memory for activations, the same traffic."""
     schedule: Literal["gpipe", "1f1b"] = "1f1b"
     """Order of the stages' forward and backward passes."""
 
@@ -114,15 +117,17 @@ class ParallelPlan(Document):
             )
 
     def _check_model(self, model: ModelShape) -> None:
-        for name, size in (
-            ("heads", model.heads),
-            ("kv_heads", model.kv_heads),
-            ("ffn", model.ffn),
-        ):
-            if size % self.tensor:
+        fits = {
+            "heads": model.heads % self.tensor == 0,
+            # Where there are fewer, neighbouring ranks hold the same key-value head.
+            "kv_heads": model.kv_heads % self.tensor == 0 or self.tensor % model.kv_heads == 0,
+            "ffn": model.ffn % self.tensor == 0,
+        }
+        for name, fitting in fits.items():
+            if not fitting:
                 raise SpecError(
                     "plan.tensor",
-                    f"does not divide the model's {size} {_WORDS[name]}",
+                    f"does not divide the model's {getattr(model, name)} {_WORDS[name]}",
                     value=self.tensor,
                     allowed=_one_of(_tensor_sizes(model)),
                     fix="choose one of the allowed sizes",
@@ -178,8 +183,10 @@ _WORDS = {"heads": "attention heads", "kv_heads": "key-value heads", "ffn": "fee
 def _tensor_sizes(model: ModelShape) -> list[int]:
     return [
         size
-        for size in range(1, model.kv_heads + 1)
-        if not (model.heads % size or model.kv_heads % size or model.ffn % size)
+        for size in range(1, model.heads + 1)
+        if model.heads % size == 0
+        and (model.kv_heads % size == 0 or size % model.kv_heads == 0)
+        and model.ffn % size == 0
     ]
 
 

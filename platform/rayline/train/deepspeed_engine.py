@@ -25,6 +25,7 @@ from deepspeed.utils import groups
 from torch import nn
 
 from rayline.parallel.piece import Piece
+from rayline.parallel.vocabulary import VocabularySlice
 from rayline.spec import JobSpec, OptimSpec, WorkerContext
 from rayline.train.deepspeed_model import WholeModel, build_whole_model, initial_weights
 from rayline.train.deepspeed_state import scattered_state
@@ -124,6 +125,8 @@ class DeepSpeedEngine:
         self._parameters = dict(model.parameters_by_name())
         self._shapes = {name: _shape(weight) for name, weight in self._parameters.items()}
         self._state = scattered_state(engine)
+        vocab = model.model.config.vocab_size
+        self._vocabulary = VocabularySlice(0, vocab, vocab, None)
         self._steps_done = 0
 
     def take_weights(self, weights: Iterable[tuple[str, torch.Tensor]]) -> None:
@@ -156,7 +159,7 @@ class DeepSpeedEngine:
             zip(input_ids.chunk(parts), labels.chunk(parts), strict=True), start=1
         ):
             self._engine.set_gradient_accumulation_boundary(number == parts)
-            loss = summed_cross_entropy(self._engine(ids), targets)
+            loss = summed_cross_entropy(self._engine(ids), targets, self._vocabulary)
             self._engine.backward(loss * (dist.get_world_size() / tokens), scale_wrt_gas=False)
             losses.append(loss.detach())
         return self._sum_over_ranks(float(torch.stack(losses).sum())) / tokens, tokens

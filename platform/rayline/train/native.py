@@ -19,14 +19,18 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 
+from rayline.errors import SpecError
 from rayline.models.stage import ModelStage, load_config
+from rayline.models.stored import StoredNames
 from rayline.models.weights import draw_random, read_pretrained
+from rayline.parallel.collectives import gather
 from rayline.parallel.data import choose_reduction, split_over_data_axis
-from rayline.parallel.layout import held_rectangle, is_first_holder, local_gradient, local_part
-from rayline.parallel.mesh import GangMesh, build_mesh
+from rayline.parallel.layout import TensorLayout, local_gradient, local_part
+from rayline.parallel.mesh import GangMesh, build_mesh, sharing_group
 from rayline.parallel.piece import Piece
 from rayline.parallel.pipeline import StageShapes, build_schedule, relay_forward, split_layers
-from rayline.parallel.tensor import split_over_tensor_axis, sum_partial_gradients
+from rayline.parallel.tensor import TensorSplit, split_over_tensor_axis, sum_partial_gradients
+from rayline.parallel.vocabulary import VocabularySlice
 from rayline.spec import JobSpec, WorkerContext
 from rayline.train.engine import Batch, StepOutcome
 from rayline.train.gather import whole_tensors
@@ -48,24 +52,42 @@ def build_native_engine(
     layers = split_layers(config.num_hidden_layers, plan.pipeline, mesh.coordinate.pipeline)
     stage = ModelStage(config, layers)
     skeleton = copy.deepcopy(stage)
-    partial_names: list[str] = []
-    if plan.tensor > 1:
-        words = stage.tensor_words
-        partial_names = split_over_tensor_axis(stage.model, words, mesh.tensor, stage.embedding)
-        stage.tie()
+    split = _split_over_tensor_axis(stage, mesh)
     if plan.data > 1 or job.precision != "fp32":
         dtype = _COMPUTE_DTYPE[job.precision]
         split_over_data_axis(stage, stage.blocks, mesh.data, plan, dtype)
     _materialize(stage, device)
-    engine = NativeEngine(job, mesh, stage, partial_names, device)
+    engine = NativeEngine(job, mesh, stage, split, device)
     weights = [piece for piece in engine.pieces() if piece.tensor.startswith("weight/")]
     if job.init == "weights":
-        read_pretrained(model_directory, weights)
+        read_pretrained(model_directory, weights, StoredNames(config.model_type))
     else:
         names = {name: skeleton.whole_name(name) for name, _ in skeleton.model.named_parameters()}
         draw_random(skeleton.model, names, weights, job.seed)
     engine.tied.copy_weights()
     return engine
+
+
+def _split_over_tensor_axis(stage: ModelStage, mesh: GangMesh) -> TensorSplit:
+    """Cut the stage over the tensor axis, if it has more than one rank. Raises SpecError."""
+    plan, parts = mesh.plan, stage.splittable
+    if plan.tensor == 1:
+        whole = VocabularySlice(0, parts.vocab, parts.vocab, None)
+        return TensorSplit(vocabulary=whole if parts.head is not None else None)
+    if plan.sequence and not stage.can_cut_sequences:
+        raise SpecError(
+            "plan.sequence",
+            "the model's attention masks say more than causal order, so ranks can't hold parts of "
+            "a sequence",
+            value=True,
+            allowed="false",
+        )
+    split = split_over_tensor_axis(
+        stage.model, stage.tensor_words, parts, mesh.tensor_group, sequence=plan.sequence
+    )
+    stage.sequence_parts = plan.tensor if plan.sequence else 1
+    stage.tie()
+    return split
 
 
 def _materialize(stage: ModelStage, device: torch.device) -> None:
@@ -86,7 +108,7 @@ class NativeEngine:
         job: JobSpec,
         mesh: GangMesh,
         stage: ModelStage,
-        partial_names: list[str],
+        split: TensorSplit,
         device: torch.device,
     ) -> None:
         self._job = job
@@ -99,7 +121,12 @@ class NativeEngine:
             for name, parameter in stage.parameters_by_whole_name()
             if parameter.requires_grad
         }
-        self._partial = [self._parameters[stage.whole_name(name)] for name in partial_names]
+        self._layout = TensorLayout(
+            mesh.coordinate.tensor,
+            {stage.whole_name(name): cut for name, cut in split.cuts.items()},
+        )
+        self._partial = self._partial_groups([stage.whole_name(name) for name in split.partial])
+        self._vocabulary = split.vocabulary
         self._optimizer = ShardedAdamW(
             {name: local_part(p) for name, p in self._parameters.items()},
             {name: p.dim() for name, p in self._parameters.items()},
@@ -110,14 +137,30 @@ class NativeEngine:
             sequences=job.sequences_per_microbatch,
             sequence_tokens=job.data.sequence_tokens,
             hidden=config.hidden_size,
-            vocab=config.vocab_size,
+            vocab=split.vocabulary.size if split.vocabulary else config.vocab_size,
             dtype=_COMPUTE_DTYPE[job.precision],
+            sequence_parts=stage.sequence_parts,
         )
         self._schedule = (
-            build_schedule(stage, mesh, self._shapes, device, summed_cross_entropy)
+            build_schedule(stage, mesh, self._shapes, device, self._loss)
             if job.plan.pipeline > 1
             else None
         )
+
+    def _partial_groups(self, partial: list[str]) -> dict[str, dist.ProcessGroup]:
+        """Parameter name to the ranks over which its gradients are to be summed."""
+        cuts, place = self._layout.cuts, self._mesh.coordinate.tensor
+        groups = dict.fromkeys(partial, self._mesh.tensor_group)
+        sharing = max((len(cut.holders(place)) for cut in cuts.values()), default=1)
+        group = sharing_group(self._mesh.plan, dist.get_rank(), sharing)
+        if group is not None:
+            groups |= {name: group for name, cut in cuts.items() if cut.shared}
+        return groups
+
+    def _loss(self, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        if self._vocabulary is None:
+            raise RuntimeError("this stage makes no logits")
+        return summed_cross_entropy(logits, labels, self._vocabulary)
 
     def step(self, batch: Batch, lr: float) -> StepOutcome:
         """Forward, backward, clip, AdamW."""
@@ -146,7 +189,10 @@ class NativeEngine:
             self._schedule.step(*args, target=target, losses=losses, return_outputs=False)
         else:
             losses = self._accumulate(input_ids, labels)
-        sum_partial_gradients(self._partial, self._mesh.tensor.get_group())
+        sum_partial_gradients(
+            (local_gradient(self._parameters[name]), group)
+            for name, group in self._partial.items()
+        )
         self.tied.sum_gradients()
         if not self._mesh.is_last_stage or self._mesh.coordinate.tensor > 0:
             return 0.0, 0
@@ -160,7 +206,7 @@ class NativeEngine:
             zip(input_ids.chunk(parts), labels.chunk(parts), strict=True)
         ):
             choose_reduction(self._stage, self._job.plan, number)
-            loss = summed_cross_entropy(self._stage(ids), targets)
+            loss = self._loss(self._stage(ids), targets)
             loss.backward()
             losses.append(loss)
         return losses
@@ -189,11 +235,9 @@ class NativeEngine:
 
     def _owns(self, name: str) -> bool:
         """Whether this rank is the one that counts and writes its rectangle of the parameter."""
-        parameter = self._parameters[name]
-        if name in self.tied.copied_names or not is_first_holder(parameter):
+        if name in self.tied.copied_names:
             return False
-        axes = getattr(getattr(parameter, "device_mesh", None), "mesh_dim_names", ())
-        return "tensor" in axes or self._mesh.coordinate.tensor == 0
+        return self._layout.answers_for(name, self._parameters[name])
 
     def _forget_gradients(self) -> None:
         for parameter in self._parameters.values():
@@ -208,7 +252,7 @@ class NativeEngine:
             for name, parameter in self._parameters.items()
             if name not in self.tied.copied_names
         }
-        for name, whole in whole_tensors(named, self._mesh):
+        for name, whole in whole_tensors(named, self._mesh, self._layout):
             yield name, whole / count
         self._forget_gradients()
 
@@ -219,25 +263,37 @@ class NativeEngine:
             for name, parameter in self._parameters.items()
             if name not in self.tied.copied_names
         }
-        yield from whole_tensors(named, self._mesh)
+        yield from whole_tensors(named, self._mesh, self._layout)
 
     def logits(self, input_ids: torch.Tensor) -> torch.Tensor | None:
         """Whole logits on rank 0, through all stages without a schedule."""
         self._stage.eval()
         output = relay_forward(self._stage, self._mesh, self._shapes, input_ids.to(self._device))
-        last = self._mesh.plan.pipeline - 1
+        if output is not None:
+            output = self._whole_logits(output.float())
+        place, last = self._mesh.coordinate, self._mesh.plan.pipeline - 1
+        if place.data or place.tensor or place.pipeline not in (0, last):
+            return None
         if last == 0:
-            return output.float().cpu() if output is not None and dist.get_rank() == 0 else None
-        group, place = self._mesh.pipeline_group, self._mesh.coordinate
-        if place.data == place.tensor == 0 and place.pipeline in (0, last):
-            if output is not None:
-                dist.send(output.float().contiguous(), group=group, group_dst=0)
-            else:
-                shape = (*input_ids.shape, self._shapes.vocab)
-                received = torch.empty(shape, dtype=torch.float32, device=self._device)
-                dist.recv(received, group=group, group_src=last)
-                return received.cpu()
-        return None
+            return None if output is None else output.cpu().contiguous()
+        group = self._mesh.pipeline_group
+        if output is not None:
+            dist.send(output.contiguous(), group=group, group_dst=0)
+            return None
+        shape = (*input_ids.shape, self._stage.model.config.vocab_size)
+        received = torch.empty(shape, dtype=torch.float32, device=self._device)
+        dist.recv(received, group=group, group_src=last)
+        return received.cpu()
+
+    def _whole_logits(self, logits: torch.Tensor) -> torch.Tensor:
+        """The ranks' parts of the vocabulary, joined."""
+        held = self._vocabulary
+        if held is None or held.group is None:
+            return logits
+        sizes = torch.tensor([held.size], device=logits.device)
+        found = [torch.empty_like(sizes) for _ in range(self._mesh.plan.tensor)]
+        dist.all_gather(found, sizes, group=held.group)
+        return gather(logits, -1, held.group, [int(size) for size in found])
 
     def pieces(self) -> list[Piece]:
         """Live storage: filling it restores this rank."""
@@ -247,9 +303,12 @@ class NativeEngine:
                 continue
             slots = {f"weight/{name}": local_part(parameter)}
             slots.update({f"optimizer/{s}/{name}": self._optimizer.slot(s, name) for s in SLOTS})
-            offset, _ = held_rectangle(parameter)
-            shape, owner = tuple(parameter.shape), self._owns(name)
-            held += [Piece(key, shape, offset, data, owner) for key, data in slots.items()]
+            shape, owner = self._layout.whole_shape(name, parameter), self._owns(name)
+            held += [
+                Piece(key, shape, one.offset, data[one.view], owner)
+                for key, data in slots.items()
+                for one in self._layout.held(name, parameter)
+            ]
         return held
 
     def scalars(self) -> dict[str, float | int]:
