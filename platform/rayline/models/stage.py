@@ -17,12 +17,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from accelerate import init_empty_weights
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig
 
 from rayline.errors import SpecError
-from rayline.parallel.attention import is_plain_causal, training_attention
+from rayline.parallel.attention import is_plain_causal, share_sequences, training_attention
 from rayline.parallel.pipeline import StageLayers
 from rayline.parallel.tensor import ModelParts
 from rayline.spec import ModelShape
@@ -54,6 +55,8 @@ class ModelStage(nn.Module):
         self.model = model
         self.sequence_parts = 1
         """Ranks that hold parts of each sequence between blocks; set when the stage is split."""
+        self.context_place = 0
+        """Which part of each sequence this rank holds, counted from 0; set with the plan."""
         self._parts = _StageParts.find(model, config)
         self._received: torch.Tensor | None = None
         self._take_out_other_stages()
@@ -81,7 +84,8 @@ class ModelStage(nn.Module):
         """Run the stage on token ids or on what the stage before sent."""
         # Told, because the model would count the tokens of a rank's part of the sequence.
         tokens = received.shape[1] * (1 if self.layers.is_first_stage else self.sequence_parts)
-        positions = torch.arange(tokens, device=received.device).unsqueeze(0)
+        first = self.context_place * tokens
+        positions = torch.arange(first, first + tokens, device=received.device).unsqueeze(0)
         inputs: dict[str, Any] = {"use_cache": False, "position_ids": positions}
         if self.layers.is_first_stage:
             inputs["input_ids"] = received
@@ -143,6 +147,11 @@ class ModelStage(nn.Module):
             if copied in own and original in own:
                 owner, _, name = copied.rpartition(".")
                 self.model.get_submodule(owner).register_parameter(name, own[original])
+
+    def share_sequences(self, group: dist.ProcessGroup, place: int) -> None:
+        """Hold part number `place` of each sequence; the ranks of `group` hold the others."""
+        self.context_place = place
+        share_sequences(self.model.get_submodule(self.splittable.layers), group)
 
     def whole_name(self, name: str) -> str:
         """Name in the whole model of a parameter or module of `self.model`: layers are counted

@@ -1,10 +1,10 @@
 """How model folders name and pack what is one parameter here.
 
-Mixtures of experts are published with one file tensor for each expert's matrix; transformers stacks
-them into one parameter when it loads, by rules that it keeps for each architecture
-(transformers.conversion_mapping). The same rules, read as places: which rectangle of the parameter a
-file tensor is. So a rank reads just the experts' slices that it holds, and an export is written the
-way that other programs expect.
+Mixtures of experts are published with one file tensor for each expert's matrix; transformers
+stacks them into one parameter when it loads, by rules that it keeps for each architecture
+(transformers.conversion_mapping). The same rules, read as places: which rectangle of the parameter
+a file tensor is. So a rank reads just the experts' slices that it holds, and an export is written
+the way that other programs expect.
 """
 
 from __future__ import annotations
@@ -64,7 +64,11 @@ class StoredNames:
     def _take(self, rule: WeightConverter | WeightRenaming) -> None:
         sources, targets = list(rule.source_patterns), list(rule.target_patterns)
         if isinstance(rule, WeightRenaming):
-            if len(sources) == len(targets) == 1 and _is_plain(sources[0]) and _is_plain(targets[0]):
+            if (
+                len(sources) == len(targets) == 1
+                and _is_plain(sources[0])
+                and _is_plain(targets[0])
+            ):
                 self._renamed.append((targets[0], sources[0]))
             return
         kinds = [type(operation) for operation in rule.operations]

@@ -93,9 +93,7 @@ def _read_rectangle(file: Path, stored: Stored, piece: Piece) -> None:
         own.copy_(whole[there] if there else tensors.get_tensor(stored.name))
 
 
-def _within(
-    begins: Sequence[int], ends: Sequence[int], offset: Sequence[int]
-) -> tuple[slice, ...]:
+def _within(begins: Sequence[int], ends: Sequence[int], offset: Sequence[int]) -> tuple[slice, ...]:
     """A rectangle of the whole tensor as an index into what begins at `offset`."""
     return tuple(
         slice(begin - first, end - first)

@@ -2,8 +2,8 @@
 
 transformers' models call whatever attention function their config names, and prepare masks for it
 from the length of what they are given. Under sequence or context parallelism that length is a
-part's, so this function needs no mask: training sequences are causal, padded at their ends only, and
-a sliding window is told by the model. It also applies the softcap that the fused attention of
+part's, so this function needs no mask: training sequences are causal, padded at their ends only,
+and a sliding window is told by the model. It also applies the softcap that the fused attention of
 transformers leaves out in silence.
 
 A model whose masks say more than that (chunks, blocks that look ahead) keeps transformers' own
@@ -12,17 +12,24 @@ attention and prepared masks, and can't be split along its sequences.
 
 from __future__ import annotations
 
+from math import gcd
 from typing import Any
 
 import torch
+import torch.distributed as dist
 import torch.nn.functional as F
 from torch import nn
 from transformers import AttentionInterface, AttentionMaskInterface, PretrainedConfig
 
 from rayline.errors import SpecError
+from rayline.parallel.collectives import exchange
 
 NAME = "rayline_causal"
 """What a config calls this function; it never reaches an exported config."""
+TOKENS_DIM, HEADS_DIM = 1, 2
+"""Dims of what attention returns."""
+_CONTEXT = "context_group"
+"""Attribute of an attention module: the ranks that hold its sequences together."""
 _KNOWN_LAYER_TYPES = {"full_attention", "sliding_attention"}
 
 
@@ -42,6 +49,9 @@ def causal_attention(
     returns [sequences, tokens, heads, head size]. Called by the model's attention layers."""
     if others.get("s_aux") is not None:
         raise SpecError("model", f"{type(module).__name__} has attention sinks, which is not known")
+    context: dist.ProcessGroup | None = getattr(module, _CONTEXT, None)
+    if context is not None:
+        query, key, value = _tokens_for_heads(query, key, value, context)
     tokens = query.shape[2]
     window = None if sliding_window is None or sliding_window >= tokens else sliding_window
     if softcap is not None:
@@ -57,7 +67,34 @@ def causal_attention(
             scale=scaling,
             enable_gqa=key.shape[1] != query.shape[1],
         )
-    return output.transpose(1, 2).contiguous(), None
+    output = output.transpose(1, 2)
+    if context is not None:
+        output = exchange(output, TOKENS_DIM, HEADS_DIM, context)
+    return output.contiguous(), None
+
+
+def share_sequences(layers: nn.Module, group: dist.ProcessGroup) -> None:
+    """Let every attention below `layers` see the tokens that all ranks of `group` hold: before it,
+    ranks exchange heads for tokens, behind it tokens for heads (Jacobs et al. 2023)."""
+    for module in layers.modules():
+        if hasattr(module, "num_key_value_groups"):
+            setattr(module, _CONTEXT, group)
+
+
+def _tokens_for_heads(
+    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, group: dist.ProcessGroup
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """[sequences, heads, own tokens, size] to [sequences, own heads, tokens, size]."""
+    ranks = dist.get_world_size(group)
+    # Fewer key-value heads than ranks: each is sent to all the ranks whose queries ask it.
+    copies = ranks // gcd(key.shape[1], ranks)
+    if copies > 1:
+        key, value = (part.repeat_interleave(copies, dim=1) for part in (key, value))
+    return (
+        exchange(query, 1, 2, group),
+        exchange(key, 1, 2, group),
+        exchange(value, 1, 2, group),
+    )
 
 
 def is_plain_causal(config: PretrainedConfig) -> bool:

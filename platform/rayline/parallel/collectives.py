@@ -10,9 +10,11 @@ Korthikanti et al. 2022, section 4.2).
 | keep_own | keep the own part | join the ranks' parts |
 | gather_summing | join the ranks' parts | sum over the ranks, keep the own part |
 | reduce_and_keep_own | sum over the ranks, keep the own part | join the ranks' parts |
+| exchange | cut one dim, join another | the same the other way round |
 
 `copy_to` belongs before work that each rank does for its own part only: its input's gradients are
-parts of a sum. `gather` belongs before work that all ranks repeat: its output's gradients are equal.
+parts of a sum. `gather` belongs before work that all ranks repeat: its output's gradients are
+equal.
 Every rank of the group calls each function; parts are equal in size unless `sizes` says otherwise.
 """
 
@@ -59,6 +61,12 @@ def keep_own(tensor: torch.Tensor, dim: int, group: Group) -> torch.Tensor:
 def reduce_and_keep_own(tensor: torch.Tensor, dim: int, group: Group) -> torch.Tensor:
     """This rank's part, along `dim`, of the sum over the group."""
     return cast(torch.Tensor, _ReduceAndKeepOwn.apply(tensor, dim, group))
+
+
+def exchange(tensor: torch.Tensor, cut_dim: int, join_dim: int, group: Group) -> torch.Tensor:
+    """Cut `cut_dim` over the ranks and join their parts along `join_dim` (an all-to-all: DeepSpeed
+    Ulysses, Jacobs et al. 2023)."""
+    return cast(torch.Tensor, _Exchange.apply(tensor, cut_dim, join_dim, group))
 
 
 class _CopyTo(Function):
@@ -129,15 +137,34 @@ class _ReduceAndKeepOwn(Function):
         return _joined(grad, ctx.dim, ctx.group, sizes), None, None
 
 
+class _Exchange(Function):
+    @staticmethod
+    def forward(
+        ctx: Any, tensor: torch.Tensor, cut_dim: int, join_dim: int, group: Group
+    ) -> torch.Tensor:
+        ctx.cut_dim, ctx.join_dim, ctx.group = cut_dim, join_dim, group
+        return _exchanged(tensor, cut_dim, join_dim, group)
+
+    @staticmethod
+    def backward(ctx: Any, grad: torch.Tensor) -> tuple[Any, ...]:
+        return _exchanged(grad, ctx.join_dim, ctx.cut_dim, ctx.group), None, None, None
+
+
+def _exchanged(tensor: torch.Tensor, cut_dim: int, join_dim: int, group: Group) -> torch.Tensor:
+    ranks = dist.get_world_size(group)
+    sent = torch.stack(tensor.chunk(ranks, cut_dim))
+    received = torch.empty_like(sent)
+    dist.all_to_all_single(received, sent, group=group)
+    return torch.cat(list(received.unbind()), join_dim)
+
+
 def _summed(tensor: torch.Tensor, group: Group) -> torch.Tensor:
     total = tensor.clone(memory_format=torch.contiguous_format)
     dist.all_reduce(total, group=group)
     return total
 
 
-def _joined(
-    tensor: torch.Tensor, dim: int, group: Group, sizes: Sequence[int]
-) -> torch.Tensor:
+def _joined(tensor: torch.Tensor, dim: int, group: Group, sizes: Sequence[int]) -> torch.Tensor:
     # Along dim 0 the parts lie one behind another, which is what the collective writes.
     own = tensor.movedim(dim, 0).contiguous()
     if len(set(sizes)) == 1:

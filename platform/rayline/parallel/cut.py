@@ -8,7 +8,7 @@ neighbours where there are fewer key-value heads than ranks.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from itertools import accumulate
+from itertools import accumulate, pairwise
 
 Span = tuple[int, int]
 """The places begin <= i < end of a dim."""
@@ -70,4 +70,4 @@ def heads_cut(dim: int, heads: int, head_size: int, ranks: int) -> Cut:
 def _even_spans(begin: int, size: int, ranks: int) -> list[Span]:
     share, over = divmod(size, ranks)
     ends = list(accumulate((share + (rank < over) for rank in range(ranks)), initial=begin))
-    return list(zip(ends, ends[1:], strict=False))
+    return list(pairwise(ends))

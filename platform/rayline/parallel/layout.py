@@ -1,8 +1,8 @@
 """Which rectangles of a whole parameter this rank holds, and which rank answers for them.
 
 Two cuts follow each other. The tensor axis cuts first: a `Cut` says so in whole numbers, and the
-parameter is a plain tensor of what is left. FSDP2 then cuts that along its first dim, as torch.chunk
-does (the last parts may be smaller or empty), and says so in the DTensor's placements.
+parameter is a plain tensor of what is left. FSDP2 then cuts that along its first dim, as
+torch.chunk does (the last parts may be smaller or empty), and says so in the DTensor's placements.
 """
 
 from __future__ import annotations

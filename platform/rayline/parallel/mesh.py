@@ -1,8 +1,10 @@
 """The device mesh: the plan's axes as named process groups.
 
 The data axis appears as two mesh axes, `replicate` outside and `shard` inside. ZeRO stages 1 to 3
-shard over all of it; stage 0 replicates over all of it. That is FSDP2's hybrid-sharding mesh, so
-each stage is a shape of the same mesh and not a code path of its own.
+shard over all of it, or over the part that plan.replicate leaves; stage 0 replicates over all of
+it. That is FSDP2's hybrid-sharding mesh, so each stage is a shape of the same mesh and not a code
+path of its own. To FSDP2 the context axis is more of the same: its ranks hold the same weights and see
+other tokens.
 """
 
 from __future__ import annotations
@@ -26,10 +28,14 @@ class GangMesh:
     coordinate: Coordinate
     device_mesh: DeviceMesh
 
+    context_group: dist.ProcessGroup | None
+    """The ranks that hold this rank's sequences with it, in the order of their parts; None where
+    each holds whole ones."""
+
     @property
     def data(self) -> DeviceMesh:
         """Mesh that FSDP2 shards (and, with two dims, replicates) over."""
-        if self.plan.zero_stage == 0:
+        if self.device_mesh["replicate"].size() > 1 or self.plan.zero_stage == 0:
             return self.device_mesh["replicate", "shard"]
         return self.device_mesh["shard"]
 
@@ -72,7 +78,24 @@ def sharing_group(plan: ParallelPlan, rank: int, sharing: int) -> dist.ProcessGr
 def build_mesh(plan: ParallelPlan, rank: int, device_type: str) -> GangMesh:
     """Make the mesh's groups. Every rank calls it, once, after torch.distributed is set up.
     `device_type` is "cpu" or "cuda"."""
-    replicate, shard = (plan.data, 1) if plan.zero_stage == 0 else (1, plan.data)
-    sizes = (plan.pipeline, replicate, shard, plan.tensor)
+    holders = plan.data * plan.context
+    replicate = holders if plan.zero_stage == 0 else plan.replicate
+    sizes = (plan.pipeline, replicate, holders // replicate, plan.tensor)
     mesh = init_device_mesh(device_type, sizes, mesh_dim_names=MESH_AXES)
-    return GangMesh(plan=plan, coordinate=plan.coordinate(rank), device_mesh=mesh)
+    return GangMesh(
+        plan=plan,
+        coordinate=plan.coordinate(rank),
+        device_mesh=mesh,
+        context_group=_context_group(plan, rank),
+    )
+
+
+def _context_group(plan: ParallelPlan, rank: int) -> dist.ProcessGroup | None:
+    if plan.context == 1:
+        return None
+    mine = None
+    for ranks in plan.groups("context"):
+        group = dist.new_group(list(ranks))
+        if rank in ranks:
+            mine = group
+    return mine

@@ -1,10 +1,10 @@
 """Tensor and sequence parallelism from the model's own plan.
 
-transformers' configs name, for each layer, one word out of eleven (`base_model_tp_plan`). Each word
-says how a module's parameters are cut and what happens to what goes in and out (Megatron-LM, Shoeybi
-et al. 2019: the first matrix of a pair by its outputs, the second by its inputs). Parameters become
-plain tensors of the rank's own part, and a `Cut` remembers which part that is; collectives are
-autograd functions in hooks. A word that is not known is refused by name: never guessed, because a
+transformers' configs name, for each layer, one word out of eleven (`base_model_tp_plan`). A word
+says how a module's parameters are cut and what happens to what goes in and out (Megatron-LM,
+Shoeybi et al. 2019: the first matrix of a pair by its outputs, the second by its inputs).
+Parameters become plain tensors of the rank's own part, and a `Cut` remembers which part that is;
+collectives are autograd functions in hooks. A word that is not known is refused by name: never guessed, because a
 wrong guess trains wrongly without a sign.
 
 A block is a layer's child that computes with matrices: its attention, its feed-forward. Where all
@@ -206,9 +206,7 @@ class _Splitting:
             sizes = [cut.length(rank) for rank in range(self._ranks)]
             _change_output(linear, lambda x: gather(x, -1, self._group, sizes))
 
-    def _split_by_input(
-        self, name: str, linear: nn.Linear, word: str, ends_rowwise: bool
-    ) -> None:
+    def _split_by_input(self, name: str, linear: nn.Linear, word: str, ends_rowwise: bool) -> None:
         if linear.in_features % self._ranks:
             raise SpecError(
                 "plan.tensor",
@@ -296,7 +294,7 @@ class _Splitting:
         return bool(matrices) and not has_experts and all(word in known for word in matrices)
 
     def _refuse_heads_left_whole(self, name: str, block: nn.Module) -> None:
-        """A parameter with one entry a head, between projections that are cut, that no word names."""
+        """A parameter with one entry a head, between cut projections, that no word names."""
         if not any(self._word(f"{name}.{own}") == "colwise" for own, _ in block.named_children()):
             return
         sizes = {self._parts.heads, self._parts.heads * self._parts.head_size}

@@ -1,9 +1,9 @@
 """The vocabulary over the tensor axis: embedding and logits are cut, and never joined in training.
 
-A rank holds some rows of the embedding and of the head. Looking up adds the ranks' rows (all but one
-are zero); the loss needs of each token the logarithm of the sum of exponentials, the target's logit
-and the mean logit, which the ranks add up token by token: three numbers where joining the logits
-would move the whole vocabulary (Megatron-LM, Shoeybi et al. 2019, section 3).
+A rank holds some rows of the embedding and of the head. Looking up adds the ranks' rows (all but
+one are zero); the loss needs of each token the logarithm of the sum of exponentials, the target's
+logit and the mean logit, which the ranks add up token by token: three numbers where joining the
+logits would move the whole vocabulary (Megatron-LM, Shoeybi et al. 2019, section 3).
 """
 
 from __future__ import annotations
@@ -57,7 +57,9 @@ def token_logits(
     here = (own >= 0) & (own < held.size)
     found = logits.gather(-1, own.clamp(0, max(0, held.size - 1)).unsqueeze(-1)).squeeze(-1)
     target = found.float() * here
-    mean = logits.sum(-1, dtype=torch.float32) / held.vocab if with_mean else torch.zeros_like(target)
+    mean = (
+        logits.sum(-1, dtype=torch.float32) / held.vocab if with_mean else torch.zeros_like(target)
+    )
     if held.group is not None:
         target = reduce_from(target, held.group)
         mean = reduce_from(mean, held.group) if with_mean else mean

@@ -137,9 +137,9 @@ class JobSpec(Document):
     @model_validator(mode="after")
     def _engine_can(self) -> Self:
         plan = self.plan
-        if self.engine == "deepspeed" and plan.tensor * plan.pipeline > 1:
+        if self.engine == "deepspeed" and plan.tensor * plan.pipeline * plan.context > 1:
             raise ValueError(
-                "engine deepspeed splits along plan.data only; for tensor or pipeline use "
+                "engine deepspeed splits along plan.data only; for tensor, pipeline or context use "
                 "engine: native"
             )
         if self.stop_after_step is not None and self.stop_after_step > self.steps:
@@ -166,10 +166,11 @@ class JobSpec(Document):
     def check(self, model: ModelShape, workers_per_node: int | None = None) -> None:
         """Refuse what the plan, the model and the batch cannot do together. Raises SpecError."""
         self.plan.check(model, self.batch.sequences, workers_per_node)
-        if self.plan.sequence and self.data.sequence_tokens % self.plan.tensor:
+        parts = self.plan.context * (self.plan.tensor if self.plan.sequence else 1)
+        if self.data.sequence_tokens % parts:
             raise SpecError(
                 "data.sequence_tokens",
-                f"plan.sequence cuts it into plan.tensor = {self.plan.tensor} equal parts",
+                f"the plan cuts each sequence into {parts} equal parts",
                 value=self.data.sequence_tokens,
-                allowed=f"a multiple of {self.plan.tensor}",
+                allowed=f"a multiple of {parts}",
             )

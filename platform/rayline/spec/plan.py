@@ -47,12 +47,16 @@ class ParallelPlan(Document):
     pipeline: int = Field(default=1, ge=1)
     """Stages: workers that hold consecutive layers."""
     context: int = Field(default=1, ge=1)
-    """Workers that split each sequence."""
+    """Workers that split each sequence, and exchange heads for tokens in the attention (Ulysses,
+    Jacobs et al. 2023)."""
     expert: int = Field(default=1, ge=1)
     """Workers, out of the data axis, over which the experts of a mixture are spread."""
     zero_stage: Literal[0, 1, 2, 3] = 3
     """What the data axis shards: 0 nothing, 1 optimizer states, 2 gradients too, 3 weights too
     (Rajbhandari et al. 2020)."""
+    replicate: int = Field(default=1, ge=1)
+    """Copies of the sharded state along the data axis (hybrid sharding): data / replicate
+    neighbours, best the workers of a node, share one copy."""
     microbatches: int = Field(default=1, ge=1)
     """Parts that each data replica's share of a global batch is cut into."""
     sequence: bool = False
@@ -139,14 +143,30 @@ class ParallelPlan(Document):
                 value=self.pipeline,
                 allowed=f"1..{model.layers}",
             )
-        if self.context > 1 or self.expert > 1:
-            axis = "context" if self.context > 1 else "expert"
+        heads = model.heads // self.tensor
+        if heads % self.context:
             raise SpecError(
-                f"plan.{axis}",
+                "plan.context",
+                f"does not divide the {heads} attention heads of a tensor rank, which the ranks of "
+                "a sequence exchange for tokens",
+                value=self.context,
+                allowed=_one_of([size for size in range(1, heads + 1) if heads % size == 0]),
+                fix="choose one of the allowed sizes",
+            )
+        if self.data % self.replicate:
+            raise SpecError(
+                "plan.replicate",
+                f"does not divide plan.data = {self.data}",
+                value=self.replicate,
+                allowed=_one_of([n for n in range(1, self.data + 1) if self.data % n == 0]),
+            )
+        if self.expert > 1:
+            raise SpecError(
+                "plan.expert",
                 "this axis is not available",
-                value=getattr(self, axis),
+                value=self.expert,
                 allowed="1",
-                fix="use plan.tensor, plan.pipeline and plan.data",
+                fix="use plan.tensor, which cuts each expert, with plan.data and plan.pipeline",
             )
 
     def _check_batch(self, global_batch: int) -> None:

@@ -47,7 +47,7 @@ def _joined(
     cut, rank = layout.cuts.get(name), dist.get_rank()
     if cut is None:
         return part if rank == leader else None
-    if mesh.coordinate.data != 0:
+    if mesh.coordinate.data or mesh.coordinate.context:
         return None
     if rank != leader:
         if cut.holders(layout.rank)[0] == layout.rank:

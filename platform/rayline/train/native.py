@@ -53,7 +53,9 @@ def build_native_engine(
     stage = ModelStage(config, layers)
     skeleton = copy.deepcopy(stage)
     split = _split_over_tensor_axis(stage, mesh)
-    if plan.data > 1 or job.precision != "fp32":
+    if mesh.context_group is not None:
+        stage.share_sequences(mesh.context_group, mesh.coordinate.context)
+    if plan.data * plan.context > 1 or job.precision != "fp32":
         dtype = _COMPUTE_DTYPE[job.precision]
         split_over_data_axis(stage, stage.blocks, mesh.data, plan, dtype)
     _materialize(stage, device)
@@ -71,17 +73,18 @@ def build_native_engine(
 def _split_over_tensor_axis(stage: ModelStage, mesh: GangMesh) -> TensorSplit:
     """Cut the stage over the tensor axis, if it has more than one rank. Raises SpecError."""
     plan, parts = mesh.plan, stage.splittable
+    if (plan.sequence or plan.context > 1) and not stage.can_cut_sequences:
+        field = "sequence" if plan.sequence else "context"
+        raise SpecError(
+            f"plan.{field}",
+            "the model's attention masks say more than causal order, so ranks can't hold parts of "
+            "a sequence",
+            value=getattr(plan, field),
+            allowed="false" if plan.sequence else "1",
+        )
     if plan.tensor == 1:
         whole = VocabularySlice(0, parts.vocab, parts.vocab, None)
         return TensorSplit(vocabulary=whole if parts.head is not None else None)
-    if plan.sequence and not stage.can_cut_sequences:
-        raise SpecError(
-            "plan.sequence",
-            "the model's attention masks say more than causal order, so ranks can't hold parts of "
-            "a sequence",
-            value=True,
-            allowed="false",
-        )
     split = split_over_tensor_axis(
         stage.model, stage.tensor_words, parts, mesh.tensor_group, sequence=plan.sequence
     )
@@ -135,7 +138,7 @@ class NativeEngine:
         config = stage.model.config
         self._shapes = StageShapes(
             sequences=job.sequences_per_microbatch,
-            sequence_tokens=job.data.sequence_tokens,
+            sequence_tokens=job.data.sequence_tokens // job.plan.context,
             hidden=config.hidden_size,
             vocab=split.vocabulary.size if split.vocabulary else config.vocab_size,
             dtype=_COMPUTE_DTYPE[job.precision],
@@ -179,8 +182,7 @@ class NativeEngine:
     def _forward_backward(self, batch: Batch) -> tuple[float, int]:
         """Sum of losses and count of target tokens over this rank's sequences; 0, 0 on a rank
         that does not see logits or repeats another tensor rank's."""
-        input_ids = batch.input_ids.to(self._device)
-        labels = batch.labels.to(self._device)
+        input_ids, labels = self._own_tokens(batch.input_ids), self._own_tokens(batch.labels)
         self._stage.train()
         if self._schedule is not None:
             losses: list[torch.Tensor] = []
@@ -190,13 +192,17 @@ class NativeEngine:
         else:
             losses = self._accumulate(input_ids, labels)
         sum_partial_gradients(
-            (local_gradient(self._parameters[name]), group)
-            for name, group in self._partial.items()
+            (local_gradient(self._parameters[name]), group) for name, group in self._partial.items()
         )
         self.tied.sum_gradients()
         if not self._mesh.is_last_stage or self._mesh.coordinate.tensor > 0:
             return 0.0, 0
         return float(torch.stack([loss.detach() for loss in losses]).sum()), count_targets(labels)
+
+    def _own_tokens(self, whole: torch.Tensor) -> torch.Tensor:
+        """The part of each sequence that this rank holds, on its device."""
+        place = self._mesh.coordinate.context
+        return whole.chunk(self._job.plan.context, dim=1)[place].contiguous().to(self._device)
 
     def _accumulate(self, input_ids: torch.Tensor, labels: torch.Tensor) -> list[torch.Tensor]:
         """Forward and backward of every microbatch on a pipeline of one stage."""
@@ -268,11 +274,11 @@ class NativeEngine:
     def logits(self, input_ids: torch.Tensor) -> torch.Tensor | None:
         """Whole logits on rank 0, through all stages without a schedule."""
         self._stage.eval()
-        output = relay_forward(self._stage, self._mesh, self._shapes, input_ids.to(self._device))
+        output = relay_forward(self._stage, self._mesh, self._shapes, self._own_tokens(input_ids))
         if output is not None:
             output = self._whole_logits(output.float())
         place, last = self._mesh.coordinate, self._mesh.plan.pipeline - 1
-        if place.data or place.tensor or place.pipeline not in (0, last):
+        if place.data or place.context or place.tensor or place.pipeline not in (0, last):
             return None
         if last == 0:
             return None if output is None else output.cpu().contiguous()
@@ -286,8 +292,10 @@ class NativeEngine:
         return received.cpu()
 
     def _whole_logits(self, logits: torch.Tensor) -> torch.Tensor:
-        """The ranks' parts of the vocabulary, joined."""
-        held = self._vocabulary
+        """The ranks' parts of the sequences and of the vocabulary, joined."""
+        held, context = self._vocabulary, self._mesh.context_group
+        if context is not None:
+            logits = gather(logits, 1, context)
         if held is None or held.group is None:
             return logits
         sizes = torch.tensor([held.size], device=logits.device)
