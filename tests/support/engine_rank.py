@@ -95,6 +95,8 @@ def do(task: dict[str, Any]) -> None:
     if task["save"]:
         shape = ModelShape.from_config(config.to_dict())
         save(engine, job, shape, Path(task["save"]), task["last"])
+    if not task["last"] and task["gradients"]:
+        return
     keep("weights", dict(engine.weights()))
     logits = engine.logits(global_batch(job, config.vocab_size, 1)[0])
     if logits is not None:

@@ -3,8 +3,8 @@
 The data axis appears as two mesh axes, `replicate` outside and `shard` inside. ZeRO stages 1 to 3
 shard over all of it, or over the part that plan.replicate leaves; stage 0 replicates over all of
 it. That is FSDP2's hybrid-sharding mesh, so each stage is a shape of the same mesh and not a code
-path of its own. To FSDP2 the context axis is more of the same: its ranks hold the same weights and see
-other tokens.
+path of its own. To FSDP2 the context axis is more of the same: its ranks hold the same weights and
+see other tokens.
 """
 
 from __future__ import annotations

@@ -4,8 +4,8 @@ transformers' configs name, for each layer, one word out of eleven (`base_model_
 says how a module's parameters are cut and what happens to what goes in and out (Megatron-LM,
 Shoeybi et al. 2019: the first matrix of a pair by its outputs, the second by its inputs).
 Parameters become plain tensors of the rank's own part, and a `Cut` remembers which part that is;
-collectives are autograd functions in hooks. A word that is not known is refused by name: never guessed, because a
-wrong guess trains wrongly without a sign.
+collectives are autograd functions in hooks. A word that is not known is refused by name: never
+guessed, because a wrong guess trains wrongly without a sign.
 
 A block is a layer's child that computes with matrices: its attention, its feed-forward. Where all
 that a block's input meets is cut by outputs, the input's gradient is summed once for the block.

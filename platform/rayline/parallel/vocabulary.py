@@ -9,7 +9,7 @@ logits would move the whole vocabulary (Megatron-LM, Shoeybi et al. 2019, sectio
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -52,50 +52,62 @@ def token_logits(
 ) -> TokenLogits:
     """`logits` [tokens, held.size] of any float type, `targets` int64 [tokens], each below
     held.vocab. `mean` is zero unless `with_mean` asks for it. Every rank of the group calls it."""
-    log_sum = cast(torch.Tensor, _LogSumExp.apply(logits, held.group))
-    own = targets - held.first
-    here = (own >= 0) & (own < held.size)
-    found = logits.gather(-1, own.clamp(0, max(0, held.size - 1)).unsqueeze(-1)).squeeze(-1)
-    target = found.float() * here
-    mean = (
-        logits.sum(-1, dtype=torch.float32) / held.vocab if with_mean else torch.zeros_like(target)
-    )
-    if held.group is not None:
-        target = reduce_from(target, held.group)
-        mean = reduce_from(mean, held.group) if with_mean else mean
-    return TokenLogits(log_sum, target, mean)
+    return TokenLogits(*_TokenLogits.apply(logits, targets, held, with_mean))
 
 
-class _LogSumExp(Function):
-    """Keeps the logits as they are and one number a token: the exponentials are computed anew."""
+class _TokenLogits(Function):
+    """Keeps the logits as they are and one number a token: the exponentials are computed anew.
+
+    The gradient is put together in float32 and rounded once. Rounded part by part, what is left of
+    a likely target (nearly one, less one) would be noise in bfloat16."""
 
     @staticmethod
-    def forward(ctx: Any, logits: torch.Tensor, group: dist.ProcessGroup | None) -> torch.Tensor:
+    def forward(
+        ctx: Any,
+        logits: torch.Tensor,
+        targets: torch.Tensor,
+        held: VocabularySlice,
+        with_mean: bool,
+    ) -> tuple[torch.Tensor, ...]:
+        own = targets - held.first
+        here = (own >= 0) & (own < held.size)
+        own = own.clamp(0, held.size - 1).unsqueeze(-1)
         largest = logits.amax(-1).float()
-        if group is not None:
-            dist.all_reduce(largest, op=dist.ReduceOp.MAX, group=group)
-        sums = [
-            (rows.float() - top.unsqueeze(-1)).exp_().sum(-1)
-            for rows, top in zip(
-                logits.split(_ROWS_AT_ONCE), largest.split(_ROWS_AT_ONCE), strict=True
-            )
-        ]
-        total = torch.cat(sums)
-        if group is not None:
-            dist.all_reduce(total, group=group)
-        log_sum = total.log_().add_(largest)
-        ctx.save_for_backward(logits, log_sum)
-        return log_sum
+        target = logits.gather(-1, own).squeeze(-1).float() * here
+        mean = torch.zeros_like(target)
+        if with_mean:
+            mean = logits.sum(-1, dtype=torch.float32) / held.vocab
+        if held.group is not None:
+            dist.all_reduce(largest, op=dist.ReduceOp.MAX, group=held.group)
+        total = torch.cat(
+            [
+                (rows.float() - top.unsqueeze(-1)).exp_().sum(-1)
+                for rows, top in zip(
+                    logits.split(_ROWS_AT_ONCE), largest.split(_ROWS_AT_ONCE), strict=True
+                )
+            ]
+        )
+        if held.group is not None:
+            together = torch.stack([total, target, mean])
+            dist.all_reduce(together, group=held.group)
+            total, target, mean = together.unbind()
+        log_sum = total.log() + largest
+        ctx.save_for_backward(logits, log_sum, own, here)
+        ctx.vocab = held.vocab
+        return log_sum, target, mean
 
     @staticmethod
-    def backward(ctx: Any, grad: torch.Tensor) -> tuple[Any, ...]:
-        logits, log_sum = ctx.saved_tensors
+    def backward(ctx: Any, *grads: torch.Tensor) -> tuple[Any, ...]:
+        logits, log_sum, own, here = ctx.saved_tensors
+        of_sum, of_target, of_mean = (grad.unsqueeze(-1) for grad in grads)
         result = torch.empty_like(logits)
         for begin in range(0, logits.shape[0], _ROWS_AT_ONCE):
             rows = slice(begin, begin + _ROWS_AT_ONCE)
             shares = (logits[rows].float() - log_sum[rows].unsqueeze(-1)).exp_()
-            result[rows] = shares.mul_(grad[rows].unsqueeze(-1))
-        return result, None
+            shares.mul_(of_sum[rows]).add_(of_mean[rows] / ctx.vocab)
+            shares.scatter_add_(-1, own[rows], of_target[rows] * here[rows].unsqueeze(-1))
+            result[rows] = shares
+        return result, None, None, None
 
 
 class VocabularyEmbedding:

@@ -7,7 +7,8 @@ of the weights for a step: all of them in stages 0 to 2, one layer after another
 
 Activations are what autograd saves for the backward pass of an unfused Llama layer with a fused
 attention (scaled_dot_product_attention, so nothing grows with the square of the sequence); nothing
-is recomputed. Norms are not split over the tensor axis. A stage holds as many microbatches as its
+is recomputed. Norms are split over the tensor axis only with plan.sequence; the context axis splits
+all of it. A stage holds as many microbatches as its
 schedule keeps in flight (Narayanan et al. 2021, section 2.2).
 
 Not counted: the CUDA context and communication buffers (a few GiB on a GPU), the allocator's
@@ -37,7 +38,7 @@ class MemoryEstimate:
     optimizer_bytes: int
     activations_bytes: int
     logits_bytes: int
-    """Logits, their logarithms of probabilities and their gradients; 0 before the last stage."""
+    """Logits and their gradients; 0 before the last stage."""
 
     @property
     def total_bytes(self) -> int:
@@ -93,15 +94,16 @@ def _stage_memory(shape: ModelShape, job: JobSpec, stage: int) -> MemoryEstimate
     held = _held(shape, job, stage)
     state = _native_state if job.engine == "native" else _deepspeed_state
     weights, gradients, optimizer = state(held, job)
-    tokens = job.sequences_per_microbatch * job.data.sequence_tokens
+    tokens = -(-job.sequences_per_microbatch * job.data.sequence_tokens // job.plan.context)
     in_flight = _microbatches_in_flight(job, stage)
     last = stage == job.plan.pipeline - 1
     layers = stage_layers(shape.layers, job.plan.pipeline)[stage]
     per_token = layers * layer_activation_bytes(shape, job)
+    parts = job.plan.tensor if job.plan.sequence else 1
     if last:
-        per_token += _norm_bytes(shape.hidden, _COMPUTE_BYTES[job.precision])
+        per_token += _norm_bytes(shape.hidden, _COMPUTE_BYTES[job.precision]) // parts
     if job.plan.pipeline > 1:  # what the stage received waits for its gradient
-        per_token += shape.hidden * _COMPUTE_BYTES[job.precision]
+        per_token += shape.hidden * _COMPUTE_BYTES[job.precision] // parts
     return MemoryEstimate(
         stage=stage,
         weights_bytes=weights,
@@ -115,9 +117,10 @@ def _stage_memory(shape: ModelShape, job: JobSpec, stage: int) -> MemoryEstimate
 def _native_state(held: _Held, job: JobSpec) -> tuple[int, int, int]:
     """Weights, gradients and optimizer of FSDP2's ZeRO stages."""
     plan, compute = job.plan, _COMPUTE_BYTES[job.precision]
-    kept = -(-held.all // (plan.data if plan.zero_stage else 1))
+    holders = plan.data * plan.context
+    kept = -(-held.all // (holders // plan.replicate if plan.zero_stage else 1))
     weights = gradients = _FP32_BYTES * kept
-    if plan.data > 1 or job.precision != "fp32":
+    if holders > 1 or job.precision != "fp32":
         # One layer computes while the next one arrives; embedding and head stay for the step.
         near = min(held.all, 2 * held.layer + held.ends)
         weights += compute * (near if plan.zero_stage == 3 else held.all)
@@ -156,6 +159,8 @@ def layer_activation_bytes(shape: ModelShape, job: JobSpec) -> int:
     compute, tensor = _COMPUTE_BYTES[job.precision], job.plan.tensor
     query, key = shape.heads * shape.head_dim, shape.kv_heads * shape.head_dim
     norms = 2 * (_norm_bytes(shape.hidden, compute) + compute * shape.hidden)
+    if job.plan.sequence:
+        norms = -(-norms // tensor)
     attention = compute * (2 * query + 2 * key) + _FP32_BYTES * shape.heads
     if normalizes_queries(shape):
         attention += (shape.heads + shape.kv_heads) * _norm_bytes(shape.head_dim, compute)
@@ -169,8 +174,8 @@ def _norm_bytes(width: int, compute: int) -> int:
 
 
 def _logits_bytes(shape: ModelShape, job: JobSpec, tokens: int, in_flight: int) -> int:
-    """Each tensor rank has the logits of the whole vocabulary."""
+    """Each tensor rank has the logits of its part of the vocabulary, and turns a few tokens' of them
+    to float32 at a time."""
     compute = _COMPUTE_BYTES[job.precision]
-    saved = compute + _FP32_BYTES  # the logits, and the loss's logarithms of probabilities
-    gradient = _FP32_BYTES + (compute if job.precision != "fp32" else 0)
-    return tokens * shape.vocab * (in_flight * saved + gradient)
+    own = -(-shape.vocab // job.plan.tensor)
+    return tokens * own * (in_flight * compute + compute)
