@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -90,11 +92,19 @@ def test_plans_that_can_work_pass(plan: ParallelPlan, batch: int) -> None:
     ("plan", "batch", "subject", "message"),
     [
         (ParallelPlan(tensor=2), 4, "plan.tensor", "9 attention heads"),
-        (ParallelPlan(tensor=9), 9, "plan.tensor", "3 key-value heads"),
+        (ParallelPlan(tensor=9), 9, "plan.tensor", "1536 feed-forward width"),
         (ParallelPlan(pipeline=31, microbatches=31), 31, "plan.pipeline", "30 layers"),
         (ParallelPlan(data=4, microbatches=2), 12, "batch.sequences", "4 x 2"),
         (ParallelPlan(pipeline=3, microbatches=2), 4, "plan.microbatches", "1f1b"),
-        (ParallelPlan(context=2), 2, "plan.context", "not available"),
+        (ParallelPlan(context=2), 2, "plan.context", "9 attention heads"),
+        (
+            ParallelPlan(tensor=3, context=2),
+            2,
+            "plan.context",
+            "3 attention heads of a tensor rank",
+        ),
+        (ParallelPlan(data=4, replicate=3), 4, "plan.replicate", "plan.data = 4"),
+        (ParallelPlan(expert=2, data=2), 2, "plan.expert", "not available"),
     ],
 )
 def test_plans_that_cannot_work_are_refused_by_name(
@@ -106,6 +116,13 @@ def test_plans_that_cannot_work_are_refused_by_name(
     assert refused.value.subject == subject
     assert message in str(refused.value)
     assert refused.value.exit_code == 2
+
+
+def test_fewer_key_value_heads_than_ranks_are_shared_but_none_is_cut() -> None:
+    model = replace(SMOLLM2, heads=8, kv_heads=2)
+    ParallelPlan(tensor=8).check(model, 1)
+    with pytest.raises(SpecError, match="3 key-value heads"):
+        ParallelPlan(tensor=4).check(replace(model, kv_heads=3), 1)
 
 
 def test_a_refused_tensor_size_comes_with_those_that_work() -> None:

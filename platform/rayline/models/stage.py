@@ -20,7 +20,7 @@ import torch
 import torch.distributed as dist
 from accelerate import init_empty_weights
 from torch import nn
-from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig
+from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
 
 from rayline.errors import SpecError
 from rayline.parallel.attention import is_plain_causal, share_sequences, training_attention
@@ -178,10 +178,11 @@ class _StageParts:
         self.head = head
 
     @classmethod
-    def find(cls, model: nn.Module, config: PretrainedConfig) -> _StageParts:
-        base = model.base_model
+    def find(cls, model: PreTrainedModel, config: PretrainedConfig) -> _StageParts:
+        base: Any = model.base_model
         names = [name for name, _ in base.named_children()]
-        embeddings = [name for name in names if getattr(base, name) is model.get_input_embeddings()]
+        embedding = model.get_input_embeddings()
+        embeddings = [name for name in names if getattr(base, name) is embedding]
         lists = [name for name in names if isinstance(getattr(base, name), nn.ModuleList)]
         plan: dict[str, Any] = dict(config.base_model_pp_plan or {})
         if len(embeddings) != 1 or len(lists) != 1 or (plan and lists[0] not in plan):

@@ -18,13 +18,12 @@ blocks (norms) then see a part of the tokens only, so their gradients are partia
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 import torch.distributed as dist
-import torch.nn.functional as F
 from torch import nn
 
 from rayline.errors import SpecError
@@ -37,6 +36,7 @@ from rayline.parallel.collectives import (
     reduce_from,
 )
 from rayline.parallel.cut import Cut, even_cut, heads_cut, packed_cut
+from rayline.parallel.hooks import SummedLinear, change_experts, change_input, change_output
 from rayline.parallel.vocabulary import VocabularyEmbedding, VocabularySlice
 
 PARTIAL_GRADIENT = "replicated_with_grad_allreduce"
@@ -47,7 +47,6 @@ _EXPERTS = "moe_tp_experts"
 KNOWN_WORDS = (*_CUT_BY_OUTPUT, *_CUT_BY_INPUT, "embedding_rowwise", _EXPERTS, PARTIAL_GRADIENT)
 
 SEQUENCE_DIM = 1
-Change = Callable[[torch.Tensor], torch.Tensor]
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,7 +130,7 @@ class _Splitting:
                 raise _cannot_cut(self._parts.head, head, "an nn.Linear")
             for own, _ in list(head.named_parameters(recurse=False)):
                 self._cut(self._parts.head, own, cut)
-            _change_input(head, self._joined_for_own_work)
+            change_input(head, self._joined_for_own_work)
             self.done.vocabulary = held
 
     def refuse_unknown_words(self) -> None:
@@ -168,11 +167,11 @@ class _Splitting:
             full = f"{name}.{own}" if own else name
             self._split_module(full, module, summed_once, ends_rowwise)
         if summed_once:
-            _change_input(block, self._joined_for_own_work)
+            change_input(block, self._joined_for_own_work)
         elif self._sequence:
-            _change_input(block, lambda x: gather(x, SEQUENCE_DIM, self._group))
+            change_input(block, lambda x: gather(x, SEQUENCE_DIM, self._group))
         if self._sequence and not ends_rowwise:
-            _change_output(block, lambda x: keep_own(x, SEQUENCE_DIM, self._group))
+            change_output(block, lambda x: keep_own(x, SEQUENCE_DIM, self._group))
         self._refuse_heads_left_whole(name, block)
 
     def _split_module(
@@ -184,7 +183,7 @@ class _Splitting:
         if word in _CUT_BY_OUTPUT:
             self._split_by_output(name, _linear(name, module), word)
             if not summed_once:
-                _change_input(module, lambda x: copy_to(x, self._group))
+                change_input(module, lambda x: copy_to(x, self._group))
         elif word in _CUT_BY_INPUT:
             self._split_by_input(name, _linear(name, module), word, ends_rowwise)
         elif word == _EXPERTS:
@@ -198,13 +197,14 @@ class _Splitting:
             cut = packed_cut(0, size, self._ranks, 2)
         elif word == "colwise" and self._is_key_value(name, linear):
             cut = heads_cut(0, self._parts.kv_heads, self._parts.head_size, self._ranks)
+            self._tell_sharing(name)
         else:
             cut = even_cut(0, size, self._ranks)
         for own, _ in list(linear.named_parameters(recurse=False)):
             self._cut(name, own, cut)
         if word == "colwise_gather_output":
             sizes = [cut.length(rank) for rank in range(self._ranks)]
-            _change_output(linear, lambda x: gather(x, -1, self._group, sizes))
+            change_output(linear, lambda x: gather(x, -1, self._group, sizes))
 
     def _split_by_input(self, name: str, linear: nn.Linear, word: str, ends_rowwise: bool) -> None:
         if linear.in_features % self._ranks:
@@ -215,14 +215,12 @@ class _Splitting:
             )
         self._cut(name, "weight", even_cut(1, linear.in_features, self._ranks))
         if word == "rowwise_split_input":
-            _change_input(linear, lambda x: keep_own(x, -1, self._group))
+            change_input(linear, lambda x: keep_own(x, -1, self._group))
         keeps_own = self._sequence and ends_rowwise
-        linear.__class__ = _SummedLinear
-        linear.add_up = (
-            (lambda x: reduce_and_keep_own(x, SEQUENCE_DIM, self._group))
-            if keeps_own
-            else (lambda x: reduce_from(x, self._group))
-        )
+        if keeps_own:
+            SummedLinear.take(linear, lambda x: reduce_and_keep_own(x, SEQUENCE_DIM, self._group))
+        else:
+            SummedLinear.take(linear, lambda x: reduce_from(x, self._group))
         if keeps_own and linear.bias is not None:
             self.done.partial.append(f"{name}.bias")
 
@@ -242,7 +240,7 @@ class _Splitting:
                     f"{parameter.dim()} dims, which cannot be split here",
                     fix="set plan.tensor to 1 and use plan.data and plan.pipeline",
                 )
-        _change_experts(experts, self._group)
+        change_experts(experts, self._group)
 
     def _cut(self, module_name: str, own: str, cut: Cut) -> None:
         """Replace a parameter, still on the meta device, by one of the rank's own part."""
@@ -255,16 +253,14 @@ class _Splitting:
         self.done.cuts[f"{module_name}.{own}"] = cut
 
     def _is_key_value(self, name: str, linear: nn.Linear) -> bool:
-        """Whether the rows are those of the key-value heads, and ranks outnumber these; then its
-        attention is told how many query heads share one here."""
-        attention = self._model.get_submodule(name.rpartition(".")[0])
-        parts = self._parts
-        if not hasattr(attention, "num_key_value_groups") or parts.kv_heads >= self._ranks:
-            return False
-        if linear.out_features != parts.kv_heads * parts.head_size or parts.kv_heads == parts.heads:
-            return False
-        attention.num_key_value_groups = parts.heads // self._ranks
-        return True
+        """Whether the rows are those of the key-value heads of an attention with fewer of these
+        than query heads."""
+        attention, parts = self._model.get_submodule(name.rpartition(".")[0]), self._parts
+        return (
+            hasattr(attention, "num_key_value_groups")
+            and parts.kv_heads < parts.heads
+            and linear.out_features == parts.kv_heads * parts.head_size
+        )
 
     def _ends_cut_by_input(self, name: str, block: nn.Module) -> bool:
         """Whether the block's output is that of one matrix cut by its inputs, so that it can be
@@ -281,6 +277,12 @@ class _Splitting:
             if self._word(f"{name}.{own}".rpartition(".")[0]) is None
         ]
         return len(last) == 1 and "." not in last[0] and not unnamed
+
+    def _tell_sharing(self, name: str) -> None:
+        """Tell an attention how many of this rank's query heads share one key-value head."""
+        attention: Any = self._model.get_submodule(name.rpartition(".")[0])
+        own = max(1, self._parts.kv_heads // self._ranks)
+        attention.num_key_value_groups = self._parts.heads // self._ranks // own
 
     def _meets_cut_outputs_only(self, name: str, block: nn.Module) -> bool:
         """Whether every matrix that a block's input can meet is cut by its outputs."""
@@ -332,17 +334,6 @@ class _Splitting:
         return self._words.get(_pattern(name))
 
 
-class _SummedLinear(nn.Linear):
-    """A linear layer whose inputs are cut: ranks add up their products, then the bias comes."""
-
-    add_up: Change
-
-    def forward(self, input: torch.Tensor) -> torch.Tensor:  # noqa: A002 - nn.Linear's own name
-        """[.., own inputs] to [.., outputs], equal on all ranks."""
-        whole = self.add_up(F.linear(input, self.weight))
-        return whole if self.bias is None else whole + self.bias
-
-
 def sum_partial_gradients(gradients: Iterator[tuple[torch.Tensor, dist.ProcessGroup]]) -> None:
     """Sum each gradient, in place, over the ranks that hold parts of it."""
     pending = [
@@ -371,39 +362,3 @@ def _cannot_cut(name: str, module: nn.Module, wanted: str) -> SpecError:
         allowed=wanted,
         fix="set plan.tensor to 1 and use plan.data and plan.pipeline",
     )
-
-
-def _change_input(module: nn.Module, change: Change) -> None:
-    """Let `change` have the first tensor that the module is called with."""
-
-    def hook(
-        _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
-    ) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        if args:
-            return (change(args[0]), *args[1:]), kwargs
-        return args, {**kwargs, "hidden_states": change(kwargs["hidden_states"])}
-
-    module.register_forward_pre_hook(hook, with_kwargs=True)
-
-
-def _change_output(module: nn.Module, change: Change) -> None:
-    """Let `change` have the first tensor that the module returns."""
-
-    def hook(_: nn.Module, __: Any, output: Any) -> Any:
-        if isinstance(output, tuple):
-            return (change(output[0]), *output[1:])
-        return change(output)
-
-    module.register_forward_hook(hook)
-
-
-def _change_experts(experts: nn.Module, group: dist.ProcessGroup) -> None:
-    """Experts are called with tokens, the chosen experts and their weights. Each rank computes a
-    part of every product, so the gradients of tokens and weights are parts too."""
-
-    def enter(_: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
-        tokens, chosen, weights, *more = args
-        return (copy_to(tokens, group), chosen, copy_to(weights, group), *more)
-
-    experts.register_forward_pre_hook(enter)
-    experts.register_forward_hook(lambda _, __, output: reduce_from(output, group))

@@ -174,8 +174,8 @@ def _norm_bytes(width: int, compute: int) -> int:
 
 
 def _logits_bytes(shape: ModelShape, job: JobSpec, tokens: int, in_flight: int) -> int:
-    """Each tensor rank has the logits of its part of the vocabulary, and turns a few tokens' of them
-    to float32 at a time."""
+    """Each tensor rank has the logits of its part of the vocabulary; those of a few tokens at a
+    time are turned to float32."""
     compute = _COMPUTE_BYTES[job.precision]
     own = -(-shape.vocab // job.plan.tensor)
     return tokens * own * (in_flight * compute + compute)

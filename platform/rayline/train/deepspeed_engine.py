@@ -125,7 +125,8 @@ class DeepSpeedEngine:
         self._parameters = dict(model.parameters_by_name())
         self._shapes = {name: _shape(weight) for name, weight in self._parameters.items()}
         self._state = scattered_state(engine)
-        vocab = model.model.config.vocab_size
+        whole: Any = model.model
+        vocab = int(whole.config.vocab_size)
         self._vocabulary = VocabularySlice(0, vocab, vocab, None)
         self._steps_done = 0
 
