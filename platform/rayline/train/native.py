@@ -2,7 +2,7 @@
 
 The order of the parallelisms is the order of the statements in `build_native_engine`: cut the
 model into stages on the meta device, split layers over the tensor axis, shard over the data axis,
-then fill in the weights that this rank holds.
+then fill in the weights that this rank holds (see `rayline.train.stages` for how stages run).
 
 A step is: microbatches forward and backward (gradients are sums over target tokens), gradients
 that axes left partial are summed, one small all-reduce tells every rank the loss, the token count
@@ -21,20 +21,19 @@ import torch.distributed as dist
 
 from rayline.models.stage import ModelStage, load_config
 from rayline.models.weights import draw_random, read_pretrained
-from rayline.parallel.data import choose_reduction, split_over_data_axis
+from rayline.parallel.data import split_over_data_axis
 from rayline.parallel.layout import held_rectangle, is_first_holder, local_gradient, local_part
 from rayline.parallel.mesh import GangMesh, build_mesh
 from rayline.parallel.piece import Piece
-from rayline.parallel.pipeline import StageShapes, build_schedule, relay_forward, split_layers
+from rayline.parallel.pipeline import split_layers
 from rayline.parallel.tensor import split_over_tensor_axis, sum_partial_gradients
-from rayline.spec import JobSpec, WorkerContext
+from rayline.spec import JobSpec, ModelShape, WorkerContext
 from rayline.train.engine import Batch, StepOutcome
 from rayline.train.gather import whole_tensors
-from rayline.train.objective import count_targets, summed_cross_entropy
+from rayline.train.objective import count_targets
 from rayline.train.optimizer import SLOTS, ShardedAdamW
+from rayline.train.stages import COMPUTE_DTYPE, WorkerStages
 from rayline.train.tied import TiedCopies
-
-_COMPUTE_DTYPE = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 
 def build_native_engine(
@@ -45,27 +44,42 @@ def build_native_engine(
     plan = job.plan
     mesh = build_mesh(plan, context.rank, device.type)
     config = load_config(model_directory)
-    layers = split_layers(config.num_hidden_layers, plan.pipeline, mesh.coordinate.pipeline)
-    stage = ModelStage(config, layers)
-    skeleton = copy.deepcopy(stage)
+    shape = ModelShape.from_config(config.to_dict())
+    layers = plan.stage_layers(shape, job.data.sequence_tokens)
+    stages = {
+        number: ModelStage(config, split_layers(layers, number))
+        for number in plan.stages_of_worker(mesh.coordinate.pipeline)
+    }
+    skeletons = copy.deepcopy(list(stages.values()))
     partial_names: list[str] = []
-    if plan.tensor > 1:
-        words = stage.tensor_words
-        partial_names = split_over_tensor_axis(stage.model, words, mesh.tensor, stage.embedding)
-        stage.tie()
-    if plan.data > 1 or job.precision != "fp32":
-        dtype = _COMPUTE_DTYPE[job.precision]
-        split_over_data_axis(stage, stage.blocks, mesh.data, plan, dtype)
-    _materialize(stage, device)
-    engine = NativeEngine(job, mesh, stage, partial_names, device)
+    for stage in stages.values():
+        partial_names += _split(stage, job, mesh)
+        _materialize(stage, device)
+    engine = NativeEngine(job, mesh, WorkerStages(job, mesh, stages, device), partial_names, device)
     weights = [piece for piece in engine.pieces() if piece.tensor.startswith("weight/")]
     if job.init == "weights":
         read_pretrained(model_directory, weights)
     else:
-        names = {name: skeleton.whole_name(name) for name, _ in skeleton.model.named_parameters()}
-        draw_random(skeleton.model, names, weights, job.seed)
+        for skeleton in skeletons:
+            parameters = skeleton.model.named_parameters()
+            names = {name: skeleton.whole_name(name) for name, _ in parameters}
+            draw_random(skeleton.model, names, weights, job.seed)
     engine.tied.copy_weights()
     return engine
+
+
+def _split(stage: ModelStage, job: JobSpec, mesh: GangMesh) -> list[str]:
+    """Split one stage over the tensor and the data axis, in place; names in the whole model of the
+    parameters whose gradients must be summed over the tensor group."""
+    partial_names: list[str] = []
+    if job.plan.tensor > 1:
+        words = stage.tensor_words
+        partial_names = split_over_tensor_axis(stage.model, words, mesh.tensor, stage.embedding)
+        stage.tie()
+    if job.plan.data > 1 or job.precision != "fp32":
+        dtype = COMPUTE_DTYPE[job.precision]
+        split_over_data_axis(stage, stage.blocks, mesh.data, job.plan, dtype)
+    return [stage.whole_name(name) for name in partial_names]
 
 
 def _materialize(stage: ModelStage, device: torch.device) -> None:
@@ -79,44 +93,31 @@ def _materialize(stage: ModelStage, device: torch.device) -> None:
 
 
 class NativeEngine:
-    """One rank's stage of the model. See `rayline.train.engine.Engine` for the contract."""
+    """One rank's stages of the model. See `rayline.train.engine.Engine` for the contract."""
 
     def __init__(
         self,
         job: JobSpec,
         mesh: GangMesh,
-        stage: ModelStage,
+        stages: WorkerStages,
         partial_names: list[str],
         device: torch.device,
     ) -> None:
         self._job = job
         self._mesh = mesh
-        self._stage = stage
+        self._stages = stages
         self._device = device
-        self.tied = TiedCopies.find(stage, mesh)
+        self.tied = TiedCopies.find(stages, mesh)
         self._parameters = {
             name: parameter
-            for name, parameter in stage.parameters_by_whole_name()
+            for name, parameter in stages.parameters_by_whole_name()
             if parameter.requires_grad
         }
-        self._partial = [self._parameters[stage.whole_name(name)] for name in partial_names]
+        self._partial = [self._parameters[name] for name in partial_names]
         self._optimizer = ShardedAdamW(
             {name: local_part(p) for name, p in self._parameters.items()},
             {name: p.dim() for name, p in self._parameters.items()},
             job.optim,
-        )
-        config = stage.model.config
-        self._shapes = StageShapes(
-            sequences=job.sequences_per_microbatch,
-            sequence_tokens=job.data.sequence_tokens,
-            hidden=config.hidden_size,
-            vocab=config.vocab_size,
-            dtype=_COMPUTE_DTYPE[job.precision],
-        )
-        self._schedule = (
-            build_schedule(stage, mesh, self._shapes, device, summed_cross_entropy)
-            if job.plan.pipeline > 1
-            else None
         )
 
     def step(self, batch: Batch, lr: float) -> StepOutcome:
@@ -138,32 +139,12 @@ class NativeEngine:
         that does not see logits or repeats another tensor rank's."""
         input_ids = batch.input_ids.to(self._device)
         labels = batch.labels.to(self._device)
-        self._stage.train()
-        if self._schedule is not None:
-            losses: list[torch.Tensor] = []
-            args = (input_ids,) if self._mesh.is_first_stage else ()
-            target = labels if self._mesh.is_last_stage else None
-            self._schedule.step(*args, target=target, losses=losses, return_outputs=False)
-        else:
-            losses = self._accumulate(input_ids, labels)
+        losses = self._stages.forward_backward(input_ids, labels)
         sum_partial_gradients(self._partial, self._mesh.tensor.get_group())
         self.tied.sum_gradients()
         if not self._mesh.is_last_stage or self._mesh.coordinate.tensor > 0:
             return 0.0, 0
         return float(torch.stack([loss.detach() for loss in losses]).sum()), count_targets(labels)
-
-    def _accumulate(self, input_ids: torch.Tensor, labels: torch.Tensor) -> list[torch.Tensor]:
-        """Forward and backward of every microbatch on a pipeline of one stage."""
-        parts = self._job.plan.microbatches
-        losses = []
-        for number, (ids, targets) in enumerate(
-            zip(input_ids.chunk(parts), labels.chunk(parts), strict=True)
-        ):
-            choose_reduction(self._stage, self._job.plan, number)
-            loss = summed_cross_entropy(self._stage(ids), targets)
-            loss.backward()
-            losses.append(loss)
-        return losses
 
     def _local_gradients(self) -> dict[str, torch.Tensor]:
         """This rank's shard of each gradient, sums over target tokens."""
@@ -223,9 +204,9 @@ class NativeEngine:
 
     def logits(self, input_ids: torch.Tensor) -> torch.Tensor | None:
         """Whole logits on rank 0, through all stages without a schedule."""
-        self._stage.eval()
-        output = relay_forward(self._stage, self._mesh, self._shapes, input_ids.to(self._device))
-        last = self._mesh.plan.pipeline - 1
+        output = self._stages.logits(input_ids.to(self._device))
+        plan = self._mesh.plan
+        last = plan.worker_of_stage(plan.stages - 1)
         if last == 0:
             return output.float().cpu() if output is not None and dist.get_rank() == 0 else None
         group, place = self._mesh.pipeline_group, self._mesh.coordinate
@@ -233,7 +214,7 @@ class NativeEngine:
             if output is not None:
                 dist.send(output.float().contiguous(), group=group, group_dst=0)
             else:
-                shape = (*input_ids.shape, self._shapes.vocab)
+                shape = (*input_ids.shape, self._stages.shapes.vocab)
                 received = torch.empty(shape, dtype=torch.float32, device=self._device)
                 dist.recv(received, group=group, group_src=last)
                 return received.cpu()
