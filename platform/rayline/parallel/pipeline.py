@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import nn
-from torch.distributed.fsdp import FSDPModule, fully_shard
+from torch.distributed.fsdp import FSDPModule
 from torch.distributed.pipelining import (
     PipelineStage,
     Schedule1F1B,
@@ -90,7 +90,7 @@ def build_schedule(
 
 
 def schedule_over(
-    stages: list[PipelineStage], schedule: str, microbatches: int, loss: Loss
+    stages: Sequence[PipelineStage], schedule: str, microbatches: int, loss: Loss
 ) -> TorchSchedule:
     """torch's schedule of that name (see `rayline.spec.Schedule`) over the stages of one rank,
     first to last."""
@@ -99,7 +99,7 @@ def schedule_over(
         (stage,) = stages
         return _OF_ONE_STAGE[schedule](stage, microbatches, loss_fn=loss, scale_grads=False)
     kind = _OF_SEVERAL_STAGES[schedule]
-    return kind(stages, microbatches, loss_fn=loss, scale_grads=False)
+    return kind([*stages], microbatches, loss_fn=loss, scale_grads=False)
 
 
 _OF_ONE_STAGE: dict[str, type[Schedule1F1B] | type[ScheduleGPipe]] = {
@@ -131,7 +131,7 @@ class _Stage(PipelineStage):
         super().backward_weight_one_chunk(bwd_chunk_id, last_backward=last_backward)
         for module in self.submod.modules():
             if isinstance(module, FSDPModule):
-                for group in fully_shard.state(module)._fsdp_param_groups:
+                for group in module._get_fsdp_state()._fsdp_param_groups:
                     for parameter in group.fsdp_params:
                         parameter.accumulate_unsharded_grad_if_needed()
                         parameter.to_accumulated_grad_if_needed()
