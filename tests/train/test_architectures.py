@@ -33,6 +33,29 @@ FOUR: dict[str, dict[str, Any]] = {
     "context, more ranks than heads": {"context": 4, "microbatches": 2},
     "data, hybrid": {"data": 4, "replicate": 2, "microbatches": 2},
     "context x pipeline": {"context": 2, "pipeline": 2, "microbatches": 2},
+    "tensor x pipeline, interleaved": {
+        "tensor": 2,
+        "sequence": True,
+        "pipeline": 2,
+        "microbatches": 2,
+        "schedule": "interleaved",
+        "stages_per_worker": 2,
+    },
+    "tensor x pipeline, zero-bubble V": {
+        "tensor": 2,
+        "pipeline": 2,
+        "microbatches": 4,
+        "schedule": "zero_bubble_v",
+        "stages_per_worker": 2,
+    },
+    "context x pipeline, zero-bubble": {
+        "context": 2,
+        "pipeline": 2,
+        "microbatches": 4,
+        "schedule": "zero_bubble",
+        "stages_per_worker": 2,
+        "zero_stage": 2,
+    },
     "tensor x data, stage 2": {"tensor": 2, "data": 2, "zero_stage": 2, "microbatches": 2},
 }
 EIGHT: dict[str, dict[str, Any]] = {
@@ -54,7 +77,7 @@ EIGHT: dict[str, dict[str, Any]] = {
     },
 }
 THREE_AXES = ("gemma2", "starcoder2", "qwen3_moe")
-TURNS = dict(zip(ARCHITECTURES, cycle(FOUR), strict=False)) | {"starcoder2": "context x tensor"}
+TURNS = dict(zip(ARCHITECTURES, cycle(FOUR), strict=False))
 """Which two plans an architecture meets: this one and the one after the next."""
 
 

@@ -46,18 +46,18 @@ class GangMesh:
 
     @property
     def pipeline_group(self) -> dist.ProcessGroup:
-        """The ranks of this rank's pipeline, in the order of the stages."""
+        """The ranks of this rank's pipeline, in the order of their first stages."""
         return self.device_mesh["pipeline"].get_group()
 
     @property
     def is_first_stage(self) -> bool:
         """Whether this rank holds the embedding."""
-        return self.coordinate.pipeline == 0
+        return self.coordinate.pipeline == self.plan.worker_of_stage(0)
 
     @property
     def is_last_stage(self) -> bool:
         """Whether this rank holds the head."""
-        return self.coordinate.pipeline == self.plan.pipeline - 1
+        return self.coordinate.pipeline == self.plan.worker_of_stage(self.plan.stages - 1)
 
 
 def sharing_group(plan: ParallelPlan, rank: int, sharing: int) -> dist.ProcessGroup | None:

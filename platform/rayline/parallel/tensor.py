@@ -18,7 +18,7 @@ blocks (norms) then see a part of the tokens only, so their gradients are partia
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -72,6 +72,12 @@ class TensorSplit:
     """Whole parameters whose gradients are parts of a sum over the tensor group."""
     vocabulary: VocabularySlice | None = None
     """The logits that this rank's head makes; None where the stage has no head."""
+
+    def add(self, other: TensorSplit, whole_name: Callable[[str], str]) -> None:
+        """Take in what splitting another stage did, by names in the whole model."""
+        self.cuts |= {whole_name(name): cut for name, cut in other.cuts.items()}
+        self.partial += [whole_name(name) for name in other.partial]
+        self.vocabulary = other.vocabulary or self.vocabulary
 
 
 def split_over_tensor_axis(

@@ -1,4 +1,4 @@
-"""How many bytes a worker needs, for the stage that needs most.
+"""How many bytes a worker needs, for the place along the pipeline that needs most.
 
 State follows ZeRO's arithmetic (Rajbhandari et al. 2020, section 3) for what the two engines really
 keep: weights, gradients' sums and AdamW's two means in float32, and for bf16 a bfloat16 copy of the
@@ -8,8 +8,8 @@ of the weights for a step: all of them in stages 0 to 2, one layer after another
 Activations are what autograd saves for the backward pass of an unfused Llama layer with a fused
 attention (scaled_dot_product_attention, so nothing grows with the square of the sequence); nothing
 is recomputed. Norms are split over the tensor axis only with plan.sequence; the context axis splits
-all of it. A stage holds as many microbatches as its
-schedule keeps in flight (Narayanan et al. 2021, section 2.2).
+all of it. A worker holds the microbatches that its schedule keeps in flight on each of its stages;
+where the backward pass is split, up to the end of its second half.
 
 Not counted: the CUDA context and communication buffers (a few GiB on a GPU), the allocator's
 fragments, the interpreter, and for a mixture of experts the activations of more than one expert.
@@ -20,6 +20,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from rayline.planner.parameters import ParameterCounts, count_by_component, normalizes_queries
+from rayline.planner.pipeline import peak_in_flight
+from rayline.planner.schedule import Order, action_orders
 from rayline.spec import JobSpec, ModelShape
 
 _FP32_BYTES = 4
@@ -29,16 +31,16 @@ _ADAM_MEANS = 2
 
 @dataclass(frozen=True, slots=True)
 class MemoryEstimate:
-    """Bytes of one worker of one stage, at the peak of a step."""
+    """Bytes of one worker, at the peak of a step."""
 
     stage: int
-    """Number of the stage, from 0."""
+    """Number of the worker's first stage, from 0: its place along the pipeline."""
     weights_bytes: int
     gradients_bytes: int
     optimizer_bytes: int
     activations_bytes: int
     logits_bytes: int
-    """Logits and their gradients; 0 before the last stage."""
+    """Logits and their gradients; 0 without the last stage."""
 
     @property
     def total_bytes(self) -> int:
@@ -48,22 +50,15 @@ class MemoryEstimate:
 
 
 def estimate_memory(shape: ModelShape, job: JobSpec) -> MemoryEstimate:
-    """The estimate for the stage that needs most. Called on the driver, after `job.check`."""
-    stages = [_stage_memory(shape, job, stage) for stage in range(job.plan.pipeline)]
-    return max(stages, key=lambda estimate: estimate.total_bytes)
-
-
-def stage_layers(layers: int, stages: int) -> list[int]:
-    """Layers of each stage: as even as it goes, the rest to the stages in the middle, for the ends
-    also hold embedding and head. The engine cuts by the same rule."""
-    share, over = divmod(layers, stages)
-    inner_first = sorted(range(stages), key=lambda stage: (-min(stage, stages - 1 - stage), stage))
-    return [share + (stage in inner_first[:over]) for stage in range(stages)]
+    """The estimate for the worker that needs most. Called on the driver, after `job.check`."""
+    orders = action_orders(job.plan)
+    workers = [_worker_memory(shape, job, worker, order) for worker, order in enumerate(orders)]
+    return max(workers, key=lambda estimate: estimate.total_bytes)
 
 
 @dataclass(frozen=True, slots=True)
 class _Held:
-    """Parameters of one stage that fall to one tensor rank."""
+    """Parameters of one worker's stages that fall to one tensor rank."""
 
     all: int
     layer: int
@@ -72,12 +67,13 @@ class _Held:
     """Of them, in embedding, final norm and head."""
 
 
-def _held(shape: ModelShape, job: JobSpec, stage: int) -> _Held:
+def _held(shape: ModelShape, job: JobSpec, stages: dict[int, int]) -> _Held:
+    """`stages`: number of each stage of the worker to its layers."""
     parts, tensor = count_by_component(shape), job.plan.tensor
     layer = -(-(parts.layer_attention + parts.layer_ffn) // tensor) + parts.layer_whole
-    ends = _ends(parts, tensor, first=stage == 0, last=stage == job.plan.pipeline - 1)
-    layers = stage_layers(shape.layers, job.plan.pipeline)[stage]
-    return _Held(all=layers * layer + ends, layer=layer, ends=ends)
+    last = job.plan.stages - 1
+    ends = sum(_ends(parts, tensor, first=stage == 0, last=stage == last) for stage in stages)
+    return _Held(all=sum(stages.values()) * layer + ends, layer=layer, ends=ends)
 
 
 def _ends(parts: ParameterCounts, tensor: int, *, first: bool, last: bool) -> int:
@@ -90,28 +86,38 @@ def _ends(parts: ParameterCounts, tensor: int, *, first: bool, last: bool) -> in
     return held
 
 
-def _stage_memory(shape: ModelShape, job: JobSpec, stage: int) -> MemoryEstimate:
-    held = _held(shape, job, stage)
+def _worker_memory(shape: ModelShape, job: JobSpec, worker: int, order: Order) -> MemoryEstimate:
+    """The worker at this place of the pipeline axis, which computes in this order."""
+    plan = job.plan
+    layers = plan.stage_layers(shape, job.data.sequence_tokens)
+    stages = {stage: layers[stage] for stage in plan.stages_of_worker(worker)}
     state = _native_state if job.engine == "native" else _deepspeed_state
-    weights, gradients, optimizer = state(held, job)
-    tokens = -(-job.sequences_per_microbatch * job.data.sequence_tokens // job.plan.context)
-    in_flight = _microbatches_in_flight(job, stage)
-    last = stage == job.plan.pipeline - 1
-    layers = stage_layers(shape.layers, job.plan.pipeline)[stage]
-    per_token = layers * layer_activation_bytes(shape, job)
-    parts = job.plan.tensor if job.plan.sequence else 1
-    if last:
-        per_token += _norm_bytes(shape.hidden, _COMPUTE_BYTES[job.precision]) // parts
-    if job.plan.pipeline > 1:  # what the stage received waits for its gradient
-        per_token += shape.hidden * _COMPUTE_BYTES[job.precision] // parts
+    weights, gradients, optimizer = state(_held(shape, job, stages), job)
+    tokens = -(-job.sequences_per_microbatch * job.data.sequence_tokens // plan.context)
+    activations = {
+        stage: tokens * _stage_activation_bytes(shape, job, stage, count)
+        for stage, count in stages.items()
+    }
+    logits_in_flight = peak_in_flight(order, {plan.stages - 1: 1})
     return MemoryEstimate(
-        stage=stage,
+        stage=worker,
         weights_bytes=weights,
         gradients_bytes=gradients,
         optimizer_bytes=optimizer,
-        activations_bytes=in_flight * tokens * per_token,
-        logits_bytes=_logits_bytes(shape, job, tokens, in_flight) if last else 0,
+        activations_bytes=peak_in_flight(order, activations),
+        logits_bytes=_logits_bytes(shape, job, tokens, logits_in_flight) if logits_in_flight else 0,
     )
+
+
+def _stage_activation_bytes(shape: ModelShape, job: JobSpec, stage: int, layers: int) -> int:
+    """Bytes that one stage saves for each token of a microbatch."""
+    per_token = layers * layer_activation_bytes(shape, job)
+    parts = job.plan.tensor if job.plan.sequence else 1
+    if stage == job.plan.stages - 1:
+        per_token += _norm_bytes(shape.hidden, _COMPUTE_BYTES[job.precision]) // parts
+    if job.plan.stages > 1:  # what the stage received waits for its gradient
+        per_token += shape.hidden * _COMPUTE_BYTES[job.precision] // parts
+    return per_token
 
 
 def _native_state(held: _Held, job: JobSpec) -> tuple[int, int, int]:
@@ -123,8 +129,10 @@ def _native_state(held: _Held, job: JobSpec) -> tuple[int, int, int]:
     if holders > 1 or job.precision != "fp32":
         # One layer computes while the next one arrives; embedding and head stay for the step.
         near = min(held.all, 2 * held.layer + held.ends)
-        weights += compute * (near if plan.zero_stage == 3 else held.all)
-        accumulates = plan.zero_stage < 2 and plan.microbatches > 1
+        # A pipeline keeps what it gathered, and reduces gradients after the last microbatch.
+        holds_all = plan.pipeline > 1
+        weights += compute * (near if plan.zero_stage == 3 and not holds_all else held.all)
+        accumulates = (plan.zero_stage < 2 or holds_all) and plan.microbatches > 1
         gradients += _FP32_BYTES * held.all if accumulates else compute * near
     return weights, gradients, _ADAM_MEANS * _FP32_BYTES * kept
 
@@ -139,15 +147,6 @@ def _deepspeed_state(held: _Held, job: JobSpec) -> tuple[int, int, int]:
     master = 0 if job.precision == "fp32" else _FP32_BYTES * mastered
     gradients = _FP32_BYTES * (shard if plan.zero_stage >= 2 else held.all)
     return computed + master, gradients, _ADAM_MEANS * _FP32_BYTES * mastered
-
-
-def _microbatches_in_flight(job: JobSpec, stage: int) -> int:
-    plan = job.plan
-    if plan.pipeline == 1:
-        return 1
-    if plan.schedule == "gpipe":
-        return plan.microbatches
-    return min(plan.microbatches, plan.pipeline - stage)
 
 
 def layer_activation_bytes(shape: ModelShape, job: JobSpec) -> int:

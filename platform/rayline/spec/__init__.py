@@ -15,12 +15,14 @@ from rayline.spec.manifest import FORMAT_VERSION, CheckpointManifest, ShardFile,
 from rayline.spec.model import ModelRef, ModelShape
 from rayline.spec.plan import AXES, Axis, Coordinate, ParallelPlan
 from rayline.spec.serve import EngineSpec, ScaleSpec, ServeSpec
+from rayline.spec.stages import SCHEDULES, ForwardCost, Schedule, forward_cost
 from rayline.spec.tune import AshaSpec, Range, TuneSpec
 from rayline.spec.worker import ExportReport, StepReport, TrainResult, WorkerContext
 
 __all__ = [
     "AXES",
     "FORMAT_VERSION",
+    "SCHEDULES",
     "AshaSpec",
     "Axis",
     "BatchSpec",
@@ -32,6 +34,7 @@ __all__ = [
     "EngineSpec",
     "ExportReport",
     "ExportSpec",
+    "ForwardCost",
     "JobSpec",
     "ModelRef",
     "ModelShape",
@@ -40,6 +43,7 @@ __all__ = [
     "Range",
     "ResourceSpec",
     "ScaleSpec",
+    "Schedule",
     "ServeSpec",
     "ShardFile",
     "StepReport",
@@ -48,4 +52,5 @@ __all__ = [
     "TrainResult",
     "TuneSpec",
     "WorkerContext",
+    "forward_cost",
 ]

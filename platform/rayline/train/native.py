@@ -2,7 +2,7 @@
 
 The order of the parallelisms is the order of the statements in `build_native_engine`: cut the
 model into stages on the meta device, split layers over the tensor axis, shard over the data axis,
-then fill in the weights that this rank holds.
+then fill in the weights that this rank holds (see `rayline.train.stages` for how stages run).
 
 A step is: microbatches forward and backward (gradients are sums over target tokens), gradients
 that axes left partial are summed, one small all-reduce tells every rank the loss, the token count
@@ -23,22 +23,20 @@ from rayline.errors import SpecError
 from rayline.models.stage import ModelStage, load_config
 from rayline.models.stored import StoredNames
 from rayline.models.weights import draw_random, read_pretrained
-from rayline.parallel.collectives import gather
-from rayline.parallel.data import choose_reduction, split_over_data_axis
+from rayline.parallel.data import split_over_data_axis
 from rayline.parallel.layout import TensorLayout, local_gradient, local_part
 from rayline.parallel.mesh import GangMesh, build_mesh, sharing_group
 from rayline.parallel.piece import Piece
-from rayline.parallel.pipeline import StageShapes, build_schedule, relay_forward, split_layers
+from rayline.parallel.pipeline import split_layers
 from rayline.parallel.tensor import TensorSplit, split_over_tensor_axis, sum_partial_gradients
 from rayline.parallel.vocabulary import VocabularySlice
-from rayline.spec import JobSpec, WorkerContext
+from rayline.spec import JobSpec, ModelShape, WorkerContext
 from rayline.train.engine import Batch, StepOutcome
 from rayline.train.gather import whole_tensors
-from rayline.train.objective import count_targets, summed_cross_entropy
+from rayline.train.objective import count_targets
 from rayline.train.optimizer import SLOTS, ShardedAdamW
+from rayline.train.stages import COMPUTE_DTYPE, WorkerStages
 from rayline.train.tied import TiedCopies
-
-_COMPUTE_DTYPE = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 
 def build_native_engine(
@@ -49,25 +47,41 @@ def build_native_engine(
     plan = job.plan
     mesh = build_mesh(plan, context.rank, device.type)
     config = load_config(model_directory)
-    layers = split_layers(config.num_hidden_layers, plan.pipeline, mesh.coordinate.pipeline)
-    stage = ModelStage(config, layers)
-    skeleton = copy.deepcopy(stage)
-    split = _split_over_tensor_axis(stage, mesh)
-    if mesh.context_group is not None:
-        stage.share_sequences(mesh.context_group, mesh.coordinate.context)
-    if plan.data * plan.context > 1 or job.precision != "fp32":
-        dtype = _COMPUTE_DTYPE[job.precision]
-        split_over_data_axis(stage, stage.blocks, mesh.data, plan, dtype)
-    _materialize(stage, device)
-    engine = NativeEngine(job, mesh, stage, split, device)
+    shape = ModelShape.from_config(config.to_dict())
+    layers = plan.stage_layers(shape, job.data.sequence_tokens)
+    stages = {
+        number: ModelStage(config, split_layers(layers, number))
+        for number in plan.stages_of_worker(mesh.coordinate.pipeline)
+    }
+    skeletons = copy.deepcopy(list(stages.values()))
+    split = TensorSplit()
+    for stage in stages.values():
+        split.add(_split(stage, job, mesh), stage.whole_name)
+        _materialize(stage, device)
+    worker = WorkerStages(job, mesh, stages, split.vocabulary, device)
+    engine = NativeEngine(job, mesh, worker, split, device)
     weights = [piece for piece in engine.pieces() if piece.tensor.startswith("weight/")]
     if job.init == "weights":
         read_pretrained(model_directory, weights, StoredNames(config.model_type))
     else:
-        names = {name: skeleton.whole_name(name) for name, _ in skeleton.model.named_parameters()}
-        draw_random(skeleton.model, names, weights, job.seed)
+        for skeleton in skeletons:
+            parameters = skeleton.model.named_parameters()
+            names = {name: skeleton.whole_name(name) for name, _ in parameters}
+            draw_random(skeleton.model, names, weights, job.seed)
     engine.tied.copy_weights()
     return engine
+
+
+def _split(stage: ModelStage, job: JobSpec, mesh: GangMesh) -> TensorSplit:
+    """Split one stage over the tensor, the context and the data axis, in place."""
+    plan = job.plan
+    split = _split_over_tensor_axis(stage, mesh)
+    if mesh.context_group is not None:
+        stage.share_sequences(mesh.context_group, mesh.coordinate.context)
+    if plan.data * plan.context > 1 or job.precision != "fp32":
+        dtype = COMPUTE_DTYPE[job.precision]
+        split_over_data_axis(stage, stage.blocks, mesh.data, plan, dtype)
+    return split
 
 
 def _split_over_tensor_axis(stage: ModelStage, mesh: GangMesh) -> TensorSplit:
@@ -104,50 +118,32 @@ def _materialize(stage: ModelStage, device: torch.device) -> None:
 
 
 class NativeEngine:
-    """One rank's stage of the model. See `rayline.train.engine.Engine` for the contract."""
+    """One rank's stages of the model. See `rayline.train.engine.Engine` for the contract."""
 
     def __init__(
         self,
         job: JobSpec,
         mesh: GangMesh,
-        stage: ModelStage,
+        stages: WorkerStages,
         split: TensorSplit,
         device: torch.device,
     ) -> None:
         self._job = job
         self._mesh = mesh
-        self._stage = stage
+        self._stages = stages
         self._device = device
-        self.tied = TiedCopies.find(stage, mesh)
+        self.tied = TiedCopies.find(stages, mesh)
         self._parameters = {
             name: parameter
-            for name, parameter in stage.parameters_by_whole_name()
+            for name, parameter in stages.parameters_by_whole_name()
             if parameter.requires_grad
         }
-        self._layout = TensorLayout(
-            mesh.coordinate.tensor,
-            {stage.whole_name(name): cut for name, cut in split.cuts.items()},
-        )
-        self._partial = self._partial_groups([stage.whole_name(name) for name in split.partial])
-        self._vocabulary = split.vocabulary
+        self._layout = TensorLayout(mesh.coordinate.tensor, split.cuts)
+        self._partial = self._partial_groups(split.partial)
         self._optimizer = ShardedAdamW(
             {name: local_part(p) for name, p in self._parameters.items()},
             {name: p.dim() for name, p in self._parameters.items()},
             job.optim,
-        )
-        config = stage.model.config
-        self._shapes = StageShapes(
-            sequences=job.sequences_per_microbatch,
-            sequence_tokens=job.data.sequence_tokens // job.plan.context,
-            hidden=config.hidden_size,
-            vocab=split.vocabulary.size if split.vocabulary else config.vocab_size,
-            dtype=_COMPUTE_DTYPE[job.precision],
-            sequence_parts=stage.sequence_parts,
-        )
-        self._schedule = (
-            build_schedule(stage, mesh, self._shapes, device, self._loss)
-            if job.plan.pipeline > 1
-            else None
         )
 
     def _partial_groups(self, partial: list[str]) -> dict[str, dist.ProcessGroup]:
@@ -159,11 +155,6 @@ class NativeEngine:
         if group is not None:
             groups |= {name: group for name, cut in cuts.items() if cut.shared}
         return groups
-
-    def _loss(self, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-        if self._vocabulary is None:
-            raise RuntimeError("this stage makes no logits")
-        return summed_cross_entropy(logits, labels, self._vocabulary)
 
     def step(self, batch: Batch, lr: float) -> StepOutcome:
         """Forward, backward, clip, AdamW."""
@@ -182,15 +173,8 @@ class NativeEngine:
     def _forward_backward(self, batch: Batch) -> tuple[float, int]:
         """Sum of losses and count of target tokens over this rank's sequences; 0, 0 on a rank
         that does not see logits or repeats another tensor rank's."""
-        input_ids, labels = self._own_tokens(batch.input_ids), self._own_tokens(batch.labels)
-        self._stage.train()
-        if self._schedule is not None:
-            losses: list[torch.Tensor] = []
-            args = (input_ids,) if self._mesh.is_first_stage else ()
-            target = labels if self._mesh.is_last_stage else None
-            self._schedule.step(*args, target=target, losses=losses, return_outputs=False)
-        else:
-            losses = self._accumulate(input_ids, labels)
+        labels = self._stages.own_tokens(batch.labels)
+        losses = self._stages.forward_backward(self._stages.own_tokens(batch.input_ids), labels)
         sum_partial_gradients(
             (local_gradient(self._parameters[name]), group) for name, group in self._partial.items()
         )
@@ -198,24 +182,6 @@ class NativeEngine:
         if not self._mesh.is_last_stage or self._mesh.coordinate.tensor > 0:
             return 0.0, 0
         return float(torch.stack([loss.detach() for loss in losses]).sum()), count_targets(labels)
-
-    def _own_tokens(self, whole: torch.Tensor) -> torch.Tensor:
-        """The part of each sequence that this rank holds, on its device."""
-        place = self._mesh.coordinate.context
-        return whole.chunk(self._job.plan.context, dim=1)[place].contiguous().to(self._device)
-
-    def _accumulate(self, input_ids: torch.Tensor, labels: torch.Tensor) -> list[torch.Tensor]:
-        """Forward and backward of every microbatch on a pipeline of one stage."""
-        parts = self._job.plan.microbatches
-        losses = []
-        for number, (ids, targets) in enumerate(
-            zip(input_ids.chunk(parts), labels.chunk(parts), strict=True)
-        ):
-            choose_reduction(self._stage, self._job.plan, number)
-            loss = self._loss(self._stage(ids), targets)
-            loss.backward()
-            losses.append(loss)
-        return losses
 
     def _local_gradients(self) -> dict[str, torch.Tensor]:
         """This rank's shard of each gradient, sums over target tokens."""
@@ -273,11 +239,9 @@ class NativeEngine:
 
     def logits(self, input_ids: torch.Tensor) -> torch.Tensor | None:
         """Whole logits on rank 0, through all stages without a schedule."""
-        self._stage.eval()
-        output = relay_forward(self._stage, self._mesh, self._shapes, self._own_tokens(input_ids))
-        if output is not None:
-            output = self._whole_logits(output.float())
-        place, last = self._mesh.coordinate, self._mesh.plan.pipeline - 1
+        output = self._stages.logits(input_ids)
+        plan, place = self._mesh.plan, self._mesh.coordinate
+        last = plan.worker_of_stage(plan.stages - 1)
         if place.data or place.context or place.tensor or place.pipeline not in (0, last):
             return None
         if last == 0:
@@ -286,22 +250,10 @@ class NativeEngine:
         if output is not None:
             dist.send(output.contiguous(), group=group, group_dst=0)
             return None
-        shape = (*input_ids.shape, self._stage.model.config.vocab_size)
+        shape = (*input_ids.shape, self._stages.config.vocab_size)
         received = torch.empty(shape, dtype=torch.float32, device=self._device)
         dist.recv(received, group=group, group_src=last)
         return received.cpu()
-
-    def _whole_logits(self, logits: torch.Tensor) -> torch.Tensor:
-        """The ranks' parts of the sequences and of the vocabulary, joined."""
-        held, context = self._vocabulary, self._mesh.context_group
-        if context is not None:
-            logits = gather(logits, 1, context)
-        if held is None or held.group is None:
-            return logits
-        sizes = torch.tensor([held.size], device=logits.device)
-        found = [torch.empty_like(sizes) for _ in range(self._mesh.plan.tensor)]
-        dist.all_gather(found, sizes, group=held.group)
-        return gather(logits, -1, held.group, [int(size) for size in found])
 
     def pieces(self) -> list[Piece]:
         """Live storage: filling it restores this rank."""
