@@ -38,7 +38,7 @@ from rayline.spec import (
 if TYPE_CHECKING:
     from rayline.actors import JobOutcome
     from rayline.launch import Finding, JobStatus
-    from rayline.planner import MemoryEstimate
+    from rayline.planner import MemoryEstimate, PipelineEstimate
     from rayline.serving import Endpoint
     from rayline.serving.client import Message
     from rayline.tracking import ModelSummary, RunRecord, RunSummary
@@ -58,6 +58,8 @@ class JobPlan:
     """Parameters of the whole model."""
     memory: MemoryEstimate
     """Of the worker that needs most."""
+    pipeline: PipelineEstimate
+    """Layers of each stage, and how long workers wait for one another."""
 
     @property
     def workers(self) -> list[Coordinate]:
@@ -94,14 +96,25 @@ class Client:
 
         Of the model only its config is read (fetched where it is on a hub).
         """
-        from rayline.planner import count_parameters, estimate_memory, read_model_shape
+        from rayline.planner import (
+            count_parameters,
+            estimate_memory,
+            estimate_pipeline,
+            read_model_shape,
+        )
         from rayline.tracking import resolve_model
 
         with _needing("train"):
             folder = resolve_model(job.model, job.tracking, need_weights=False)
         shape = read_model_shape(folder)
         job.check(shape)
-        return JobPlan(job, shape, count_parameters(shape), estimate_memory(shape, job))
+        return JobPlan(
+            job=job,
+            model=shape,
+            parameters=count_parameters(shape),
+            memory=estimate_memory(shape, job),
+            pipeline=estimate_pipeline(shape, job),
+        )
 
     def check_data(self, job: JobSpec) -> None:
         """Read every line of the job's data. Raises SpecError naming the file and line that is

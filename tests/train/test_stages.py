@@ -1,5 +1,6 @@
 """Several stages a worker and split backward passes against one process, over every axis."""
 
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +38,10 @@ PLANS: dict[str, tuple[str, dict[str, Any]]] = {
     ),
 }
 RESUMED = V_2X2 | {"data": 2, "zero_stage": 2}
+BF16: dict[str, dict[str, Any]] = {
+    "data, stage 2": {"pipeline": 2, "data": 2, "microbatches": 4, "zero_stage": 2},
+    "one data rank": {"pipeline": 4, "microbatches": 8},
+}
 RANDOM: list[dict[str, Any]] = [RESUMED, LOOP_2X2 | {"tensor": 2}, {"data": 4}]
 
 
@@ -67,11 +72,9 @@ def done(models: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> d
         "after": Task(job(RESUMED), tied, first=7, last=12, load=folder),
         "elsewhere": Task(job({"tensor": 2, "data": 2}), tied, first=7, last=12, load=folder),
     }
-    for schedule in ("1f1b", "zero_bubble"):
-        plan = {"pipeline": 2, "data": 2, "microbatches": 4, "zero_stage": 2, "schedule": schedule}
-        tasks[f"bf16 {schedule}"] = Task(
-            job(plan, precision="bf16"), models["llama"], gradients=True
-        )
+    for (name, plan), schedule in product(BF16.items(), ("1f1b", "zero_bubble")):
+        spec = job(plan | {"schedule": schedule}, precision="bf16")
+        tasks[f"{name}, {schedule}"] = Task(spec, models["llama"], gradients=True)
     for number, plan in enumerate(RANDOM):
         tasks[f"random {number}"] = Task(job(plan, init="random", seed=5), tied)
     run_gang(root, list(tasks.values()))
@@ -124,10 +127,15 @@ def test_random_weights_do_not_depend_on_the_stages(done: dict[str, Task]) -> No
             assert torch.equal(other[name], weight), name
 
 
-def test_bf16_gradients_of_a_split_backward_are_summed_in_fp32(done: dict[str, Task]) -> None:
+@pytest.mark.parametrize("name", BF16)
+def test_bf16_gradients_of_a_split_backward_are_summed_in_fp32(
+    done: dict[str, Task], name: str
+) -> None:
     """Both schedules compute the same gradients of each microbatch; sums in bfloat16 would differ
     by some thousandths."""
-    whole, split = (done[f"bf16 {kind}"].tensors("gradients") for kind in ("1f1b", "zero_bubble"))
-    for name, gradient in whole.items():
-        error = (split[name] - gradient).norm() / gradient.norm()
-        assert error < 1e-5, f"gradient of {name} is off by {error:.1e}"
+    whole, split = (
+        done[f"{name}, {kind}"].tensors("gradients") for kind in ("1f1b", "zero_bubble")
+    )
+    for parameter, gradient in whole.items():
+        error = (split[parameter] - gradient).norm() / gradient.norm()
+        assert error < 1e-5, f"gradient of {parameter} is off by {error:.1e}"
