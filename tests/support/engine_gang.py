@@ -23,13 +23,15 @@ _FORKS.set_forkserver_preload(["support.engine_rank", "rayline.train.native"])
 
 @dataclass
 class Task:
-    """What one gang is to do: load, gradients of step 1, steps first..last, save."""
+    """What one gang is to do: load, gradients of step 1, evaluate, steps first..last with an
+    evaluation after each, save."""
 
     job: JobSpec
     model: Path
     first: int = 1
     last: int = 0
     gradients: bool = False
+    evaluate: bool = False
     load: Path | None = None
     save: Path | None = None
     out: Path = field(default=Path(), init=False)
@@ -41,6 +43,7 @@ class Task:
             "first": self.first,
             "last": self.last,
             "gradients": self.gradients,
+            "evaluate": self.evaluate,
             "load": str(self.load) if self.load else None,
             "save": str(self.save) if self.save else None,
             "out": str(self.out),
@@ -56,6 +59,13 @@ class Task:
     def norms(self) -> list[float]:
         found: list[float] = json.loads((self.out / "results.json").read_text())["norms"]
         return found
+
+    @property
+    def evaluations(self) -> list[tuple[float, int]]:
+        """Sum of losses and number of targets, as every rank got them: at first, and after each
+        step."""
+        found = json.loads((self.out / "results.json").read_text())["evaluations"]
+        return [(float.fromhex(loss), tokens) for loss, tokens in found]
 
     def tensors(self, kind: str) -> dict[str, torch.Tensor]:
         return load_file(self.out / f"{kind}.safetensors")

@@ -212,6 +212,20 @@ class NativeEngine:
             yield name, whole / count
         self._forget_gradients()
 
+    def evaluate(self, batch: Batch) -> tuple[float, int]:
+        """Sums over all data ranks, through all stages without a schedule."""
+        self._stage.eval()
+        input_ids = batch.input_ids.to(self._device)
+        logits = relay_forward(self._stage, self._mesh, self._shapes, input_ids)
+        total = torch.zeros(2, dtype=torch.float64, device=self._device)
+        # Tensor ranks see the same logits: the first one counts.
+        if logits is not None and self._mesh.coordinate.tensor == 0:
+            labels = batch.labels.to(self._device)
+            total[0] = summed_cross_entropy(logits, labels)
+            total[1] = count_targets(labels)
+        dist.all_reduce(total)
+        return float(total[0]), int(total[1])
+
     def weights(self) -> Iterator[tuple[str, torch.Tensor]]:
         """Whole weights, on rank 0; a tied weight goes by its original."""
         named = {
