@@ -8,6 +8,7 @@ import json
 import multiprocessing
 import socket
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -89,10 +90,16 @@ def run_gang(directory: Path, tasks: list[Task]) -> None:
         task.out.mkdir(parents=True)
     listing = directory / "tasks.json"
     listing.write_text(json.dumps([task.as_json() for task in tasks]))
+    run_ranks(directory, world, run_tasks, listing)
+
+
+def run_ranks(directory: Path, world: int, life: Callable[..., None], what: Path) -> None:
+    """Fork `world` ranks and wait until all are done; each runs life(rank, world, port, what, log),
+    the log being its own, below `directory`."""
     port = free_port()
     logs = [directory / f"rank-{rank}.log" for rank in range(world)]
     ranks = [
-        _FORKS.Process(target=run_tasks, args=(rank, world, port, listing, log))
+        _FORKS.Process(target=life, args=(rank, world, port, what, log))
         for rank, log in enumerate(logs)
     ]
     deadline_s = time.monotonic() + TIMEOUT_S
