@@ -102,7 +102,7 @@ def counted_forward(config: PretrainedConfig, tokens: int) -> tuple[ModelShape, 
     return shape, counter.get_total_flops()
 
 
-@settings(deadline=None, max_examples=8)
+@settings(deadline=None, max_examples=20)
 @given(
     kind=st.sampled_from([LlamaConfig, MixtralConfig, Qwen2Config, Qwen3Config]),
     layers=st.integers(1, 3),

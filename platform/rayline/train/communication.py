@@ -14,8 +14,6 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from torch.autograd import DeviceType
-
 if TYPE_CHECKING:
     from torch.autograd.profiler_util import FunctionEvent
 
@@ -45,7 +43,7 @@ def spans_of(events: Iterable[FunctionEvent]) -> list[Span]:
             begin_us=event.time_range.start,
             end_us=event.time_range.end,
             thread=event.thread,
-            on_gpu=event.device_type != DeviceType.CPU,
+            on_gpu=event.device_type.name != "CPU",
             is_label=bool(event.is_user_annotation),
         )
         for event in events
