@@ -120,9 +120,11 @@ class Client:
         """Read every line of the job's data. Raises SpecError naming the file and line that is
         wrong; the files must be on this machine."""
         with _needing("train"):
-            from rayline.data import check_files
+            from rayline.data import HELD_OUT_FILES, check_files
 
         check_files(job.data)
+        if job.evaluation_data is not None:
+            check_files(job.evaluation_data, HELD_OUT_FILES)
 
     def train(
         self,

@@ -21,6 +21,8 @@ from rayline.train.engine import Batch, Engine
 from rayline.train.schedule import learning_rate
 
 NO_TARGET = -100
+EVALUATED = 77
+"""The step whose batch is evaluated on; no test trains as far."""
 
 
 def global_batch(job: JobSpec, vocab: int, step: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -87,11 +89,22 @@ def do(task: dict[str, Any]) -> None:
         restore(engine, Path(task["load"]))
     if task["gradients"]:
         keep("gradients", dict(engine.gradients(share(1))))
-    losses, norms = [], []
+    losses, norms, evaluations = [], [], []
+
+    def evaluate() -> None:
+        if task["evaluate"]:
+            loss_sum, tokens = engine.evaluate(share(EVALUATED))
+            told: list[object] = [None] * context.world_size
+            dist.all_gather_object(told, (loss_sum, tokens))
+            assert told == [(loss_sum, tokens)] * context.world_size
+            evaluations.append((loss_sum.hex(), tokens))
+
+    evaluate()
     for step in range(task["first"], task["last"] + 1):
         outcome = engine.step(share(step), learning_rate(job.optim, step, job.steps))
         losses.append(outcome.loss.hex())
         norms.append(outcome.grad_norm)
+        evaluate()
     if task["save"]:
         shape = ModelShape.from_config(config.to_dict())
         save(engine, job, shape, Path(task["save"]), task["last"])
@@ -102,7 +115,8 @@ def do(task: dict[str, Any]) -> None:
     if logits is not None:
         keep("logits", {"logits": logits})
     if context.rank == 0:
-        (out / "results.json").write_text(json.dumps({"losses": losses, "norms": norms}))
+        found = {"losses": losses, "norms": norms, "evaluations": evaluations}
+        (out / "results.json").write_text(json.dumps(found))
 
 
 def run_tasks(rank: int, world: int, port: int, listing: Path, log: Path) -> None:

@@ -1,6 +1,7 @@
 """Frozen values that every room speaks of: specs, plans, references, reports. No torch, no Ray."""
 
 from rayline.spec.document import Document
+from rayline.spec.evaluation import EvaluationSpec
 from rayline.spec.job import (
     BatchSpec,
     CheckpointSpec,
@@ -14,10 +15,19 @@ from rayline.spec.job import (
 from rayline.spec.manifest import FORMAT_VERSION, CheckpointManifest, ShardFile, TensorPiece
 from rayline.spec.model import ModelRef, ModelShape
 from rayline.spec.plan import AXES, Axis, Coordinate, ParallelPlan
+from rayline.spec.profile import ProfileSpec, profile_overrides
 from rayline.spec.serve import EngineSpec, ScaleSpec, ServeSpec
 from rayline.spec.stages import SCHEDULES, ForwardCost, Schedule, forward_cost
 from rayline.spec.tune import AshaSpec, Range, TuneSpec
-from rayline.spec.worker import ExportReport, StepReport, TrainResult, WorkerContext
+from rayline.spec.worker import (
+    EvalReport,
+    ExportReport,
+    StepParts,
+    StepReport,
+    TrainResult,
+    WorkerContext,
+    Yardstick,
+)
 
 __all__ = [
     "AXES",
@@ -32,6 +42,8 @@ __all__ = [
     "DataSpec",
     "Document",
     "EngineSpec",
+    "EvalReport",
+    "EvaluationSpec",
     "ExportReport",
     "ExportSpec",
     "ForwardCost",
@@ -40,17 +52,21 @@ __all__ = [
     "ModelShape",
     "OptimSpec",
     "ParallelPlan",
+    "ProfileSpec",
     "Range",
     "ResourceSpec",
     "ScaleSpec",
     "Schedule",
     "ServeSpec",
     "ShardFile",
+    "StepParts",
     "StepReport",
     "TensorPiece",
     "TrackingSpec",
     "TrainResult",
     "TuneSpec",
     "WorkerContext",
+    "Yardstick",
     "forward_cost",
+    "profile_overrides",
 ]

@@ -8,8 +8,10 @@ from pydantic import Field, model_validator
 
 from rayline.errors import SpecError
 from rayline.spec.document import Document
+from rayline.spec.evaluation import EvaluationSpec
 from rayline.spec.model import ModelRef, ModelShape
 from rayline.spec.plan import ParallelPlan
+from rayline.spec.profile import ProfileSpec
 
 
 class DataSpec(Document):
@@ -129,6 +131,10 @@ class JobSpec(Document):
     checkpoint: CheckpointSpec = CheckpointSpec()
     resources: ResourceSpec = ResourceSpec()
     tracking: TrackingSpec = TrackingSpec()
+    evaluation: EvaluationSpec | None = None
+    """Held-out text to measure on while training; null measures nothing."""
+    profile: ProfileSpec | None = None
+    """Steps to trace; null traces none."""
     export: ExportSpec = ExportSpec()
     output_dir: str = "runs/{name}"
     """Folder of checkpoints, logs and the exported model; {name} stands for the job's name. On a
@@ -146,6 +152,10 @@ class JobSpec(Document):
             raise ValueError(
                 f"stop_after_step {self.stop_after_step} lies after steps {self.steps}"
             )
+        if self.profile is not None and self.profile.first_step > self.steps:
+            raise ValueError(
+                f"profile.first_step {self.profile.first_step} lies after steps {self.steps}"
+            )
         return self
 
     @property
@@ -157,6 +167,13 @@ class JobSpec(Document):
     def last_step(self) -> int:
         """The step after which this start of the job ends."""
         return self.stop_after_step or self.steps
+
+    @property
+    def evaluation_data(self) -> DataSpec | None:
+        """The held-out files, read as the training data is; None without an evaluation."""
+        if self.evaluation is None:
+            return None
+        return self.data.model_copy(update={"files": self.evaluation.files})
 
     @property
     def sequences_per_microbatch(self) -> int:

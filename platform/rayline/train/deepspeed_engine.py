@@ -185,6 +185,16 @@ class DeepSpeedEngine:
                 yield name, gradient.float().cpu().clone()
         self._state.drop_gradients()
 
+    def evaluate(self, batch: Batch) -> tuple[float, int]:
+        """Sums over all ranks."""
+        self._engine.eval()
+        labels = batch.labels.to(self._device)
+        with torch.no_grad():
+            logits = self._engine(batch.input_ids.to(self._device))
+            loss = summed_cross_entropy(logits, labels, self._vocabulary)
+        tokens = int(self._sum_over_ranks(count_targets(labels)))
+        return self._sum_over_ranks(float(loss)), tokens
+
     def logits(self, input_ids: torch.Tensor) -> torch.Tensor | None:
         """The whole logits, on rank 0."""
         self._engine.eval()

@@ -228,6 +228,18 @@ class NativeEngine:
             yield name, whole / count
         self._forget_gradients()
 
+    def evaluate(self, batch: Batch) -> tuple[float, int]:
+        """Sums over all data ranks, through all stages without a schedule."""
+        labels = self._stages.own_tokens(batch.labels)
+        loss = self._stages.loss(self._stages.own_tokens(batch.input_ids), labels)
+        total = torch.zeros(2, dtype=torch.float64, device=self._device)
+        # Tensor ranks have the same loss: the first one counts.
+        if loss is not None and self._mesh.coordinate.tensor == 0:
+            total[0] = loss
+            total[1] = count_targets(labels)
+        dist.all_reduce(total)
+        return float(total[0]), int(total[1])
+
     def weights(self) -> Iterator[tuple[str, torch.Tensor]]:
         """Whole weights, on rank 0; a tied weight goes by its original."""
         named = {

@@ -111,6 +111,14 @@ class WorkerStages:
             losses.append(loss)
         return losses
 
+    def loss(self, input_ids: torch.Tensor, labels: torch.Tensor) -> torch.Tensor | None:
+        """Sum over the target tokens, without gradients, on the ranks of the last stage; None on
+        the others. Every rank of the pipeline calls it with its part of the sequences."""
+        for stage in self._stages.values():
+            stage.eval()
+        logits = relay_forward(self._stages, self._mesh, self._shapes, input_ids)
+        return None if logits is None else self._loss(logits, labels)
+
     def logits(self, input_ids: torch.Tensor) -> torch.Tensor | None:
         """Whole logits, float32, on the ranks of the last stage, through all stages without a
         schedule. Every rank calls it with the same whole sequences."""
