@@ -37,6 +37,7 @@ from rayline.spec import (
 
 if TYPE_CHECKING:
     from rayline.actors import JobOutcome
+    from rayline.actors.verify import Verification
     from rayline.launch import Finding, JobStatus
     from rayline.planner import MemoryEstimate
     from rayline.serving import Endpoint
@@ -110,6 +111,25 @@ class Client:
             from rayline.data import check_files
 
         check_files(job.data)
+
+    def verify(
+        self,
+        job: JobSpec,
+        *,
+        axis: str | None = None,
+        whole: bool = False,
+        observe: Callable[[str], None] = lambda line: None,
+    ) -> Verification:
+        """Whether the plan of `job` computes what one process computes, on this machine's CPU.
+
+        Every gradient of step 1, five steps and a resume are compared, of a model made small unless
+        `whole`; `axis` reduces the plan to one axis. Differences are in the result, with the axis
+        to blame. Raises SpecError where the job cannot work, WorkerError where a rank raised.
+        """
+        with _needing("train"):
+            from rayline.actors.verify import plan_verification, verify
+
+        return verify(plan_verification(job, axis=axis, whole=whole), observe=observe)
 
     def train(
         self,

@@ -2,7 +2,7 @@
 
 from rayline.planner.memory import MemoryEstimate, estimate_memory
 from rayline.planner.parameters import ParameterCounts, count_by_component, count_parameters
-from rayline.planner.shape import read_model_shape
+from rayline.planner.shape import read_model_config, read_model_shape
 
 __all__ = [
     "MemoryEstimate",
@@ -10,5 +10,6 @@ __all__ = [
     "count_by_component",
     "count_parameters",
     "estimate_memory",
+    "read_model_config",
     "read_model_shape",
 ]

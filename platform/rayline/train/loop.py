@@ -25,7 +25,7 @@ from rayline.data import SampleOrder, TokenDataset, collate, load_dataset, share
 from rayline.errors import CheckpointError, SpecError
 from rayline.models.stage import load_config
 from rayline.spec import ExportReport, JobSpec, ModelShape, StepReport, TrainResult, WorkerContext
-from rayline.train.build import build_engine
+from rayline.train.build import EngineBuilder, build_engine
 from rayline.train.engine import Batch, Engine
 from rayline.train.export import export_verified
 from rayline.train.memory import peak_memory_bytes
@@ -43,19 +43,20 @@ def run_rank(
     model_directory: Path,
     observe: Observe,
     stop_requested: Callable[[], bool],
+    build: EngineBuilder = build_engine,
 ) -> TrainResult:
     """Train as `job` says; called once in each worker process, by every rank.
 
     `observe` is called on rank 0 after every step. Once `stop_requested()` is true on any rank,
-    all ranks stop after the step in flight, with a checkpoint. Raises SpecError, CheckpointError,
-    or what torch raised.
+    all ranks stop after the step in flight, with a checkpoint. `build` makes the engine. Raises
+    SpecError, CheckpointError, or what torch raised.
     """
     shape = ModelShape.from_config(load_config(model_directory).to_dict())
     job.check(shape)
     dataset = load_dataset(job.data, model_directory)
     torch.manual_seed(job.seed)
     with joined(context) as device:
-        engine = build_engine(job, context, model_directory, device)
+        engine = build(job, context, model_directory, device)
         run = _Run(job, context, engine, dataset, checkpoint.model_fingerprint(shape), device)
         first_step = run.restore() + 1
         last_step = run.train(first_step, observe, stop_requested)
