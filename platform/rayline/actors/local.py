@@ -13,8 +13,9 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,8 @@ from rayline.actors.failure import Failure, FailureKind, first_cause, lost_conta
 from rayline.errors import WorkerError
 from rayline.train.verify.forks import Answer, Call
 
+_END_S = 2.0
+_POLL_S = 0.02
 RunCalls = Callable[[Sequence[Call]], list[Any]]
 """Runs calls, each in a process of its own, all at once; returns their values in order. Raises the
 RaylineError of the call that failed first, not of those that lost contact with it."""
@@ -35,7 +38,8 @@ def local_processes(modules: Sequence[str], folder: Path) -> Iterator[RunCalls]:
     ours, theirs = socket.socketpair()
     log_file = folder / "starter.log"
     with ExitStack() as cleanup:
-        connection = cleanup.enter_context(Connection(ours.detach()))
+        connection = Connection(ours.detach())
+        cleanup.callback(connection.close)
         with theirs, log_file.open("w") as log:
             code = f"from rayline.train.verify.forks import serve; serve({theirs.fileno()})"
             starter = subprocess.Popen(
@@ -48,7 +52,7 @@ def local_processes(modules: Sequence[str], folder: Path) -> Iterator[RunCalls]:
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
             )
-        cleanup.callback(_end, starter)
+        cleanup.callback(_end, starter, connection)
         connection.send(list(modules))
         yield lambda calls: _run(connection, calls, log_file)
 
@@ -63,10 +67,17 @@ def _environment() -> dict[str, str]:
     }
 
 
-def _end(starter: subprocess.Popen[bytes]) -> None:
-    """End the session. Its number stays taken until the starter is waited for, so no other process
-    can have it."""
-    os.killpg(starter.pid, signal.SIGKILL)
+def _end(starter: subprocess.Popen[bytes], connection: Connection) -> None:
+    """End the session: the starter, told by the closed connection, ends and buries its children
+    itself; whatever is left after a moment is killed."""
+    connection.close()
+    deadline_s = time.monotonic() + _END_S
+    # It is looked at without being waited for: until then no other process can have its number.
+    look = os.WEXITED | os.WNOHANG | os.WNOWAIT
+    while os.waitid(os.P_PID, starter.pid, look) is None and time.monotonic() < deadline_s:
+        time.sleep(_POLL_S)
+    with suppress(ProcessLookupError):
+        os.killpg(starter.pid, signal.SIGKILL)
     starter.wait()
 
 
@@ -98,12 +109,3 @@ def _kind(answer: Answer) -> FailureKind:
         return "died"
     lost = isinstance(answer.error, WorkerError) and lost_contact(answer.error)
     return "lost_contact" if lost else "raised"
-
-
-def free_ports(count: int) -> tuple[int, ...]:
-    """TCP ports of this machine that nothing listens on now, all different."""
-    with ExitStack() as held:
-        probes = [held.enter_context(socket.socket()) for _ in range(count)]
-        for probe in probes:
-            probe.bind(("127.0.0.1", 0))
-        return tuple(int(probe.getsockname()[1]) for probe in probes)

@@ -14,14 +14,14 @@ can run it. What Ray adds, placement and restarts, has nothing to be compared wi
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from rayline.actors.driver import anchored_job
 from rayline.actors.failure import worker_name
-from rayline.actors.local import RunCalls, free_ports, local_processes
+from rayline.actors.local import RunCalls, local_processes
 from rayline.errors import RaylineError
 from rayline.planner import read_model_config, read_model_shape
 from rayline.spec import JobSpec, ModelShape, ParallelPlan
@@ -29,7 +29,6 @@ from rayline.tracking import resolve_model
 from rayline.train.verify.forks import Call
 from rayline.train.verify.shrink import Shrunk, as_it_is, shrink
 from rayline.train.verify.trial import (
-    LIVES,
     STEPS,
     ReferenceResult,
     Trial,
@@ -41,8 +40,11 @@ from rayline.train.verify.verdict import Verdict, did_not_run, guilty, judge
 
 WHOLE_PLAN, ONE_WORKER = "whole plan", "one worker"
 _SHOWN = 3
+_SMALL_TIMEOUT_S = 120.0
+"""A collective that one rank never enters is an error after this; a small model's step takes far
+less."""
 _WHOLE_TIMEOUT_S = 1800.0
-"""A whole model on CPU may keep the others waiting this long."""
+"""The same for a whole model, which may keep the others waiting on a CPU."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,31 +139,39 @@ def verify(
     case. Differences are no error: they are in the result.
     """
     with tempfile.TemporaryDirectory(prefix="rayline-verify-") as scratch:
-        bench = _Bench(plan, Path(scratch), observe, build)
-        with local_processes(_modules(plan.job), Path(scratch)) as run:
-            return bench.verify(run)
+        bench = Bench(plan, Path(scratch))
+        with local_processes(bench.modules, Path(scratch)) as run:
+            observe(f"reference: {STEPS} steps on one process, twice")
+            reference = bench.prepare(run)
+
+            def judged(label: str, on_trial: ParallelPlan) -> Verdict:
+                count = on_trial.world_size
+                observe(f"{label}: {on_trial}, {count} process{'es' if count > 1 else ''}")
+                trial = bench.trial(label, on_trial, build)
+                return bench.judged(run, {label: trial}, reference)[0]
+
+            verdict = judged(plan.label, plan.job.plan)
+            suspects = {} if verdict.equal else plan.suspects
+            alone_verdicts = []
+            for label, suspect in suspects.items():
+                if suspect == plan.job.plan:
+                    alone_verdicts.append(replace(verdict, label=label))
+                    continue
+                try:
+                    alone_verdicts.append(judged(label, suspect))
+                except RaylineError as wrong:
+                    alone_verdicts.append(did_not_run(label, suspect, str(wrong)))
+    blamed = guilty(verdict, alone_verdicts)
+    return Verification(plan.changes, verdict, tuple(alone_verdicts), blamed)
 
 
-def _modules(job: JobSpec) -> list[str]:
-    engine = "deepspeed_engine" if job.engine == "deepspeed" else "native"
-    room = "rayline.train"
-    return [f"{room}.{engine}", f"{room}.verify.rank", f"{room}.verify.measure"]
+class Bench:
+    """The stations of one verification, on files below one folder; `verify` puts them in order."""
 
-
-class _Bench:
-    """The stations of one verification, on files below one folder."""
-
-    def __init__(
-        self,
-        plan: VerifyPlan,
-        scratch: Path,
-        observe: Callable[[str], None],
-        build: Callable[..., Any] | None,
-    ) -> None:
+    def __init__(self, plan: VerifyPlan, scratch: Path) -> None:
+        """`scratch` is an empty folder."""
         self._plan = plan
         self._scratch = scratch
-        self._observe = observe
-        self._build = build
         self._model = scratch / "model"
         self._job = plan.job
         if not plan.whole:
@@ -169,38 +179,30 @@ class _Bench:
             self._job = plan.job.changed({"data.kind": "chat", "data.files": [str(chats)]})
         self._calls = 0
 
-    def verify(self, run: RunCalls) -> Verification:
-        """Everything, in order."""
-        plan = self._plan
-        self._observe(f"reference: {STEPS} steps on one process, twice")
-        self._prepare(run)
-        reference = self._reference(run)
-        whole = self._judged(run, plan.label, plan.job.plan, reference)
-        suspects: list[Verdict] = []
-        for label, suspect in () if whole.equal else plan.suspects.items():
-            if suspect == whole.plan:
-                suspects.append(replace(whole, label=label))
-                continue
-            try:
-                suspects.append(self._judged(run, label, suspect, reference))
-            except RaylineError as wrong:
-                suspects.append(did_not_run(label, suspect, str(wrong)))
-        return Verification(plan.changes, whole, tuple(suspects), guilty(whole, suspects))
+    @property
+    def modules(self) -> list[str]:
+        """What the processes need, to be imported once."""
+        engine = "deepspeed_engine" if self._job.engine == "deepspeed" else "native"
+        own = [f"rayline.train.verify.{name}" for name in ("folder", "rank", "measure")]
+        return [f"rayline.train.{engine}", *own]
 
-    def _prepare(self, run: RunCalls) -> None:
+    def prepare(self, run: RunCalls) -> ReferenceResult:
+        """Write what is trained, and train it plainly. Called once, before everything else."""
         plan = self._plan
         self._model.mkdir()
         if plan.whole:
-            draw_seed = None if plan.job.init == "weights" else plan.job.seed
-            arguments = (self._model, plan.config, plan.source, draw_seed)
-            run([self._call("model", "folder:write_whole_model", *arguments)])
-            return
-        arguments = (self._model, plan.config, plan.job.seed)
-        run([self._call("model", "folder:write_small_model", *arguments)])
-        (chats,) = self._job.data.files
-        run([self._call("data", "folder:write_chats", Path(chats))])
-
-    def _reference(self, run: RunCalls) -> ReferenceResult:
+            seed = None if plan.job.init == "weights" else plan.job.seed
+            written = ("folder:write_whole_model", self._model, plan.config, plan.source, seed)
+            run([self._call("model", *written)])
+        else:
+            written = ("folder:write_small_model", self._model, plan.config, plan.job.seed)
+            (chats,) = self._job.data.files
+            run(
+                [
+                    self._call("model", *written),
+                    self._call("data", "folder:write_chats", Path(chats)),
+                ]
+            )
         folder = self._scratch / "reference"
         folder.mkdir()
         arguments = (verified_job(self._job), self._model, folder, STEPS)
@@ -208,33 +210,41 @@ class _Bench:
         (result,) = run([self._call("reference", "reference:train_twice", *arguments)])
         return result
 
-    def _judged(
-        self, run: RunCalls, label: str, plan: ParallelPlan, reference: ReferenceResult
-    ) -> Verdict:
-        count = plan.world_size
-        self._observe(f"{label}: {plan}, {count} process{'es' if count > 1 else ''}")
-        trial = self._trial(label, plan)
-        lived, *_ = run(
-            [
-                self._call(worker_name(rank, plan.coordinate(rank)), "rank:live", trial, rank)
-                for rank in range(count)
-            ]
-        )
-        arguments = (trial, lived, self._scratch / "reference", reference)
-        (measured,) = run([self._call("comparison", "measure:measure", *arguments)])
-        return judge(label, plan, self._job.precision, measured)
-
-    def _trial(self, label: str, plan: ParallelPlan) -> Trial:
-        folder = self._scratch / label.replace(" ", "-")
+    def trial(
+        self, name: str, plan: ParallelPlan, build: Callable[..., Any] | None = None
+    ) -> Trial:
+        """What the ranks of `plan` are to do; `name` is used once."""
+        folder = self._scratch / f"trial-{name.replace(' ', '-')}"
         folder.mkdir()
-        trial = Trial(
+        return Trial(
             job=self._job.changed({"plan": plan.model_dump(mode="json")}),
             model=self._model,
             folder=folder,
-            ports=free_ports(LIVES),
-            build=self._build,
+            build=build,
+            collective_timeout_s=_WHOLE_TIMEOUT_S if self._plan.whole else _SMALL_TIMEOUT_S,
         )
-        return replace(trial, collective_timeout_s=_WHOLE_TIMEOUT_S) if self._plan.whole else trial
+
+    def judged(
+        self, run: RunCalls, trials: Mapping[str, Trial], reference: ReferenceResult
+    ) -> list[Verdict]:
+        """The verdict on each trial, by its label; all have one world size, and are lived one after
+        another by the same processes."""
+        (count,) = {trial.job.plan.world_size for trial in trials.values()}
+        ordered = list(trials.values())
+        places = [ordered[0].job.plan.coordinate(rank) for rank in range(count)]
+        lived, *_ = run(
+            [
+                self._call(worker_name(rank, place), "rank:live", ordered, rank)
+                for rank, place in enumerate(places)
+            ]
+        )
+        folder = self._scratch / "reference"
+        arguments = (ordered, lived, folder, reference)
+        (measured,) = run([self._call("comparison", "measure:measure", *arguments)])
+        return [
+            judge(label, trial.job.plan, self._job.precision, found)
+            for (label, trial), found in zip(trials.items(), measured, strict=True)
+        ]
 
     def _call(self, name: str, function: str, *arguments: Any) -> Call:
         self._calls += 1

@@ -58,13 +58,18 @@ def verify(
         screen.result(verify_plan_document(plan))
         return
     found = run(plan, observe=screen.say)
+    conclude(screen, found)
+
+
+def conclude(screen: Screen, found: Verification) -> None:
+    """Show what was found. Raises RaylineError where something differs; with `--json`, whose one
+    document tells of it already, only the exit code."""
     show_verification(screen, found)
     screen.result(verification_document(found))
     error = found.error()
     if error is None:
         return
-    if json:
-        # The document tells it already, and stdout holds one document only.
+    if screen.json_wanted:
         raise typer.Exit(error.exit_code)
     raise error
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -20,9 +20,18 @@ Tensors = dict[str, torch.Tensor]
 _WEIGHT = "weight/"
 
 
-def measure(trial: Trial, lived: Lived, folder: Path, reference: ReferenceResult) -> Measured:
-    """All figures of a trial. One process calls it, after every rank has lived; `folder` is that
-    of `train_twice`. Raises CheckpointError where a checkpoint cannot be read."""
+def measure(
+    trials: Sequence[Trial], lived: Sequence[Lived], folder: Path, reference: ReferenceResult
+) -> list[Measured]:
+    """All figures of every trial. One process calls it, after every rank has lived; `lived` is what
+    rank 0 saw of each, `folder` that of `train_twice`. Raises CheckpointError where a checkpoint
+    cannot be read."""
+    return [
+        _measure(trial, seen, folder, reference) for trial, seen in zip(trials, lived, strict=True)
+    ]
+
+
+def _measure(trial: Trial, lived: Lived, folder: Path, reference: ReferenceResult) -> Measured:
     start = load_file(folder / "start.safetensors")
     ended, expected = whole_weights(trial), load_file(folder / "weights.safetensors")
     found = _figures(_changes(ended, start), _changes(expected, start), reference.weight_noise)

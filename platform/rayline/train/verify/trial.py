@@ -15,8 +15,6 @@ STEPS = 5
 """Optimizer steps that are compared."""
 RESUME_AFTER = 3
 """The resumed run stops, saves and is started again after this step."""
-LIVES = 4
-"""Times that a trial's ranks meet: for gradients, unbroken, until the stop, from there on."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,9 +26,7 @@ class Trial:
     model: Path
     """Folder with config, tokenizer and weights that all begin with."""
     folder: Path
-    """Where rank 0 leaves gradients and all leave checkpoints; empty before."""
-    ports: tuple[int, ...]
-    """A free TCP port of this machine for each of LIVES rendezvous."""
+    """Where rank 0 leaves gradients and ports, and all leave checkpoints; empty before."""
     build: Callable[..., Any] | None = None
     """rayline.train.build.EngineBuilder in place of the spec's own engine."""
     collective_timeout_s: float = 120.0

@@ -171,7 +171,7 @@ def did_not_run(label: str, plan: ParallelPlan, problem: str) -> Verdict:
 
 
 def _allowed(figures: Figures, relative: float, margin: float) -> float:
-    if not figures.there > 0:
+    if not figures.there > 0 or not math.isfinite(figures.noise):
         return relative
     return relative + margin * figures.noise / figures.there
 
