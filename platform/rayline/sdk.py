@@ -37,6 +37,7 @@ from rayline.spec import (
 
 if TYPE_CHECKING:
     from rayline.actors import JobOutcome
+    from rayline.actors.verify import Verification
     from rayline.launch import Finding, JobStatus
     from rayline.planner import MemoryEstimate, PipelineEstimate
     from rayline.serving import Endpoint
@@ -125,6 +126,25 @@ class Client:
         check_files(job.data)
         if job.evaluation_data is not None:
             check_files(job.evaluation_data, HELD_OUT_FILES)
+
+    def verify(
+        self,
+        job: JobSpec,
+        *,
+        axis: str | None = None,
+        whole: bool = False,
+        observe: Callable[[str], None] = lambda line: None,
+    ) -> Verification:
+        """Whether the plan of `job` computes what one process computes, on this machine's CPU.
+
+        Every gradient of step 1, five steps and a resume are compared, of a model made small unless
+        `whole`; `axis` reduces the plan to one axis. Differences are in the result, with the axis
+        to blame. Raises SpecError where the job cannot work, WorkerError where a rank raised.
+        """
+        with _needing("train"):
+            from rayline.actors.verify import plan_verification, verify
+
+        return verify(plan_verification(job, axis=axis, whole=whole), observe=observe)
 
     def train(
         self,

@@ -10,7 +10,7 @@ from rayline.planner.hardware import PEAK_SPEEDS, PeakSpeed, device_peak_flops_p
 from rayline.planner.memory import MemoryEstimate, estimate_memory
 from rayline.planner.parameters import ParameterCounts, count_by_component, count_parameters
 from rayline.planner.pipeline import PipelineEstimate, estimate_pipeline
-from rayline.planner.shape import read_model_shape
+from rayline.planner.shape import read_model_config, read_model_shape
 
 __all__ = [
     "PEAK_SPEEDS",
@@ -26,5 +26,6 @@ __all__ = [
     "forward_flops_per_token",
     "matrix_parameters_per_token",
     "model_flops_per_token",
+    "read_model_config",
     "read_model_shape",
 ]

@@ -35,7 +35,7 @@ from rayline.spec import (
     WorkerContext,
     Yardstick,
 )
-from rayline.train.build import build_engine
+from rayline.train.build import EngineBuilder, build_engine
 from rayline.train.engine import Engine, StepOutcome
 from rayline.train.export import export_verified
 from rayline.train.feed import HeldOutFeed, TrainingFeed, samples_consumed
@@ -57,12 +57,14 @@ def run_rank(
     observe: Observe,
     stop_requested: Callable[[], bool],
     yardstick: Yardstick | None = None,
+    build: EngineBuilder = build_engine,
 ) -> TrainResult:
     """Train as `job` says; called once in each worker process, by every rank.
 
     `observe` is called on rank 0 after every step. Once `stop_requested()` is true on any rank,
     all ranks stop after the step in flight, with a checkpoint. Without a `yardstick` reports say
-    nothing of the devices' utilization. Raises SpecError, CheckpointError, or what torch raised.
+    nothing of the devices' utilization; `build` makes the engine. Raises SpecError,
+    CheckpointError, or what torch raised.
     """
     shape = ModelShape.from_config(load_config(model_directory).to_dict())
     job.check(shape)
@@ -73,7 +75,7 @@ def run_rank(
         utilization = None
         if yardstick is not None:
             utilization = measure_utilization(yardstick, device, job.precision)
-        engine = build_engine(job, context, model_directory, device)
+        engine = build(job, context, model_directory, device)
         fingerprint = checkpoint.model_fingerprint(shape)
         run = _Run(job, context, engine, feed, held_out, utilization, fingerprint, device)
         first_step = run.restore() + 1
