@@ -20,26 +20,17 @@ import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rayline.errors import CheckpointError, RaylineError, ServingError
-from rayline.spec import (
-    Coordinate,
-    JobSpec,
-    ModelShape,
-    ServeSpec,
-    StepReport,
-    TrackingSpec,
-    TuneSpec,
-)
+from rayline.spec import JobSpec, ServeSpec, StepReport, TrackingSpec, TuneSpec
 
 if TYPE_CHECKING:
     from rayline.actors import JobOutcome
     from rayline.actors.verify import Verification
     from rayline.launch import Finding, JobStatus
-    from rayline.planner import MemoryEstimate, PipelineEstimate
+    from rayline.planner import JobPlan
     from rayline.serving import Endpoint
     from rayline.serving.client import Message
     from rayline.tracking import ModelSummary, RunRecord, RunSummary
@@ -47,30 +38,6 @@ if TYPE_CHECKING:
 
 DEFAULT_URL = "http://127.0.0.1:8000/v1"
 """Where `rayline deploy` serves unless the spec says otherwise."""
-
-
-@dataclass(frozen=True, slots=True)
-class JobPlan:
-    """What a job would run, where, and how much memory it would take."""
-
-    job: JobSpec
-    model: ModelShape
-    parameters: int
-    """Parameters of the whole model."""
-    memory: MemoryEstimate
-    """Of the worker that needs most."""
-    pipeline: PipelineEstimate
-    """Layers of each stage, and how long workers wait for one another."""
-
-    @property
-    def workers(self) -> list[Coordinate]:
-        """Where each rank stands, in the order of ranks."""
-        return [self.job.plan.coordinate(rank) for rank in range(self.job.plan.world_size)]
-
-    @property
-    def tokens_per_step(self) -> int:
-        """Tokens that go through the model in one optimizer step."""
-        return self.job.batch.sequences * self.job.data.sequence_tokens
 
 
 class Client:
@@ -97,25 +64,12 @@ class Client:
 
         Of the model only its config is read (fetched where it is on a hub).
         """
-        from rayline.planner import (
-            count_parameters,
-            estimate_memory,
-            estimate_pipeline,
-            read_model_shape,
-        )
+        from rayline.planner import plan_job, read_model_shape
         from rayline.tracking import resolve_model
 
         with _needing("train"):
             folder = resolve_model(job.model, job.tracking, need_weights=False)
-        shape = read_model_shape(folder)
-        job.check(shape)
-        return JobPlan(
-            job=job,
-            model=shape,
-            parameters=count_parameters(shape),
-            memory=estimate_memory(shape, job),
-            pipeline=estimate_pipeline(shape, job),
-        )
+        return plan_job(job, read_model_shape(folder))
 
     def check_data(self, job: JobSpec) -> None:
         """Read every line of the job's data. Raises SpecError naming the file and line that is

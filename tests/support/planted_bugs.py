@@ -25,7 +25,7 @@ def partial_sum_left_out(
 ) -> Engine:
     """Tensor ranks keep the gradient of their own heads only, in the norms of queries and keys."""
     engine: Any = build_engine(job, context, model, device)
-    engine._partial = []
+    engine._partial = {}
     return engine
 
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from rayline.cli.screen import Screen, plain, size_text
 
 if TYPE_CHECKING:
-    from rayline.sdk import JobPlan
+    from rayline.planner import JobPlan
     from rayline.spec import JobSpec, TuneSpec
 
 SHOWN_WORKERS = 16

@@ -7,6 +7,7 @@ from rayline.planner.flops import (
     model_flops_per_token,
 )
 from rayline.planner.hardware import PEAK_SPEEDS, PeakSpeed, device_peak_flops_per_s
+from rayline.planner.job import JobPlan, plan_job
 from rayline.planner.memory import MemoryEstimate, estimate_memory
 from rayline.planner.parameters import ParameterCounts, count_by_component, count_parameters
 from rayline.planner.pipeline import PipelineEstimate, estimate_pipeline
@@ -14,6 +15,7 @@ from rayline.planner.shape import read_model_config, read_model_shape
 
 __all__ = [
     "PEAK_SPEEDS",
+    "JobPlan",
     "MemoryEstimate",
     "ParameterCounts",
     "PeakSpeed",
@@ -26,6 +28,7 @@ __all__ = [
     "forward_flops_per_token",
     "matrix_parameters_per_token",
     "model_flops_per_token",
+    "plan_job",
     "read_model_config",
     "read_model_shape",
 ]

@@ -78,7 +78,12 @@ class PlainTraining:
         self._job = job
         self._backward = backward
         self._model: Any = AutoModelForCausalLM.from_pretrained(
-            model, dtype=torch.float32, trust_remote_code=False, use_safetensors=True
+            model,
+            dtype=torch.float32,
+            trust_remote_code=False,
+            use_safetensors=True,
+            # The one that is written out; the fused ones leave out what their kernel lacks.
+            attn_implementation="eager",
         )
         self._model.train()
         named = dict(self._model.named_parameters())

@@ -11,6 +11,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Mapping
 from dataclasses import dataclass
+from math import gcd
 from typing import Any
 
 from rayline.spec import JobSpec, ModelShape, ParallelPlan
@@ -64,7 +65,7 @@ def shrink(job: JobSpec, config: Mapping[str, Any]) -> Shrunk:
     small = copy.deepcopy(dict(config))
     text = small.get("text_config") or small
     shape = ModelShape.from_config(config)
-    _shrink_layers(text, shape.layers, smaller.plan.pipeline)
+    _shrink_layers(text, shape.layers, smaller.plan.stages)
     _shrink_widths(text, shape, smaller.plan)
     _shrink_words(text, smaller.plan)
     _silence(text)
@@ -84,7 +85,8 @@ def as_it_is(job: JobSpec, config: Mapping[str, Any]) -> Shrunk:
 
 def shrink_plan(plan: ParallelPlan) -> ParallelPlan:
     """A plan of MOST_RANKS or fewer, each of its axes still above one where it was: the largest is
-    divided by its smallest factor until all fit. The data axis keeps room for `expert`."""
+    divided by its smallest factor until all fit. The data axis keeps room for `expert`, and stages
+    are balanced anew."""
     while plan.world_size > MOST_RANKS:
         axes = {
             axis: getattr(plan, axis)
@@ -93,10 +95,10 @@ def shrink_plan(plan: ParallelPlan) -> ParallelPlan:
             and _smaller(getattr(plan, axis)) > 1
         }
         if not axes:
-            return plan
+            break
         axis = max(axes, key=lambda name: axes[name])
         plan = plan.changed({axis: _smaller(axes[axis])})
-    return plan
+    return plan.changed({"replicate": gcd(plan.replicate, plan.data), "layers_per_stage": None})
 
 
 def _smaller(size: int) -> int:
@@ -114,11 +116,12 @@ def narrowed(size: int, near: int, unit: int) -> int:
 def _shrink_job(job: JobSpec) -> JobSpec:
     plan = shrink_plan(job.plan)
     per_microbatch = min(2, job.sequences_per_microbatch)
+    parts = plan.context * (plan.tensor if plan.sequence else 1)
     return job.changed(
         {
             "plan": plan.model_dump(mode="json"),
             "batch.sequences": plan.data * plan.microbatches * per_microbatch,
-            "data.sequence_tokens": SEQUENCE_TOKENS,
+            "data.sequence_tokens": -(-SEQUENCE_TOKENS // parts) * parts,
             "optim.warmup_steps": WARMUP_STEPS,
             "optim.lr": max(job.optim.lr, LEAST_LR),
         }

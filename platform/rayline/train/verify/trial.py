@@ -93,9 +93,9 @@ def plan_axes(plan: ParallelPlan) -> list[str]:
 
 
 def alone(plan: ParallelPlan, axis: str) -> ParallelPlan:
-    """The plan with `axis` only; `one worker` leaves none. Microbatches, schedule and ZeRO stage
-    stay, so the global batch does too. The experts' axis lies in the data axis and brings as much
-    of it. Raises SpecError where the plan has no such axis."""
+    """The plan with `axis` only; `one worker` leaves none. Microbatches and ZeRO stage stay, so the
+    global batch does too; what belongs to other axes goes with them. The experts' axis lies in the
+    data axis and brings as much of it. Raises SpecError where the plan has no such axis."""
     axes = plan_axes(plan)
     if axis != "one worker" and axis not in axes:
         raise SpecError(
@@ -107,4 +107,11 @@ def alone(plan: ParallelPlan, axis: str) -> ParallelPlan:
     sizes = {name: getattr(plan, name) if name == axis else 1 for name in (*AXES, "expert")}
     if axis == "expert":
         sizes["data"] = plan.expert
-    return plan.changed(sizes)
+    changes: dict[str, object] = dict(sizes)
+    if axis != "pipeline":
+        changes |= {"schedule": "1f1b", "stages_per_worker": 1, "layers_per_stage": None}
+    if axis != "tensor":
+        changes["sequence"] = False
+    if axis != "data":
+        changes["replicate"] = 1
+    return plan.changed(changes)
