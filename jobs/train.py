@@ -13,6 +13,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "platform"))
 from rayline.actors import train
 from rayline.errors import RaylineError
 from rayline.spec import JobSpec, StepReport
+from rayline.tracking import step_metrics
 
 
 def main() -> int:
@@ -31,9 +32,8 @@ def main() -> int:
 
 
 def _show(report: StepReport) -> None:
-    speed = f"{report.tokens_per_s:.0f} tokens/s {report.memory_bytes / 2**30:.2f} GiB"
-    norm = f"loss {report.loss:.4f} grad_norm {report.grad_norm:.3f} lr {report.lr:.2e}"
-    print(f"step {report.step} {norm} {speed}", flush=True)
+    found = [(key, value) for key, value, _ in step_metrics(report) if value is not None]
+    print(*(f"{key} {value:.6g}" for key, value in found), flush=True)
 
 
 if __name__ == "__main__":

@@ -34,6 +34,9 @@ def test_a_plan_says_what_runs_where(job: JobSpec) -> None:
     assert plan.workers[5] == Coordinate(pipeline=1, data=0, context=0, tensor=1)
     assert plan.tokens_per_step == 16 * 128
     assert plan.memory.total_bytes > 3 * 4 * plan.parameters / 8
+    assert sum(plan.pipeline.stage_layers) == 4
+    assert len(plan.pipeline.stage_layers) == plan.job.plan.pipeline
+    assert 0 < plan.pipeline.bubble_share < 0.5
 
 
 def test_a_plan_refuses_what_cannot_work(job: JobSpec) -> None:

@@ -20,25 +20,17 @@ import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rayline.errors import CheckpointError, RaylineError, ServingError
-from rayline.spec import (
-    Coordinate,
-    JobSpec,
-    ModelShape,
-    ServeSpec,
-    StepReport,
-    TrackingSpec,
-    TuneSpec,
-)
+from rayline.spec import JobSpec, ServeSpec, StepReport, TrackingSpec, TuneSpec
 
 if TYPE_CHECKING:
     from rayline.actors import JobOutcome
+    from rayline.actors.verify import Verification
     from rayline.launch import Finding, JobStatus
-    from rayline.planner import MemoryEstimate
+    from rayline.planner import JobPlan
     from rayline.serving import Endpoint
     from rayline.serving.client import Message
     from rayline.tracking import ModelSummary, RunRecord, RunSummary
@@ -46,28 +38,6 @@ if TYPE_CHECKING:
 
 DEFAULT_URL = "http://127.0.0.1:8000/v1"
 """Where `rayline deploy` serves unless the spec says otherwise."""
-
-
-@dataclass(frozen=True, slots=True)
-class JobPlan:
-    """What a job would run, where, and how much memory it would take."""
-
-    job: JobSpec
-    model: ModelShape
-    parameters: int
-    """Parameters of the whole model."""
-    memory: MemoryEstimate
-    """Of the worker that needs most."""
-
-    @property
-    def workers(self) -> list[Coordinate]:
-        """Where each rank stands, in the order of ranks."""
-        return [self.job.plan.coordinate(rank) for rank in range(self.job.plan.world_size)]
-
-    @property
-    def tokens_per_step(self) -> int:
-        """Tokens that go through the model in one optimizer step."""
-        return self.job.batch.sequences * self.job.data.sequence_tokens
 
 
 class Client:
@@ -94,22 +64,41 @@ class Client:
 
         Of the model only its config is read (fetched where it is on a hub).
         """
-        from rayline.planner import count_parameters, estimate_memory, read_model_shape
+        from rayline.planner import plan_job, read_model_shape
         from rayline.tracking import resolve_model
 
         with _needing("train"):
             folder = resolve_model(job.model, job.tracking, need_weights=False)
-        shape = read_model_shape(folder)
-        job.check(shape)
-        return JobPlan(job, shape, count_parameters(shape), estimate_memory(shape, job))
+        return plan_job(job, read_model_shape(folder))
 
     def check_data(self, job: JobSpec) -> None:
         """Read every line of the job's data. Raises SpecError naming the file and line that is
         wrong; the files must be on this machine."""
         with _needing("train"):
-            from rayline.data import check_files
+            from rayline.data import HELD_OUT_FILES, check_files
 
         check_files(job.data)
+        if job.evaluation_data is not None:
+            check_files(job.evaluation_data, HELD_OUT_FILES)
+
+    def verify(
+        self,
+        job: JobSpec,
+        *,
+        axis: str | None = None,
+        whole: bool = False,
+        observe: Callable[[str], None] = lambda line: None,
+    ) -> Verification:
+        """Whether the plan of `job` computes what one process computes, on this machine's CPU.
+
+        Every gradient of step 1, five steps and a resume are compared, of a model made small unless
+        `whole`; `axis` reduces the plan to one axis. Differences are in the result, with the axis
+        to blame. Raises SpecError where the job cannot work, WorkerError where a rank raised.
+        """
+        with _needing("train"):
+            from rayline.actors.verify import plan_verification, verify
+
+        return verify(plan_verification(job, axis=axis, whole=whole), observe=observe)
 
     def train(
         self,

@@ -27,6 +27,10 @@ def test_relative_paths_are_made_absolute_and_nothing_else_changes(make_job: Mak
     assert placed.data.files == ["/home/of/driver/a.txt", "/data/b.txt"]
     assert placed.tracking.uri == f"sqlite:///{Path.cwd()}/mlflow.db"
     assert anchored_job(placed, Path("/elsewhere")) == placed
+    watched = job.changed({"evaluation.files": ["c.txt"], "evaluation.every_steps": 2})
+    there = anchored_job(watched, Path("/home/of/driver"))
+    assert there.evaluation is not None
+    assert there.evaluation.files == ["/home/of/driver/c.txt"]
     back = {
         "output_dir": job.output_dir,
         "data.files": job.data.files,
@@ -71,7 +75,14 @@ def test_a_job_is_trained_recorded_and_registered(quick_job: JobSpec) -> None:
     from rayline.tracking import read_run, resolve_model
 
     reports: list[StepReport] = []
-    outcome = train(quick_job, observers=[reports.append])
+    measured = {
+        "evaluation.files": quick_job.data.files,
+        "evaluation.every_steps": 2,
+        "evaluation.sequences": 8,
+        "profile.first_step": 2,
+        "profile.last_step": 2,
+    }
+    outcome = train(quick_job.changed(measured), observers=[reports.append])
     assert [report.step for report in reports] == [1, 2, 3]
     assert outcome.result.finished
     assert outcome.model is not None
@@ -81,7 +92,14 @@ def test_a_job_is_trained_recorded_and_registered(quick_job: JobSpec) -> None:
     assert record.summary.status == "finished"
     assert [point.value for point in record.metrics["loss"]] == [each.loss for each in reports]
     assert record.params["plan.data"] == "2"
-    assert record.tags["rayline.fingerprint"] == quick_job.fingerprint()
+    assert record.tags["rayline.fingerprint"] == quick_job.changed(measured).fingerprint()
+    assert [point.step for point in record.metrics["val_loss"]] == [0, 2, 3]
+    assert len(record.metrics["mfu"]) == 3
+    assert record.metrics["peak_memory_gib"][0].value > 0.1
+    artifacts = outcome.directory.parent / "mlartifacts" / outcome.run_id / "artifacts"
+    assert (artifacts / "memory.json").is_file()
+    assert len(list((artifacts / "profile").glob("rank-00000-*.json.gz"))) == 1
+    assert len(list((outcome.directory / "profile").glob("rank-0000*.json.gz"))) == 2
     assert len(list((outcome.directory / "logs").glob("rank-0000*-pp0-dp*-cp0-tp0.log"))) == 2
 
 

@@ -1,12 +1,13 @@
 """The loss curve: the terminal's blocks and the PNG."""
 
+from dataclasses import replace
 from pathlib import Path
 
 from hypothesis import given
 from hypothesis import strategies as st
 
 from rayline.cli.curve import draw_loss, sparkline
-from rayline.spec import StepReport
+from rayline.spec import EvalReport, StepReport
 
 BLOCKS = "▁▂▃▄▅▆▇█"
 
@@ -55,3 +56,14 @@ def test_the_png_is_written_below_a_folder_that_did_not_exist(tmp_path: Path) ->
     )
     assert file.read_bytes().startswith(b"\x89PNG")
     assert file.stat().st_size > 5_000
+
+
+def test_evaluations_are_drawn_beside_the_training(tmp_path: Path) -> None:
+    reports = [report(step, 3.0 / step) for step in range(1, 9)]
+    plain = draw_loss(reports, "demo", tmp_path / "plain.png").read_bytes()
+    held_out = EvalReport(step=4, loss=1.2, tokens=64, sequences=2, seconds=0.1)
+    reports[3] = replace(reports[3], evaluations=(held_out,))
+    watched = draw_loss(reports, "demo", tmp_path / "watched.png").read_bytes()
+    assert watched.startswith(b"\x89PNG")
+    assert watched != plain
+    assert draw_loss(reports, "demo", tmp_path / "again.png").read_bytes() == watched

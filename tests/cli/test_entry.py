@@ -28,8 +28,9 @@ VERBS = (
     "train",
     "tune",
     "undeploy",
+    "verify",
 )
-ACTING = ("demo", "deploy", "export", "stop", "submit", "train", "tune", "undeploy")
+ACTING = ("demo", "deploy", "export", "stop", "submit", "train", "tune", "undeploy", "verify")
 
 
 def output(capsys: pytest.CaptureFixture[str], *words: str) -> tuple[int, str, str]:

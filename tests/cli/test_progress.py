@@ -1,10 +1,12 @@
 """Progress in a pipe: plain lines, few of them, with what a person wants to know."""
 
+from dataclasses import replace
+
 import pytest
 
 from rayline.cli.progress import LINE_INTERVAL_S, TrainProgress, eta_s, line_due, step_line
 from rayline.cli.screen import Screen
-from rayline.spec import StepReport
+from rayline.spec import EvalReport, StepReport
 
 
 def report(step: int, seconds: float = 0.5) -> StepReport:
@@ -48,6 +50,23 @@ def test_a_line_tells_step_loss_speed_and_time_left() -> None:
     assert step_line(report(12), 60, 75.2) == (
         "step 12/60  loss 2.0000  grad_norm 1.250  lr 3.00e-04  2,048 tokens/s  ETA 1:15"
     )
+
+
+def test_a_line_tells_how_busy_the_devices_are_where_that_is_known() -> None:
+    busy = replace(report(12), mfu=0.4123)
+    assert "2,048 tokens/s  MFU 41.2%  ETA" in step_line(busy, 60, 75.2)
+
+
+def test_every_evaluation_gets_a_line(capsys: pytest.CaptureFixture[str]) -> None:
+    def evaluated(step: int) -> EvalReport:
+        return EvalReport(step=step, loss=1.5, tokens=2048, sequences=8, seconds=0.1)
+
+    with TrainProgress(Screen(json_wanted=False), 9, "train demo") as progress:
+        progress(replace(report(1), evaluations=(evaluated(0), evaluated(1))))
+        progress(replace(report(2), evaluations=(evaluated(2),)))
+    lines = [line for line in capsys.readouterr().out.splitlines() if "val_loss" in line]
+    assert lines[0] == "step 0/9  val_loss 1.5000  val_perplexity 4.48  over 2,048 tokens"
+    assert [line.split()[1] for line in lines] == ["0/9", "1/9", "2/9"]
 
 
 def test_a_pipe_gets_plain_lines(capsys: pytest.CaptureFixture[str]) -> None:

@@ -10,7 +10,7 @@ from rayline.data.source import Chat, Message, Place
 from rayline.errors import SpecError
 from rayline.models.tiny import CHAT_TEMPLATE
 
-PLACE = Place(0, "a.jsonl", 17)
+PLACE = Place("data.files", 0, "a.jsonl", 17)
 SMOLLM2 = (
     "{% for message in messages %}{% if loop.first and messages[0]['role'] != 'system' %}"
     "{{ '<|im_start|>system\nYou are a helpful AI assistant<|im_end|>\n' }}{% endif %}"

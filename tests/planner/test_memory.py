@@ -10,10 +10,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from transformers import AutoModelForCausalLM, LlamaConfig, PretrainedConfig, Qwen3Config
 
-from rayline.parallel.pipeline import split_layers
 from rayline.planner import count_parameters, estimate_memory
-from rayline.planner.memory import layer_activation_bytes, stage_layers
-from rayline.spec import JobSpec, ModelShape
+from rayline.planner.memory import layer_activation_bytes
+from rayline.planner.pipeline import peak_in_flight
+from rayline.planner.schedule import action_orders
+from rayline.spec import JobSpec, ModelShape, ParallelPlan
 
 SHAPE = ModelShape(
     layers=12,
@@ -167,13 +168,43 @@ def test_a_large_vocabulary_makes_the_last_stage_the_worst() -> None:
 
     tokens = 64 // 2 * 128
     assert estimate.stage == 1
-    assert estimate.logits_bytes == 12 * tokens * 100_000
+    # One microbatch: logits and their gradients, in float32.
+    assert estimate.logits_bytes == 8 * tokens * 100_000
 
 
-@given(st.integers(1, 64), st.integers(1, 16))
-def test_layers_are_cut_as_the_engine_cuts_them(layers: int, stages: int) -> None:
-    cut = [split_layers(layers, stages, stage).count for stage in range(stages)]
-    assert stage_layers(layers, stages) == cut
+def test_a_worker_of_several_stages_holds_all_of_them() -> None:
+    """Interleaving leaves the state as it is, and keeps more microbatches in flight than 1f1b."""
+    plan = {"plan.pipeline": 2, "plan.microbatches": 8, "plan.layers_per_stage": [6, 6]}
+    one = estimate_memory(SHAPE, job(**plan))
+    several = estimate_memory(
+        SHAPE,
+        job(
+            **plan
+            | {
+                "plan.schedule": "interleaved",
+                "plan.stages_per_worker": 2,
+                "plan.layers_per_stage": [3, 3, 3, 3],
+            }
+        ),
+    )
+
+    assert several.optimizer_bytes == one.optimizer_bytes
+    # Worker 0 has five halves of a stage in flight (Narayanan et al. 2021, section 2.2: its memory
+    # is that of 1f1b times 1 + (p - 1) / (p v) = 5 / 4).
+    received = 64 // 8 * 128 * SHAPE.hidden * 4
+    assert several.activations_bytes - 5 * received == pytest.approx(
+        (one.activations_bytes - 2 * received) * 5 / 4
+    )
+
+
+def test_the_stages_of_a_v_balance_the_microbatches_in_flight() -> None:
+    """ZB-V's promise (Qi et al. 2023, section 6): the memory of 1f1b, the same on every worker."""
+    plan = ParallelPlan(pipeline=4, microbatches=16, stages_per_worker=2, schedule="zero_bubble_v")
+    peaks = [
+        peak_in_flight(order, dict.fromkeys(plan.stages_of_worker(worker), 1))
+        for worker, order in enumerate(action_orders(plan))
+    ]
+    assert peaks == [8] * 4
 
 
 @pytest.mark.parametrize("kind", [LlamaConfig, Qwen3Config])

@@ -90,3 +90,10 @@ def test_deepspeed_refuses_what_only_the_native_engine_has(sections: dict[str, A
     job(**sections)
     with pytest.raises(SpecError, match="engine: native"):
         job(engine="deepspeed", **sections)
+
+
+def test_a_split_backward_pass_refuses_selective_recomputation() -> None:
+    plan = {"pipeline": 2, "schedule": "zero_bubble", "microbatches": 4}
+    job(plan=plan, recompute="full")
+    with pytest.raises(SpecError, match="zero_bubble goes back through it twice"):
+        job(plan=plan, recompute="selective")

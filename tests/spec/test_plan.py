@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -27,6 +29,8 @@ SMOLLM2 = ModelShape(
     tied_embeddings=True,
     max_positions=8192,
 )
+
+PIPELINE = ParallelPlan(pipeline=4, stages_per_worker=2, schedule="interleaved", microbatches=4)
 
 
 @given(PLANS)
@@ -80,6 +84,10 @@ def test_a_coordinate_names_itself_for_logs() -> None:
         (ParallelPlan(tensor=3, pipeline=2, microbatches=2), 4),
         (ParallelPlan(data=2, tensor=3, pipeline=30, microbatches=30), 60),
         (ParallelPlan(pipeline=4, microbatches=1, schedule="gpipe"), 1),
+        (PIPELINE.changed({"microbatches": 6}), 6),
+        (PIPELINE.changed({"schedule": "zero_bubble", "data": 2, "zero_stage": 2}), 8),
+        (PIPELINE.changed({"schedule": "zero_bubble_v", "microbatches": 7}), 7),
+        (PIPELINE.changed({"layers_per_stage": [1, 7, 4, 3, 3, 4, 4, 4]}), 4),
     ],
 )
 def test_plans_that_can_work_pass(plan: ParallelPlan, batch: int) -> None:
@@ -90,11 +98,59 @@ def test_plans_that_can_work_pass(plan: ParallelPlan, batch: int) -> None:
     ("plan", "batch", "subject", "message"),
     [
         (ParallelPlan(tensor=2), 4, "plan.tensor", "9 attention heads"),
-        (ParallelPlan(tensor=9), 9, "plan.tensor", "3 key-value heads"),
+        (ParallelPlan(tensor=9), 9, "plan.tensor", "1536 feed-forward width"),
         (ParallelPlan(pipeline=31, microbatches=31), 31, "plan.pipeline", "30 layers"),
         (ParallelPlan(data=4, microbatches=2), 12, "batch.sequences", "4 x 2"),
         (ParallelPlan(pipeline=3, microbatches=2), 4, "plan.microbatches", "1f1b"),
-        (ParallelPlan(context=2), 2, "plan.context", "not available"),
+        (ParallelPlan(context=2), 2, "plan.context", "9 attention heads"),
+        (
+            ParallelPlan(tensor=3, context=2),
+            2,
+            "plan.context",
+            "3 attention heads of a tensor rank",
+        ),
+        (ParallelPlan(data=4, replicate=3), 4, "plan.replicate", "plan.data = 4"),
+        (ParallelPlan(expert=2, data=2), 2, "plan.expert", "not available"),
+        (ParallelPlan(stages_per_worker=2), 1, "plan.stages_per_worker", "1 on a pipeline of one"),
+        (
+            PIPELINE.changed({"schedule": "1f1b"}),
+            4,
+            "plan.stages_per_worker",
+            "not what the 1f1b schedule can run (found 2)",
+        ),
+        (PIPELINE.changed({"stages_per_worker": 1}), 4, "plan.stages_per_worker", "2 or more"),
+        (
+            PIPELINE.changed({"schedule": "zero_bubble_v", "stages_per_worker": 3}),
+            4,
+            "plan.stages_per_worker",
+            "allowed: 2",
+        ),
+        (PIPELINE.changed({"stages_per_worker": 8}), 4, "plan.pipeline", "32 stages are more"),
+        (PIPELINE.changed({"microbatches": 9}), 9, "plan.microbatches", "2 equal rounds"),
+        (
+            PIPELINE.changed({"schedule": "zero_bubble", "data": 2}),
+            8,
+            "plan.zero_stage",
+            "allowed: 0, 1, 2",
+        ),
+        (
+            PIPELINE.changed({"layers_per_stage": [30]}),
+            4,
+            "plan.layers_per_stage",
+            "names 1 stages where the plan has 8",
+        ),
+        (
+            PIPELINE.changed({"layers_per_stage": [0, 8, 4, 3, 3, 4, 4, 4]}),
+            4,
+            "plan.layers_per_stage",
+            "without a layer",
+        ),
+        (
+            PIPELINE.changed({"layers_per_stage": [4] * 8}),
+            4,
+            "plan.layers_per_stage",
+            "adds up to 32 layers where the model has 30",
+        ),
     ],
 )
 def test_plans_that_cannot_work_are_refused_by_name(
@@ -106,6 +162,20 @@ def test_plans_that_cannot_work_are_refused_by_name(
     assert refused.value.subject == subject
     assert message in str(refused.value)
     assert refused.value.exit_code == 2
+
+
+def test_fewer_key_value_heads_than_ranks_are_shared_but_none_is_cut() -> None:
+    model = replace(SMOLLM2, heads=8, kv_heads=2)
+    ParallelPlan(tensor=8).check(model, 1)
+    with pytest.raises(SpecError, match="3 key-value heads"):
+        ParallelPlan(tensor=4).check(replace(model, kv_heads=3), 1)
+
+
+def test_a_refused_number_of_microbatches_comes_with_one_that_works() -> None:
+    with pytest.raises(SpecError) as refused:
+        PIPELINE.changed({"microbatches": 9}).check(SMOLLM2, 9)
+    assert refused.value.fix == "--set plan.microbatches=12"
+    PIPELINE.changed({"microbatches": 12}).check(SMOLLM2, 12)
 
 
 def test_a_refused_tensor_size_comes_with_those_that_work() -> None:

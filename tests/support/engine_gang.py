@@ -8,6 +8,7 @@ import json
 import multiprocessing
 import socket
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -23,13 +24,15 @@ _FORKS.set_forkserver_preload(["support.engine_rank", "rayline.train.native"])
 
 @dataclass
 class Task:
-    """What one gang is to do: load, gradients of step 1, steps first..last, save."""
+    """What one gang is to do: load, gradients of step 1, evaluate, steps first..last with an
+    evaluation after each, save."""
 
     job: JobSpec
     model: Path
     first: int = 1
     last: int = 0
     gradients: bool = False
+    evaluate: bool = False
     load: Path | None = None
     save: Path | None = None
     save_at: int = 0
@@ -46,6 +49,7 @@ class Task:
             "first": self.first,
             "last": self.last,
             "gradients": self.gradients,
+            "evaluate": self.evaluate,
             "load": str(self.load) if self.load else None,
             "save": str(self.save) if self.save else None,
             "save_at": self.save_at or self.last,
@@ -71,6 +75,13 @@ class Task:
         found: list[str] = json.loads((self.out / "results.json").read_text())["skipped"]
         return found
 
+    @property
+    def evaluations(self) -> list[tuple[float, int]]:
+        """Sum of losses and number of targets, as every rank got them: at first, and after each
+        step."""
+        found = json.loads((self.out / "results.json").read_text())["evaluations"]
+        return [(float.fromhex(loss), tokens) for loss, tokens in found]
+
     def tensors(self, kind: str) -> dict[str, torch.Tensor]:
         return load_file(self.out / f"{kind}.safetensors")
 
@@ -93,10 +104,16 @@ def run_gang(directory: Path, tasks: list[Task]) -> None:
         task.out.mkdir(parents=True)
     listing = directory / "tasks.json"
     listing.write_text(json.dumps([task.as_json() for task in tasks]))
+    run_ranks(directory, world, run_tasks, listing)
+
+
+def run_ranks(directory: Path, world: int, life: Callable[..., None], what: Path) -> None:
+    """Fork `world` ranks and wait until all are done; each runs life(rank, world, port, what, log),
+    the log being its own, below `directory`."""
     port = free_port()
     logs = [directory / f"rank-{rank}.log" for rank in range(world)]
     ranks = [
-        _FORKS.Process(target=run_tasks, args=(rank, world, port, listing, log))
+        _FORKS.Process(target=life, args=(rank, world, port, what, log))
         for rank, log in enumerate(logs)
     ]
     deadline_s = time.monotonic() + TIMEOUT_S

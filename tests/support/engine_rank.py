@@ -22,6 +22,8 @@ from rayline.train.pace import Pace
 from support import faults
 
 NO_TARGET = -100
+EVALUATED = 77
+"""The step whose batch is evaluated on; no test trains as far."""
 
 
 def global_batch(job: JobSpec, vocab: int, step: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -98,7 +100,17 @@ def do(task: dict[str, Any]) -> None:
         restore(engine, Path(task["load"]), pace)
     if task["gradients"]:
         keep("gradients", dict(engine.gradients(share(1))))
-    losses, norms, skipped = [], [], []
+    losses, norms, skipped, evaluations = [], [], [], []
+
+    def evaluate() -> None:
+        if task["evaluate"]:
+            loss_sum, tokens = engine.evaluate(share(EVALUATED))
+            told: list[object] = [None] * context.world_size
+            dist.all_gather_object(told, (loss_sum, tokens))
+            assert told == [(loss_sum, tokens)] * context.world_size
+            evaluations.append((loss_sum.hex(), tokens))
+
+    evaluate()
     for step in range(task["first"], task["last"] + 1):
         faulty = task["fault"] if step == task["fault_step"] else None
         with faults.planted(engine, faulty):
@@ -106,9 +118,12 @@ def do(task: dict[str, Any]) -> None:
         losses.append(outcome.loss.hex())
         norms.append(outcome.grad_norm)
         skipped.append(pace.done(step, outcome))
+        evaluate()
         if task["save"] and step == task["save_at"]:
             shape = ModelShape.from_config(config.to_dict())
             save(engine, job, shape, Path(task["save"]), step, pace)
+    if not task["last"] and task["gradients"]:
+        return
     if job.ema is not None and job.ema.export:
         engine.take_average()
     keep("weights", dict(engine.weights()))
@@ -116,7 +131,12 @@ def do(task: dict[str, Any]) -> None:
     if logits is not None:
         keep("logits", {"logits": logits})
     if context.rank == 0:
-        results = {"losses": losses, "norms": norms, "skipped": skipped}
+        results = {
+            "losses": losses,
+            "norms": norms,
+            "skipped": skipped,
+            "evaluations": evaluations,
+        }
         (out / "results.json").write_text(json.dumps(results))
 
 

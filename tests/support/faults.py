@@ -13,6 +13,13 @@ GRADIENT_RANK = 2
 """The rank whose gradient gets a NaN."""
 
 
+def _last_stage(engine: Any) -> torch.nn.Module:
+    """The last of the stages that a rank of the native engine holds."""
+    *_, stage = engine._stages._stages.values()
+    found: torch.nn.Module = stage
+    return found
+
+
 @contextmanager
 def planted(engine: Engine, fault: str | None) -> Iterator[None]:
     """While it lasts: "gradient", a NaN in one element of the first gradient that rank 2 holds;
@@ -32,7 +39,7 @@ def planted(engine: Engine, fault: str | None) -> Iterator[None]:
         yield
         del known._local_gradients
     elif fault == "loss" and dist.get_rank() == dist.get_world_size() - 1:
-        module = known._engine.module if hasattr(known, "_engine") else known._stage
+        module = known._engine.module if hasattr(known, "_engine") else _last_stage(known)
         hook = module.register_forward_hook(lambda _, __, output: output * float("nan"))
         yield
         hook.remove()

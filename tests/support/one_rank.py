@@ -4,7 +4,7 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
-from rayline.spec import JobSpec, StepReport, TrainResult, WorkerContext
+from rayline.spec import JobSpec, StepReport, TrainResult, WorkerContext, Yardstick
 from rayline.train.loop import run_rank
 from support.engine_gang import free_port
 
@@ -31,7 +31,10 @@ def small_job(folder: Path, name: str, model: Path) -> JobSpec:
 
 
 def run_alone(
-    job: JobSpec, model: Path, stop: Callable[[], bool] = lambda: False
+    job: JobSpec,
+    model: Path,
+    stop: Callable[[], bool] = lambda: False,
+    yardstick: Yardstick | None = None,
 ) -> tuple[TrainResult, list[StepReport]]:
     """Run the job to its end: what came of it, and every step's report."""
     context = WorkerContext(
@@ -44,4 +47,4 @@ def run_alone(
         device="cpu",
     )
     reports: list[StepReport] = []
-    return run_rank(job, context, model, reports.append, stop), reports
+    return run_rank(job, context, model, reports.append, stop, yardstick), reports

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from rayline.errors import InterruptedByUser, SpecError
-from rayline.spec import StepReport, TrackingSpec
+from rayline.spec import EvalReport, StepParts, StepReport, TrackingSpec
 from rayline.tracking import amend_run, list_runs, open_run, read_run
 
 Reports = Callable[[int], StepReport]
@@ -55,6 +55,40 @@ def test_everything_given_is_read_back(tracking: TrackingSpec, report: Reports) 
     database = Path(tracking.uri.removeprefix("sqlite:///"))
     kept = database.parent / "mlartifacts" / run.run_id / "artifacts" / "best.yaml"
     assert kept.read_text() == "steps: 3\n"
+
+
+def test_measures_of_a_run_reach_the_store(tracking: TrackingSpec, report: Reports) -> None:
+    def evaluated(step: int, loss: float) -> EvalReport:
+        return EvalReport(step=step, loss=loss, tokens=90, sequences=4, seconds=0.1)
+
+    parts = StepParts(data_s=0.1, engine_s=0.3, communication_s=0.05, checkpoint_s=0.1)
+    with open_run(tracking, name="measured", params={}, tags={}) as run:
+        run.observe(
+            replace(
+                report(1), workers=4, mfu=0.4, evaluations=(evaluated(0, 2.0), evaluated(1, 1.0))
+            )
+        )
+        run.observe(replace(report(2), parts=parts))
+        run.observe(replace(report(3), evaluations=(evaluated(3, 800.0),)))
+        run.summarize(3, {"rank 0 pp0-dp0-cp0-tp0": 2**30, "rank 1 pp0-dp1-cp0-tp0": 3 * 2**30})
+
+    metrics = {
+        key: [(point.step, point.value) for point in points]
+        for key, points in read_run(tracking, run.run_id).metrics.items()
+    }
+    assert metrics["val_loss"] == [(0, 2.0), (1, 1.0), (3, 800.0)]
+    assert metrics["val_perplexity"][:2] == [(0, math.exp(2.0)), (1, math.e)]
+    assert metrics["val_perplexity"][2][1] > 1e300
+    assert metrics["tokens_per_s_per_device"] == [(1, 50.0), (2, 250.0), (3, 200.0)]
+    assert metrics["mfu"] == [(1, 0.4)]
+    assert metrics["time/communication_s"] == [(2, 0.05)]
+    assert metrics["time/compute_s"] == [(2, pytest.approx(0.25))]
+    assert metrics["time/checkpoint_s"] == [(2, 0.1)]
+    assert "time/evaluation_s" not in metrics
+    assert metrics["peak_memory_gib"] == [(3, 3.0)]
+    database = Path(tracking.uri.removeprefix("sqlite:///"))
+    kept = database.parent / "mlartifacts" / run.run_id / "artifacts" / "memory.json"
+    assert '"rank 1 pp0-dp1-cp0-tp0": 3221225472' in kept.read_text()
 
 
 def test_a_thousand_reports_cost_little_and_all_arrive(

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from pydantic import TypeAdapter
 
 from rayline.errors import SpecError
+from rayline.parallel.layout import Held
 from rayline.spec import AnyOptimSpec, OptimSpec
 from rayline.train.optimizer import ShardedOptimizer, check_groups
 from rayline.train.rules.adam8bit import BLOCK_ELEMENTS, Mean8bit, dynamic_shares
@@ -62,7 +63,12 @@ def gradients(step: int) -> dict[str, torch.Tensor]:
 
 
 def alone(tensors: dict[str, torch.Tensor]) -> Shards:
-    return Shards({n: Holding(t, tuple(t.shape), (0,) * t.dim()) for n, t in tensors.items()})
+    return Shards({name: all_of(tensor) for name, tensor in tensors.items()})
+
+
+def all_of(tensor: torch.Tensor) -> Holding:
+    view = tuple(slice(0, size) for size in tensor.shape)
+    return Holding(tensor, tuple(tensor.shape), (Held((0,) * tensor.dim(), view),))
 
 
 def stepped(spec: OptimSpec, steps: int = STEPS) -> dict[str, torch.Tensor]:
@@ -251,7 +257,7 @@ def test_packing_keeps_every_element_within_half_a_share(
 ) -> None:
     """The widest gap between shares is that of the highest decade: 0.9 over 64."""
     mean = torch.randn(3, width, generator=torch.Generator().manual_seed(seed)) * scale
-    holding = Holding(mean, (3, width), (0, 0))
+    holding = all_of(mean)
     packing = Mean8bit("exp_avg", signed=True)
     state = packing.begin(Member("w", "w", mean, (3, width), 1.0, 0.0))
     assert not packing.unpacked(holding, state).any()

@@ -91,6 +91,7 @@ def train(
             restarted = partial(run.event, "restarted")
             watching = [run.observe, *observers]
             result = Controller(assignment, placement, watching, request, restarted).run()
+            _keep_measures(job, run, result)
             if request.by_user and not result.finished:
                 raise _interrupted(result)
             model = _kept(job, run, result)
@@ -113,6 +114,9 @@ def anchored_job(job: JobSpec, home: Path) -> JobSpec:
         "data.files": [str(home / Path(file).expanduser()) for file in job.data.files],
         "tracking.uri": anchored(job.tracking).uri,
     }
+    if job.evaluation is not None:
+        held_out = [str(home / Path(file).expanduser()) for file in job.evaluation.files]
+        changes["evaluation.files"] = held_out
     if job.model.directory is not None:
         changes["model.directory"] = str(home / Path(job.model.directory).expanduser())
     return job.changed(changes)
@@ -136,6 +140,15 @@ def _tracked(job: JobSpec, parent_run_id: str | None) -> TrackedRun:
         tags={"rayline.fingerprint": job.fingerprint(), "rayline.plan": str(job.plan)},
         parent_run_id=parent_run_id,
     )
+
+
+def _keep_measures(job: JobSpec, run: TrackedRun, result: TrainResult) -> None:
+    """What is known of a run once its steps are done: each rank's memory, and rank 0's trace."""
+    held = result.peak_memory_bytes
+    by_rank = {f"rank {rank} {job.plan.coordinate(rank)}": peak for rank, peak in enumerate(held)}
+    run.summarize(result.last_step, by_rank)
+    if result.trace is not None:
+        run.log_artifact(Path(result.trace), "profile")
 
 
 def _kept(job: JobSpec, run: TrackedRun, result: TrainResult) -> ModelRef | None:

@@ -23,7 +23,8 @@ from rayline.actors.failure import Failure, failure_of
 from rayline.actors.seating import Device, Whereabouts
 from rayline.actors.worker_log import keep_log
 from rayline.errors import SpecError
-from rayline.spec import Coordinate, JobSpec, StepReport, TrainResult, WorkerContext
+from rayline.planner import device_peak_flops_per_s, model_flops_per_token, read_model_shape
+from rayline.spec import Coordinate, JobSpec, StepReport, TrainResult, WorkerContext, Yardstick
 
 log = logging.getLogger(__name__)
 
@@ -53,7 +54,23 @@ def train_rank(
     if not model_directory.is_dir():
         # The driver's copy lies on another node: this node fetches its own.
         model_directory = resolve_model(job.model, job.tracking, need_weights=job.init == "weights")
-    return run_rank(job, context, model_directory, observe, stop_requested)
+    yardstick = Yardstick(
+        model_flops_per_token=model_flops_per_token(
+            read_model_shape(model_directory), job.data.sequence_tokens
+        ),
+        device_peak_flops_per_s=_gpu_peak_flops_per_s(job, context),
+    )
+    return run_rank(job, context, model_directory, observe, stop_requested, yardstick)
+
+
+def _gpu_peak_flops_per_s(job: JobSpec, context: WorkerContext) -> float | None:
+    """What this rank's GPU can do by its maker's word; None for a CPU and an unknown GPU."""
+    if context.device == "cpu":
+        return None
+    import torch
+
+    name = torch.cuda.get_device_name(context.local_rank)
+    return device_peak_flops_per_s(name, job.precision)
 
 
 class Worker:

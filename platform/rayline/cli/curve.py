@@ -36,12 +36,29 @@ def _averaged(values: Sequence[float], width: int) -> list[float]:
 
 
 def draw_loss(reports: Sequence[StepReport], title: str, file: Path) -> Path:
-    """Write loss over steps as a PNG and return the file. Needs matplotlib (extra `train`)."""
+    """Write loss over steps as a PNG, with a point for each evaluation, and return the file. Needs
+    matplotlib."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(8, 4.5), layout="constrained")
     axes = figure.add_subplot()
-    axes.plot([report.step for report in reports], [report.loss for report in reports], lw=1.5)
+    axes.plot(
+        [report.step for report in reports],
+        [report.loss for report in reports],
+        lw=1.5,
+        label="training",
+    )
+    evaluations = [evaluation for report in reports for evaluation in report.evaluations]
+    if evaluations:
+        axes.plot(
+            [evaluation.step for evaluation in evaluations],
+            [evaluation.loss for evaluation in evaluations],
+            "o-",
+            ms=4,
+            lw=1,
+            label="validation",
+        )
+        axes.legend()
     axes.set(title=title, xlabel="step", ylabel="loss")
     axes.grid(alpha=0.3)
     file.parent.mkdir(parents=True, exist_ok=True)

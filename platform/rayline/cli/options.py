@@ -24,6 +24,14 @@ Sets = Annotated[
         help="Put another value in the spec, such as optim.lr=3e-4. May stand several times.",
     ),
 ]
+Profile = Annotated[
+    str | None,
+    typer.Option(
+        "--profile",
+        metavar="FIRST:LAST",
+        help="Trace these steps on every rank, such as 10:15; the traces open in Perfetto.",
+    ),
+]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Show what would happen and stop.")]
 Verbose = Annotated[

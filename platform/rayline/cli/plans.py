@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from rayline.cli.screen import Screen, plain, size_text
 
 if TYPE_CHECKING:
-    from rayline.sdk import JobPlan
+    from rayline.planner import JobPlan
     from rayline.spec import JobSpec, TuneSpec
 
 SHOWN_WORKERS = 16
@@ -21,6 +21,7 @@ def show_job_plan(screen: Screen, plan: JobPlan) -> None:
         ("job", f"{job.name}, {job.last_step} steps, engine {job.engine}, {job.precision}"),
         ("model", f"{job.model}, {parameters_text(plan.parameters)} parameters"),
         ("plan", workers_text(job)),
+        *([("pipeline", pipeline_text(plan))] if job.plan.pipeline > 1 else []),
         ("batch", batch_text(job)),
         *zip(("memory", ""), memory_lines(plan), strict=True),
     ]
@@ -38,6 +39,7 @@ def plan_document(plan: JobPlan) -> dict[str, Any]:
         "workers": [{"rank": rank, **plain(place)} for rank, place in enumerate(plan.workers)],
         "sequences_per_microbatch": plan.job.sequences_per_microbatch,
         "tokens_per_step": plan.tokens_per_step,
+        "pipeline": plain(plan.pipeline),
         "memory_per_worker": {**plain(plan.memory), "total_bytes": plan.memory.total_bytes},
     }
 
@@ -107,6 +109,17 @@ def workers_text(job: JobSpec) -> str:
     if job.plan.world_size == 1:
         return f"one worker with {held}"
     return f"{job.plan} = {job.plan.world_size} workers, each {held}"
+
+
+def pipeline_text(plan: JobPlan) -> str:
+    """How the layers are cut, and what waiting for one another costs."""
+    layers = "+".join(str(count) for count in plan.pipeline.stage_layers)
+    held = plan.job.plan.stages_per_worker
+    stages = f"{held} stages a worker, " if held > 1 else ""
+    return (
+        f"{plan.job.plan.schedule}, {stages}{layers} layers; workers wait "
+        f"{plan.pipeline.bubble_share:.0%} of a step for one another"
+    )
 
 
 def batch_text(job: JobSpec) -> str:

@@ -20,7 +20,7 @@ from rich.progress import (
 from rayline.cli.screen import Screen, duration_text
 
 if TYPE_CHECKING:
-    from rayline.spec import StepReport, TuneSpec
+    from rayline.spec import EvalReport, StepReport, TuneSpec
     from rayline.tuning import TrialReport
 
 LINE_INTERVAL_S = 2.0
@@ -69,9 +69,11 @@ class TrainProgress:
     def __call__(self, report: StepReport) -> None:
         """Tell one step; called by the driver, in the order of steps."""
         self.reports.append(report)
+        for evaluation in report.evaluations:
+            self._screen.say(evaluation_line(evaluation, self._last_step))
         if self._bar is not None:
             state = (
-                f"loss {report.loss:.4f}  {report.tokens_per_s:,.0f} tokens/s  "
+                f"loss {report.loss:.4f}  {speed_text(report)}  "
                 f"ETA {duration_text(eta_s(self.reports, self._last_step))}"
             )
             self._bar.update(self._task, completed=report.step, state=state)
@@ -154,5 +156,19 @@ def step_line(report: StepReport, last_step: int, left_s: float) -> str:
     return (
         f"step {report.step}/{last_step}  loss {report.loss:.4f}  "
         f"grad_norm {report.grad_norm:.3f}  lr {report.lr:.2e}  "
-        f"{report.tokens_per_s:,.0f} tokens/s  ETA {duration_text(left_s)}"
+        f"{speed_text(report)}  ETA {duration_text(left_s)}"
+    )
+
+
+def speed_text(report: StepReport) -> str:
+    """Tokens a second, and how much of the devices that is where their peak is known."""
+    speed = f"{report.tokens_per_s:,.0f} tokens/s"
+    return speed if report.mfu is None else f"{speed}  MFU {report.mfu:.1%}"
+
+
+def evaluation_line(evaluation: EvalReport, last_step: int) -> str:
+    """One evaluation in one plain line."""
+    return (
+        f"step {evaluation.step}/{last_step}  val_loss {evaluation.loss:.4f}  "
+        f"val_perplexity {evaluation.perplexity:.2f}  over {evaluation.tokens:,} tokens"
     )

@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rayline.cli.curve import draw_loss, sparkline
-from rayline.cli.options import DryRun, Json, RayAddress, Sets, SpecFile, Verbose
+from rayline.cli.options import DryRun, Json, Profile, RayAddress, Sets, SpecFile, Verbose
 from rayline.cli.plans import plan_document, show_job_plan, show_search_plan
 from rayline.cli.progress import SearchProgress, TrainProgress
-from rayline.cli.screen import Screen, shown_path
+from rayline.cli.screen import Screen, shown_path, size_text
 
 if TYPE_CHECKING:
     from rayline.actors import JobOutcome
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 def train(
     spec: SpecFile,
     sets: Sets,
+    profile: Profile = None,
     address: RayAddress = None,
     dry_run: DryRun = False,
     json: Json = False,
@@ -30,11 +31,11 @@ def train(
 
     A job that finds its own checkpoint goes on from there."""
     from rayline.sdk import Client
-    from rayline.spec import JobSpec
+    from rayline.spec import JobSpec, profile_overrides
 
     screen = Screen(json_wanted=json, verbose=verbose)
     client = Client(address=address)
-    job = JobSpec.load(spec, sets)
+    job = JobSpec.load(spec, sets + (profile_overrides(profile) if profile else []))
     plan = client.plan(job)
     client.check_data(job)
     show_job_plan(screen, plan)
@@ -142,6 +143,14 @@ def show_outcome(screen: Screen, job: JobSpec, outcome: JobOutcome) -> None:
     """What came out of a job, and where it can go next."""
     result = outcome.result
     screen.say(f"steps {result.first_step} to {result.last_step} done, run {outcome.run_id}")
+    if result.peak_memory_bytes:
+        peaks = sorted(result.peak_memory_bytes)
+        least, most = size_text(peaks[0]), size_text(peaks[-1])
+        screen.say(
+            f"peak memory {most} on the worker that held most, {least} on the one with least"
+        )
+    if result.trace is not None:
+        screen.say(f"traces {shown_path(Path(result.trace).parent)}: open one in ui.perfetto.dev")
     if result.checkpoint is not None:
         screen.say(f"checkpoint {shown_path(Path(result.checkpoint))}")
     if result.export is None:

@@ -22,6 +22,7 @@ import numpy.typing as npt
 
 from rayline.data.chat import tokenize_chat
 from rayline.data.source import (
+    TRAINING_FILES,
     check_tokenizer,
     no_chat_template,
     read_chats,
@@ -80,19 +81,20 @@ class TokenDataset:
         return Sample(input_ids, labels)
 
 
-def load_dataset(spec: DataSpec, tokenizer_dir: Path) -> TokenDataset:
+def load_dataset(spec: DataSpec, tokenizer_dir: Path, field: str = TRAINING_FILES) -> TokenDataset:
     """Read and tokenize all files of `spec` with the tokenizer of a model folder.
 
-    Called by every rank, once; the result is the same on each. Raises SpecError naming the file
-    and the line, or the field, that can't be used.
+    Called by every rank, once a list of files; the result is the same on each. `field` is where the
+    job names the files. Raises SpecError naming the file and the line, or the field, that can't be
+    used.
     """
     check_tokenizer(spec, tokenizer_dir)
     tokenizer = _load_tokenizer(tokenizer_dir)
     if spec.kind == "text":
-        return _packed(spec, tokenizer)
+        return _packed(spec, tokenizer, field)
     if not tokenizer.chat_template:
         raise no_chat_template(tokenizer_dir)
-    return _chats(spec, tokenizer)
+    return _chats(spec, tokenizer, field)
 
 
 def collate(dataset: TokenDataset, indices: Sequence[int]) -> tuple[torch.Tensor, torch.Tensor]:
@@ -125,12 +127,12 @@ def _load_tokenizer(directory: Path) -> PreTrainedTokenizerBase:
     return tokenizer
 
 
-def _chats(spec: DataSpec, tokenizer: PreTrainedTokenizerBase) -> TokenDataset:
+def _chats(spec: DataSpec, tokenizer: PreTrainedTokenizerBase, field: str) -> TokenDataset:
     longest = spec.sequence_tokens + 1
     tokens: list[npt.NDArray[np.int32]] = []
     learnt: list[npt.NDArray[np.bool_]] = []
     cut = 0
-    for chat in read_chats(spec):
+    for chat in read_chats(spec, field):
         found = tokenize_chat(tokenizer, chat)
         # The first token is never predicted: nothing comes before it.
         if not any(found.learnt[1:longest]):
@@ -158,7 +160,7 @@ def _chats(spec: DataSpec, tokenizer: PreTrainedTokenizerBase) -> TokenDataset:
     )
 
 
-def _packed(spec: DataSpec, tokenizer: PreTrainedTokenizerBase) -> TokenDataset:
+def _packed(spec: DataSpec, tokenizer: PreTrainedTokenizerBase, field: str) -> TokenDataset:
     if tokenizer.eos_token_id is None:
         raise SpecError(
             "data.kind",
@@ -166,7 +168,7 @@ def _packed(spec: DataSpec, tokenizer: PreTrainedTokenizerBase) -> TokenDataset:
             value="text",
             fix="set eos_token in its tokenizer_config.json",
         )
-    texts = (passage.text for passage in read_passages(spec))
+    texts = (passage.text for passage in read_passages(spec, field))
     tokens = np.concatenate(list(_documents(texts, tokenizer)))
     # Neighbouring windows share one token: the last of one, which it only predicts, is the first
     # that the next one reads. So every token but the very first is predicted exactly once.
@@ -174,7 +176,7 @@ def _packed(spec: DataSpec, tokenizer: PreTrainedTokenizerBase) -> TokenDataset:
     if windows == 0:
         raise SpecError(
             "data.sequence_tokens",
-            f"the files hold {len(tokens)} tokens in all, not one complete sequence",
+            f"{field} hold {len(tokens)} tokens in all, not one complete sequence",
             value=spec.sequence_tokens,
             allowed=f"2..{len(tokens) - 1}" if len(tokens) > 2 else "",
             fix="give more text, or shorter sequences",

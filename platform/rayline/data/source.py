@@ -16,6 +16,10 @@ from typing import Any
 from rayline.errors import SpecError
 from rayline.spec import DataSpec
 
+TRAINING_FILES = "data.files"
+"""The field of a job that names its training files; errors begin with it."""
+HELD_OUT_FILES = "evaluation.files"
+"""The one that names the files it is measured on."""
 ROLES = ("system", "user", "assistant")
 _MESSAGE_KEYS = {"role", "content"}
 _SUFFIXES = {"chat": (".jsonl",), "text": (".jsonl", ".txt")}
@@ -26,14 +30,16 @@ _CHAT_FORM = '{"messages": [{"role": "user", "content": "..."}, ...]}'
 class Place:
     """One line of one of the spec's files."""
 
+    field: str
+    """Which list of the job's the file stands in, such as data.files."""
     index: int
-    """Place of the file in data.files, from 0."""
+    """Place of the file in that list, from 0."""
     file: str
     line: int
     """From 1, as editors count."""
 
     def __str__(self) -> str:
-        return f"data.files[{self.index}] ({self.file}), line {self.line}"
+        return f"{self.field}[{self.index}] ({self.file}), line {self.line}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,12 +66,13 @@ class Passage:
     text: str
 
 
-def check_files(spec: DataSpec) -> int:
+def check_files(spec: DataSpec, field: str = TRAINING_FILES) -> int:
     """Read every line of every file; returns how many chats or passages there are.
 
-    Called on the driver, before any worker starts. Raises SpecError naming file and line.
+    Called on the driver, before any worker starts. `field` is where the job names the files.
+    Raises SpecError naming file and line.
     """
-    lines = read_chats(spec) if spec.kind == "chat" else read_passages(spec)
+    lines = read_chats(spec, field) if spec.kind == "chat" else read_passages(spec, field)
     return sum(1 for _ in lines)
 
 
@@ -97,9 +104,9 @@ def no_chat_template(directory: Path) -> SpecError:
     )
 
 
-def read_chats(spec: DataSpec) -> Iterator[Chat]:
+def read_chats(spec: DataSpec, field: str = TRAINING_FILES) -> Iterator[Chat]:
     """The chats of all files, in order. Raises SpecError at the first line that is wrong."""
-    for place, line in _lines(spec):
+    for place, line in _lines(spec, field):
         tree = _object(place, line)
         if "messages" not in tree:
             raise SpecError(
@@ -108,9 +115,9 @@ def read_chats(spec: DataSpec) -> Iterator[Chat]:
         yield Chat(place, _messages(place, tree["messages"]))
 
 
-def read_passages(spec: DataSpec) -> Iterator[Passage]:
+def read_passages(spec: DataSpec, field: str = TRAINING_FILES) -> Iterator[Passage]:
     """The passages of all files, in order. Raises SpecError at the first line that is wrong."""
-    for place, line in _lines(spec):
+    for place, line in _lines(spec, field):
         if place.file.endswith(".txt"):
             yield Passage(place, line)
             continue
@@ -125,31 +132,29 @@ def read_passages(spec: DataSpec) -> Iterator[Passage]:
         yield Passage(place, text)
 
 
-def _lines(spec: DataSpec) -> Iterator[tuple[Place, str]]:
+def _lines(spec: DataSpec, field: str) -> Iterator[tuple[Place, str]]:
     """Every line that isn't blank, without its line end."""
     for index, name in enumerate(spec.files):
-        file = _file(spec, index)
+        file = _file(spec, field, index)
         blank = True
         try:
             with file.open("rb") as stream:
                 for number, raw in enumerate(stream, start=1):
-                    place = Place(index, name, number)
+                    place = Place(field, index, name, number)
                     line = _decoded(place, raw)
                     if line.strip():
                         blank = False
                         yield place, line
         except OSError as wrong:
             raise SpecError(
-                f"data.files[{index}] ({name})", f"can't be read: {wrong.strerror}"
+                f"{field}[{index}] ({name})", f"can't be read: {wrong.strerror}"
             ) from None
         if blank:
-            raise SpecError(
-                f"data.files[{index}] ({name})", "is empty", fix="remove it from data.files"
-            )
+            raise SpecError(f"{field}[{index}] ({name})", "is empty", fix=f"remove it from {field}")
 
 
-def _file(spec: DataSpec, index: int) -> Path:
-    subject, file = f"data.files[{index}]", Path(spec.files[index])
+def _file(spec: DataSpec, field: str, index: int) -> Path:
+    subject, file = f"{field}[{index}]", Path(spec.files[index])
     if not file.exists():
         raise SpecError(
             subject,

@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 from safetensors.torch import save_file
 
+from rayline.models.stored import StoredNames
 from rayline.models.weights import INDEX_FILE
 
 _NOT_COPIED = ("*.safetensors", "*.bin", "*.pt", "*.pth", "*.gguf", "*.index.json", ".*")
@@ -21,17 +22,19 @@ def write_hugging_face(
     source: Path,
     target: Path,
     dtype: torch.dtype,
+    published: StoredNames,
     shard_bytes: int = 4 * 2**30,
 ) -> int:
     """Write `weights` (name, whole tensor on CPU) as `dtype` in safetensors of at most
-    `shard_bytes` each, beside the config and tokenizer of `source`; returns the number of
-    parameters. Holds one shard in memory. `target` must not exist; one process calls it."""
+    `shard_bytes` each, as `published` says that the architecture is published, beside the config
+    and tokenizer of `source`; returns the number of parameters. Holds one shard in memory. `target`
+    must not exist; one process calls it."""
     ignored = shutil.ignore_patterns(*_NOT_COPIED)
     shutil.copytree(source, target, ignore=ignored)
     shards: list[dict[str, torch.Tensor]] = [{}]
     names: list[list[str]] = []
     held_bytes = count = total_bytes = 0
-    for name, whole in weights:
+    for name, whole in published.publish(weights):
         # A copy: tied or sliced tensors must not drag a larger storage along.
         tensor = whole.to(dtype).contiguous().clone()
         size = tensor.numel() * tensor.element_size()

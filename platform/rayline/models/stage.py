@@ -17,12 +17,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from accelerate import init_empty_weights
 from torch import nn
-from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig
+from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
 
 from rayline.errors import SpecError
+from rayline.parallel.attention import is_plain_causal, share_sequences, training_attention
 from rayline.parallel.pipeline import StageLayers
+from rayline.parallel.tensor import ModelParts
+from rayline.spec import ModelShape
 
 
 def load_config(directory: Path) -> PretrainedConfig:
@@ -45,8 +49,14 @@ class ModelStage(nn.Module):
         self.layers = layers
         cut = _cut_config(config, layers)
         with init_empty_weights(include_buffers=False):
-            model = AutoModelForCausalLM.from_config(cut, dtype=torch.float32)
+            model = AutoModelForCausalLM.from_config(
+                cut, dtype=torch.float32, attn_implementation=training_attention(config)
+            )
         self.model = model
+        self.sequence_parts = 1
+        """Ranks that hold parts of each sequence between blocks; set when the stage is split."""
+        self.context_place = 0
+        """Which part of each sequence this rank holds, counted from 0; set with the plan."""
         self._parts = _StageParts.find(model, config)
         self._received: torch.Tensor | None = None
         self._take_out_other_stages()
@@ -72,7 +82,11 @@ class ModelStage(nn.Module):
 
     def forward(self, received: torch.Tensor) -> torch.Tensor:
         """Run the stage on token ids or on what the stage before sent."""
-        inputs: dict[str, Any] = {"use_cache": False}
+        # Told, because the model would count the tokens of a rank's part of the sequence.
+        tokens = received.shape[1] * (1 if self.layers.is_first_stage else self.sequence_parts)
+        first = self.context_place * tokens
+        positions = torch.arange(first, first + tokens, device=received.device).unsqueeze(0)
+        inputs: dict[str, Any] = {"use_cache": False, "position_ids": positions}
         if self.layers.is_first_stage:
             inputs["input_ids"] = received
         else:
@@ -96,11 +110,26 @@ class ModelStage(nn.Module):
         return dict(self.model.tp_plan)
 
     @property
-    def embedding(self) -> str | None:
-        """Name of the token embedding in `self.model`, or None where the stage has none."""
-        if not self.layers.is_first_stage:
-            return None
-        return f"{self.model.base_model_prefix}.{self._parts.embedding}"
+    def splittable(self) -> ModelParts:
+        """What the tensor axis has to know of the stage's modules."""
+        config, prefix = self.model.config, self.model.base_model_prefix
+        shape = ModelShape.from_config(config.to_dict())
+        head = self.model.get_output_embeddings()
+        names = {module: name for name, module in self.model.named_modules()}
+        return ModelParts(
+            embedding=f"{prefix}.{self._parts.embedding}" if self.layers.is_first_stage else None,
+            head=names[head] if self.layers.is_last_stage else None,
+            layers=f"{prefix}.{self._parts.layers}",
+            vocab=shape.vocab,
+            heads=shape.heads,
+            head_size=shape.head_dim,
+            kv_heads=shape.kv_heads,
+        )
+
+    @property
+    def can_cut_sequences(self) -> bool:
+        """Whether ranks may hold parts of a sequence: its masks say causal order, nothing more."""
+        return is_plain_causal(self.model.config)
 
     @property
     def tied(self) -> dict[str, str]:
@@ -119,6 +148,11 @@ class ModelStage(nn.Module):
                 owner, _, name = copied.rpartition(".")
                 self.model.get_submodule(owner).register_parameter(name, own[original])
 
+    def share_sequences(self, group: dist.ProcessGroup, place: int) -> None:
+        """Hold part number `place` of each sequence; the ranks of `group` hold the others."""
+        self.context_place = place
+        share_sequences(self.model.get_submodule(self.splittable.layers), group)
+
     def whole_name(self, name: str) -> str:
         """Name in the whole model of a parameter or module of `self.model`: layers are counted
         from the model's first one."""
@@ -134,7 +168,8 @@ class ModelStage(nn.Module):
 
 
 class _StageParts:
-    """Names of what lies before, in and behind the layers, read from the model's pipeline plan."""
+    """Names of what lies before, in and behind the layers, read from how the model is built. (Its
+    pipeline plan says the same where there is one, but some models have none.)"""
 
     def __init__(self, embedding: str, layers: str, after: list[str], head: list[str]) -> None:
         self.embedding = embedding
@@ -143,25 +178,27 @@ class _StageParts:
         self.head = head
 
     @classmethod
-    def find(cls, model: nn.Module, config: PretrainedConfig) -> _StageParts:
+    def find(cls, model: PreTrainedModel, config: PretrainedConfig) -> _StageParts:
+        base: Any = model.base_model
+        names = [name for name, _ in base.named_children()]
+        embedding = model.get_input_embeddings()
+        embeddings = [name for name in names if getattr(base, name) is embedding]
+        lists = [name for name in names if isinstance(getattr(base, name), nn.ModuleList)]
         plan: dict[str, Any] = dict(config.base_model_pp_plan or {})
-        embeddings = [name for name, (takes, _) in plan.items() if "input_ids" in takes]
-        lists = [
-            name
-            for name in plan
-            if isinstance(getattr(model.base_model, name, None), nn.ModuleList)
-        ]
-        if len(embeddings) != 1 or len(lists) != 1:
+        if len(embeddings) != 1 or len(lists) != 1 or (plan and lists[0] not in plan):
             raise SpecError(
                 "model",
-                f"{type(model).__name__} names no pipeline plan (base_model_pp_plan), so its "
-                "embedding and layers are not known",
-                fix="use a model whose transformers configuration has one, such as Llama or Qwen3",
+                f"{type(model).__name__} is not an embedding, one list of layers and what follows, "
+                "so it can't be cut into stages",
+                fix="use a decoder-only model of that build, such as Llama or Qwen3",
             )
-        names = list(plan)
-        after = names[names.index(lists[0]) + 1 :]
+        behind = [
+            name
+            for name in names[names.index(lists[0]) + 1 :]
+            if any(True for _ in getattr(base, name).parameters())
+        ]
         head = [name for name, _ in model.named_children() if name != model.base_model_prefix]
-        return cls(embeddings[0], lists[0], after, head)
+        return cls(embeddings[0], lists[0], behind, head)
 
 
 def _cut_config(config: PretrainedConfig, layers: StageLayers) -> PretrainedConfig:

@@ -9,7 +9,8 @@ from __future__ import annotations
 import copy
 import hashlib
 import json
-from collections.abc import Iterable
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import torch
@@ -18,23 +19,26 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from rayline.errors import CheckpointError, SpecError
+from rayline.models.stored import Stored, StoredNames
 from rayline.parallel.piece import Piece
 
 INDEX_FILE = "model.safetensors.index.json"
 
 
-def read_pretrained(directory: Path, pieces: Iterable[Piece]) -> None:
+def read_pretrained(directory: Path, pieces: Iterable[Piece], names: StoredNames) -> None:
     """Fill each weight piece in place from the folder's safetensors; values are cast to the
-    piece's type. Raises SpecError where the folder holds no such model, CheckpointError for a torn
-    file."""
+    piece's type. `names` are the rules of the model's architecture. Raises SpecError where the
+    folder holds no such model, CheckpointError for a torn file."""
     files = _file_of_tensor(directory)
     for piece in pieces:
         name = piece.tensor.removeprefix("weight/")
-        if name not in files:
-            raise SpecError(
-                "model", f"its safetensors hold no tensor {name!r}", value=str(directory)
-            )
-        _read_rectangle(directory / files[name], name, piece)
+        whole = Stored(name, (0,) * len(piece.shape), piece.shape, stacked=False)
+        for stored in [whole] if name in files else names.published(name, piece.shape):
+            if stored.name not in files:
+                raise SpecError(
+                    "model", f"its safetensors hold no tensor {stored.name!r}", value=str(directory)
+                )
+            _read_rectangle(directory / files[stored.name], stored, piece)
 
 
 def _file_of_tensor(directory: Path) -> dict[str, str]:
@@ -63,18 +67,38 @@ def _opened(file: Path) -> safe_open:
         raise CheckpointError(str(file), f"cannot be read as safetensors: {wrong}") from None
 
 
-def _read_rectangle(file: Path, name: str, piece: Piece) -> None:
+def _read_rectangle(file: Path, stored: Stored, piece: Piece) -> None:
+    """Copy what the tensor and the piece have in common."""
+    begins = [max(a, b) for a, b in zip(stored.offset, piece.offset, strict=True)]
+    ends = [
+        min(a + m, b + n)
+        for a, m, b, n in zip(
+            stored.offset, stored.extent, piece.offset, piece.data.shape, strict=True
+        )
+    ]
     with _opened(file) as tensors:
-        whole = tensors.get_slice(name)
-        if tuple(whole.get_shape()) != piece.shape:
+        whole = tensors.get_slice(stored.name)
+        if tuple(whole.get_shape()) != stored.shape():
             raise SpecError(
                 "model",
-                f"tensor {name!r} in {file.name} has shape {tuple(whole.get_shape())}, "
-                f"the config asks for {piece.shape}",
+                f"tensor {stored.name!r} in {file.name} has shape {tuple(whole.get_shape())}, "
+                f"the config asks for {stored.shape()}",
             )
-        if piece.data.numel():
-            spans = _spans(piece)
-            piece.data.copy_(whole[spans] if spans else tensors.get_tensor(name))
+        if any(begin >= end for begin, end in zip(begins, ends, strict=True)):
+            return
+        there = _within(begins, ends, stored.offset)
+        own = piece.data[_within(begins, ends, piece.offset)]
+        if stored.stacked:
+            there, own = there[1:], own[0]
+        own.copy_(whole[there] if there else tensors.get_tensor(stored.name))
+
+
+def _within(begins: Sequence[int], ends: Sequence[int], offset: Sequence[int]) -> tuple[slice, ...]:
+    """A rectangle of the whole tensor as an index into what begins at `offset`."""
+    return tuple(
+        slice(begin - first, end - first)
+        for begin, end, first in zip(begins, ends, offset, strict=True)
+    )
 
 
 def draw_random(
@@ -85,15 +109,17 @@ def draw_random(
     `model` is the stage's model, unsplit, on the meta device; `names` maps its parameter names to
     names in the whole model. One module at a time is materialized, initialized by transformers
     under a generator seeded by (seed, name), and cut."""
-    wanted = {piece.tensor.removeprefix("weight/"): piece for piece in pieces}
+    wanted: dict[str, list[Piece]] = defaultdict(list)
+    for piece in pieces:
+        wanted[piece.tensor.removeprefix("weight/")].append(piece)
     for prefix, module in model.named_modules():
         own = [name for name, _ in module.named_parameters(recurse=False)]
         whole = {name: names.get(f"{prefix}.{name}".lstrip("."), "") for name in own}
         if any(name in wanted for name in whole.values()):
             drawn = _initialized(model, module, seed, whole[own[0]])
             for name in own:
-                piece = wanted[whole[name]]
-                piece.data.copy_(drawn.get_parameter(name).detach()[_spans(piece)])
+                for piece in wanted[whole[name]]:
+                    piece.data.copy_(drawn.get_parameter(name).detach()[_spans(piece)])
 
 
 def _initialized(model: PreTrainedModel, module: nn.Module, seed: int, name: str) -> nn.Module:

@@ -32,7 +32,8 @@ def split_over_data_axis(
     states stay float32.
     """
     policy = MixedPrecisionPolicy(param_dtype=compute_dtype, reduce_dtype=torch.float32)
-    reshard = plan.zero_stage == 3
+    # A split backward pass looks for the very weights that the forward pass used.
+    reshard = plan.zero_stage == 3 and not plan.splits_backward
     for module in (*layers, root):
         sharded = fully_shard(module, mesh=mesh, mp_policy=policy, reshard_after_forward=reshard)
         # A factor of one is a plain sum; forcing the sum keeps to reductions that gloo has.

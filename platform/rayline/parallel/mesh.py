@@ -1,8 +1,10 @@
 """The device mesh: the plan's axes as named process groups.
 
 The data axis appears as two mesh axes, `replicate` outside and `shard` inside. ZeRO stages 1 to 3
-shard over all of it; stage 0 replicates over all of it. That is FSDP2's hybrid-sharding mesh, so
-each stage is a shape of the same mesh and not a code path of its own.
+shard over all of it, or over the part that plan.replicate leaves; stage 0 replicates over all of
+it. That is FSDP2's hybrid-sharding mesh, so each stage is a shape of the same mesh and not a code
+path of its own. To FSDP2 the context axis is more of the same: its ranks hold the same weights and
+see other tokens.
 """
 
 from __future__ import annotations
@@ -26,38 +28,74 @@ class GangMesh:
     coordinate: Coordinate
     device_mesh: DeviceMesh
 
-    @property
-    def tensor(self) -> DeviceMesh:
-        """Mesh of this rank's tensor group."""
-        return self.device_mesh["tensor"]
+    context_group: dist.ProcessGroup | None
+    """The ranks that hold this rank's sequences with it, in the order of their parts; None where
+    each holds whole ones."""
 
     @property
     def data(self) -> DeviceMesh:
         """Mesh that FSDP2 shards (and, with two dims, replicates) over."""
-        if self.plan.zero_stage == 0:
+        if self.device_mesh["replicate"].size() > 1 or self.plan.zero_stage == 0:
             return self.device_mesh["replicate", "shard"]
         return self.device_mesh["shard"]
 
     @property
+    def tensor_group(self) -> dist.ProcessGroup:
+        """The ranks that split this rank's layers, in the order of their parts."""
+        return self.device_mesh["tensor"].get_group()
+
+    @property
     def pipeline_group(self) -> dist.ProcessGroup:
-        """The ranks of this rank's pipeline, in the order of the stages."""
+        """The ranks of this rank's pipeline, in the order of their first stages."""
         return self.device_mesh["pipeline"].get_group()
 
     @property
     def is_first_stage(self) -> bool:
         """Whether this rank holds the embedding."""
-        return self.coordinate.pipeline == 0
+        return self.coordinate.pipeline == self.plan.worker_of_stage(0)
 
     @property
     def is_last_stage(self) -> bool:
         """Whether this rank holds the head."""
-        return self.coordinate.pipeline == self.plan.pipeline - 1
+        return self.coordinate.pipeline == self.plan.worker_of_stage(self.plan.stages - 1)
+
+
+def sharing_group(plan: ParallelPlan, rank: int, sharing: int) -> dist.ProcessGroup | None:
+    """The `sharing` neighbours of a tensor group, this rank among them, that hold the same
+    key-value head. Every rank calls it with the same number; None where each has its own."""
+    if sharing == 1:
+        return None
+    mine = None
+    for tensor_group in plan.groups("tensor"):
+        for begin in range(0, plan.tensor, sharing):
+            ranks = tensor_group[begin : begin + sharing]
+            group = dist.new_group(list(ranks))
+            if rank in ranks:
+                mine = group
+    return mine
 
 
 def build_mesh(plan: ParallelPlan, rank: int, device_type: str) -> GangMesh:
     """Make the mesh's groups. Every rank calls it, once, after torch.distributed is set up.
     `device_type` is "cpu" or "cuda"."""
-    replicate, shard = (plan.data, 1) if plan.zero_stage == 0 else (1, plan.data)
-    sizes = (plan.pipeline, replicate, shard, plan.tensor)
+    holders = plan.data * plan.context
+    replicate = holders if plan.zero_stage == 0 else plan.replicate
+    sizes = (plan.pipeline, replicate, holders // replicate, plan.tensor)
     mesh = init_device_mesh(device_type, sizes, mesh_dim_names=MESH_AXES)
-    return GangMesh(plan=plan, coordinate=plan.coordinate(rank), device_mesh=mesh)
+    return GangMesh(
+        plan=plan,
+        coordinate=plan.coordinate(rank),
+        device_mesh=mesh,
+        context_group=_context_group(plan, rank),
+    )
+
+
+def _context_group(plan: ParallelPlan, rank: int) -> dist.ProcessGroup | None:
+    if plan.context == 1:
+        return None
+    mine = None
+    for ranks in plan.groups("context"):
+        group = dist.new_group(list(ranks))
+        if rank in ranks:
+            mine = group
+    return mine

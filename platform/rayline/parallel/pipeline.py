@@ -1,19 +1,27 @@
-"""The pipeline axis: which layers a stage holds, and torch's schedules over the stages."""
+"""The pipeline axis: which layers a stage holds, and torch's schedules over a worker's stages."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
-import torch.distributed as dist
 from torch import nn
-from torch.distributed.pipelining import PipelineStage, Schedule1F1B, ScheduleGPipe
-from torch.distributed.pipelining.schedules import PipelineScheduleSingle
+from torch.distributed.fsdp import FSDPModule
+from torch.distributed.pipelining import (
+    PipelineStage,
+    Schedule1F1B,
+    ScheduleGPipe,
+    ScheduleInterleaved1F1B,
+    ScheduleInterleavedZeroBubble,
+    ScheduleZBVZeroBubble,
+)
+from torch.distributed.pipelining.schedules import PipelineScheduleMulti, PipelineScheduleSingle
 
 from rayline.parallel.mesh import GangMesh
 
 Loss = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+TorchSchedule = PipelineScheduleSingle | PipelineScheduleMulti
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,15 +39,11 @@ class StageLayers:
         return self.end - self.first
 
 
-def split_layers(layers: int, stages: int, stage: int) -> StageLayers:
-    """Layers of stage number `stage`: as even as it goes. What is left over goes to the stages in
-    the middle first, for the ends also hold the embedding and the head."""
-    share, over = divmod(layers, stages)
-    by_distance_from_ends = sorted(range(stages), key=lambda s: (-min(s, stages - 1 - s), s))
-    larger = set(by_distance_from_ends[:over])
-    counts = [share + (s in larger) for s in range(stages)]
+def split_layers(counts: Sequence[int], stage: int) -> StageLayers:
+    """Layers of stage number `stage`, where `counts` are those of every stage (see
+    `ParallelPlan.stage_layers`)."""
     first = sum(counts[:stage])
-    return StageLayers(first, first + counts[stage], stage == 0, stage == stages - 1)
+    return StageLayers(first, first + counts[stage], stage == 0, stage == len(counts) - 1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,52 +54,91 @@ class StageShapes:
     sequence_tokens: int
     hidden: int
     vocab: int
+    """Logits of a token that one rank holds."""
     dtype: torch.dtype
     """Type of the hidden states on the wire."""
+    sequence_parts: int = 1
+    """Ranks that hold parts of each sequence between the blocks of a layer."""
+
+    def hidden_states(self, sequences: int, tokens: int) -> tuple[int, int, int]:
+        """Shape of what one rank hands to the next stage."""
+        return (sequences, tokens // self.sequence_parts, self.hidden)
 
 
 def build_schedule(
-    stage: nn.Module, mesh: GangMesh, shapes: StageShapes, device: torch.device, loss: Loss
-) -> PipelineScheduleSingle:
-    """torch's schedule for this rank's stage. Every rank of the pipeline calls it. `loss` maps
-    (logits, labels) to the sum over a microbatch's target tokens."""
+    stages: Mapping[int, nn.Module],
+    mesh: GangMesh,
+    shapes: StageShapes,
+    device: torch.device,
+    loss: Loss,
+) -> TorchSchedule:
+    """torch's schedule for this rank's stages, by number. Every rank of the pipeline calls it.
+    `loss` maps (logits, labels) to the sum over a microbatch's target tokens."""
     tokens = (shapes.sequences, shapes.sequence_tokens)
     ids = torch.empty(tokens, dtype=torch.int64, device="meta")
-    hidden = torch.empty((*tokens, shapes.hidden), dtype=shapes.dtype, device="meta")
+    hidden = torch.empty(shapes.hidden_states(*tokens), dtype=shapes.dtype, device="meta")
     logits = torch.empty((*tokens, shapes.vocab), dtype=shapes.dtype, device="meta")
     hidden.requires_grad_()
     logits.requires_grad_()
-    pipeline_stage = PipelineStage(
-        stage,
-        stage_index=mesh.coordinate.pipeline,
-        num_stages=mesh.plan.pipeline,
-        device=device,
-        input_args=ids if mesh.is_first_stage else hidden,
-        output_args=logits if mesh.is_last_stage else hidden,
-        group=mesh.pipeline_group,
-    )
-    kind = {"1f1b": Schedule1F1B, "gpipe": ScheduleGPipe}[mesh.plan.schedule]
-    # scale_grads=False: the loss is a sum, and the engine divides once.
-    return kind(pipeline_stage, mesh.plan.microbatches, loss_fn=loss, scale_grads=False)
-
-
-def relay_forward(
-    stage: nn.Module, mesh: GangMesh, shapes: StageShapes, input_ids: torch.Tensor
-) -> torch.Tensor | None:
-    """One forward pass through all stages without a schedule; every rank of the pipeline calls it.
-    Returns the logits on the last stage, None on the others. `input_ids`: int64 [sequences,
-    tokens] of any size, the same on every rank."""
-    group, place = mesh.pipeline_group, mesh.coordinate.pipeline
-    if mesh.is_first_stage:
-        received = input_ids
-    else:
-        received = torch.empty(
-            (*input_ids.shape, shapes.hidden), dtype=shapes.dtype, device=input_ids.device
+    count = mesh.plan.stages
+    held = [
+        _Stage(
+            stage,
+            stage_index=number,
+            num_stages=count,
+            device=device,
+            input_args=ids if number == 0 else hidden,
+            output_args=logits if number == count - 1 else hidden,
+            group=mesh.pipeline_group,
         )
-        dist.recv(received, group=group, group_src=place - 1)
-    with torch.no_grad():
-        output: torch.Tensor = stage(received)
-    if mesh.is_last_stage:
-        return output
-    dist.send(output.contiguous(), group=group, group_dst=place + 1)
-    return None
+        for number, stage in stages.items()
+    ]
+    return schedule_over(held, mesh.plan.schedule, mesh.plan.microbatches, loss)
+
+
+def schedule_over(
+    stages: Sequence[PipelineStage], schedule: str, microbatches: int, loss: Loss
+) -> TorchSchedule:
+    """torch's schedule of that name (see `rayline.spec.Schedule`) over the stages of one rank,
+    first to last."""
+    # scale_grads=False: the loss is a sum, and the engine divides once.
+    if schedule in _OF_ONE_STAGE:
+        (stage,) = stages
+        return _OF_ONE_STAGE[schedule](stage, microbatches, loss_fn=loss, scale_grads=False)
+    kind = _OF_SEVERAL_STAGES[schedule]
+    return kind([*stages], microbatches, loss_fn=loss, scale_grads=False)
+
+
+_OF_ONE_STAGE: dict[str, type[Schedule1F1B] | type[ScheduleGPipe]] = {
+    "gpipe": ScheduleGPipe,
+    "1f1b": Schedule1F1B,
+}
+_OF_SEVERAL_STAGES: dict[
+    str,
+    type[ScheduleInterleaved1F1B]
+    | type[ScheduleInterleavedZeroBubble]
+    | type[ScheduleZBVZeroBubble],
+] = {
+    "interleaved": ScheduleInterleaved1F1B,
+    "zero_bubble": ScheduleInterleavedZeroBubble,
+    "zero_bubble_v": ScheduleZBVZeroBubble,
+}
+
+
+class _Stage(PipelineStage):
+    """torch's stage, which adds up the weights' gradients of a split backward pass in the type
+    that they are reduced in.
+
+    The split pass puts gradients beside the weights without autograd's hooks, in which FSDP2 would
+    have done that; in bfloat16 the sum over microbatches would lose its low bits. FSDP2 has no
+    public way to ask for it."""
+
+    def backward_weight_one_chunk(self, bwd_chunk_id: int, last_backward: bool = False) -> None:
+        """Compute one microbatch's gradients of the weights; called by the schedule."""
+        super().backward_weight_one_chunk(bwd_chunk_id, last_backward=last_backward)
+        for module in self.submod.modules():
+            if isinstance(module, FSDPModule):
+                for group in module._get_fsdp_state()._fsdp_param_groups:
+                    for parameter in group.fsdp_params:
+                        parameter.accumulate_unsharded_grad_if_needed()
+                        parameter.to_accumulated_grad_if_needed()

@@ -1,4 +1,4 @@
-"""How many bytes a worker needs, for the stage that needs most.
+"""How many bytes a worker needs, for the place along the pipeline that needs most.
 
 State follows ZeRO's arithmetic (Rajbhandari et al. 2020, section 3) for what the two engines really
 keep: weights, gradients' sums and the optimizer's state (AdamW's two means) in float32, and for
@@ -9,9 +9,10 @@ another in stage 3.
 Activations are what autograd saves for the backward pass of an unfused Llama layer with a fused
 attention (scaled_dot_product_attention, so nothing grows with the square of the sequence). With
 recompute, a layer keeps its input (full) or also what products and attention came to (selective),
-and the layer that is computed again stands besides. Norms are not split over the tensor axis. A
-stage holds as many microbatches as its schedule keeps in flight (Narayanan et al. 2021, section
-2.2).
+and the layer that is computed again stands besides. Norms, and inputs of layers, are split over the
+tensor axis only with plan.sequence; the context axis splits all of it. A worker holds the
+microbatches that its schedule keeps in flight on each of its stages; where the backward pass is
+split, up to the end of its second half.
 
 Not counted: the CUDA context and communication buffers (a few GiB on a GPU), the allocator's
 fragments, the interpreter, and for a mixture of experts the activations of more than one expert.
@@ -23,6 +24,8 @@ import math
 from dataclasses import dataclass
 
 from rayline.planner.parameters import ParameterCounts, count_by_component, normalizes_queries
+from rayline.planner.pipeline import peak_in_flight
+from rayline.planner.schedule import Order, action_orders
 from rayline.spec import Adam8bitSpec, JobSpec, ModelShape, MuonSpec, SgdSpec
 
 _FP32_BYTES = 4
@@ -48,16 +51,16 @@ _BLOCK_ELEMENTS = 256
 
 @dataclass(frozen=True, slots=True)
 class MemoryEstimate:
-    """Bytes of one worker of one stage, at the peak of a step."""
+    """Bytes of one worker, at the peak of a step."""
 
     stage: int
-    """Number of the stage, from 0."""
+    """Number of the worker's first stage, from 0: its place along the pipeline."""
     weights_bytes: int
     gradients_bytes: int
     optimizer_bytes: int
     activations_bytes: int
     logits_bytes: int
-    """Logits, their logarithms of probabilities and their gradients; 0 before the last stage."""
+    """Logits and their gradients; 0 without the last stage."""
 
     @property
     def total_bytes(self) -> int:
@@ -67,22 +70,15 @@ class MemoryEstimate:
 
 
 def estimate_memory(shape: ModelShape, job: JobSpec) -> MemoryEstimate:
-    """The estimate for the stage that needs most. Called on the driver, after `job.check`."""
-    stages = [_stage_memory(shape, job, stage) for stage in range(job.plan.pipeline)]
-    return max(stages, key=lambda estimate: estimate.total_bytes)
-
-
-def stage_layers(layers: int, stages: int) -> list[int]:
-    """Layers of each stage: as even as it goes, the rest to the stages in the middle, for the ends
-    also hold embedding and head. The engine cuts by the same rule."""
-    share, over = divmod(layers, stages)
-    inner_first = sorted(range(stages), key=lambda stage: (-min(stage, stages - 1 - stage), stage))
-    return [share + (stage in inner_first[:over]) for stage in range(stages)]
+    """The estimate for the worker that needs most. Called on the driver, after `job.check`."""
+    orders = action_orders(job.plan)
+    workers = [_worker_memory(shape, job, worker, order) for worker, order in enumerate(orders)]
+    return max(workers, key=lambda estimate: estimate.total_bytes)
 
 
 @dataclass(frozen=True, slots=True)
 class _Held:
-    """Parameters of one stage that fall to one tensor rank."""
+    """Parameters of one worker's stages that fall to one tensor rank."""
 
     all: int
     layer: int
@@ -91,12 +87,13 @@ class _Held:
     """Of them, in embedding, final norm and head."""
 
 
-def _held(shape: ModelShape, job: JobSpec, stage: int) -> _Held:
+def _held(shape: ModelShape, job: JobSpec, stages: dict[int, int]) -> _Held:
+    """`stages`: number of each stage of the worker to its layers."""
     parts, tensor = count_by_component(shape), job.plan.tensor
     layer = -(-(parts.layer_attention + parts.layer_ffn) // tensor) + parts.layer_whole
-    ends = _ends(parts, tensor, first=stage == 0, last=stage == job.plan.pipeline - 1)
-    layers = stage_layers(shape.layers, job.plan.pipeline)[stage]
-    return _Held(all=layers * layer + ends, layer=layer, ends=ends)
+    last = job.plan.stages - 1
+    ends = sum(_ends(parts, tensor, first=stage == 0, last=stage == last) for stage in stages)
+    return _Held(all=sum(stages.values()) * layer + ends, layer=layer, ends=ends)
 
 
 def _ends(parts: ParameterCounts, tensor: int, *, first: bool, last: bool) -> int:
@@ -109,39 +106,54 @@ def _ends(parts: ParameterCounts, tensor: int, *, first: bool, last: bool) -> in
     return held
 
 
-def _stage_memory(shape: ModelShape, job: JobSpec, stage: int) -> MemoryEstimate:
-    held = _held(shape, job, stage)
+def _worker_memory(shape: ModelShape, job: JobSpec, worker: int, order: Order) -> MemoryEstimate:
+    """The worker at this place of the pipeline axis, which computes in this order."""
+    plan = job.plan
+    layers = plan.stage_layers(shape, job.data.sequence_tokens)
+    stages = {stage: layers[stage] for stage in plan.stages_of_worker(worker)}
     state = _native_state if job.engine == "native" else _deepspeed_state
-    weights, gradients, optimizer = state(held, job)
-    tokens = job.sequences_per_microbatch * job.data.sequence_tokens
-    in_flight = _microbatches_in_flight(job, stage)
-    last = stage == job.plan.pipeline - 1
-    layers = stage_layers(shape.layers, job.plan.pipeline)[stage]
-    per_token = layers * _kept_activation_bytes(shape, job)
-    if last:
-        per_token += _norm_bytes(shape.hidden, _COMPUTE_BYTES[job.precision])
-    if job.plan.pipeline > 1:  # what the stage received waits for its gradient
-        per_token += shape.hidden * _COMPUTE_BYTES[job.precision]
+    weights, gradients, optimizer = state(_held(shape, job, stages), job)
+    tokens = -(-job.sequences_per_microbatch * job.data.sequence_tokens // plan.context)
+    activations = {
+        stage: tokens * _stage_activation_bytes(shape, job, stage, count)
+        for stage, count in stages.items()
+    }
+    logits_in_flight = peak_in_flight(order, {plan.stages - 1: 1})
     return MemoryEstimate(
-        stage=stage,
+        stage=worker,
         weights_bytes=weights,
         gradients_bytes=gradients,
         optimizer_bytes=optimizer,
-        activations_bytes=in_flight * tokens * per_token + tokens * _recomputed_bytes(shape, job),
-        logits_bytes=_logits_bytes(shape, job, tokens, in_flight) if last else 0,
+        activations_bytes=peak_in_flight(order, activations)
+        + tokens * _recomputed_bytes(shape, job),
+        logits_bytes=_logits_bytes(shape, job, tokens, logits_in_flight) if logits_in_flight else 0,
     )
+
+
+def _stage_activation_bytes(shape: ModelShape, job: JobSpec, stage: int, layers: int) -> int:
+    """Bytes that one stage saves for each token of a microbatch."""
+    per_token = layers * _kept_activation_bytes(shape, job)
+    parts = job.plan.tensor if job.plan.sequence else 1
+    if stage == job.plan.stages - 1:
+        per_token += _norm_bytes(shape.hidden, _COMPUTE_BYTES[job.precision]) // parts
+    if job.plan.stages > 1:  # what the stage received waits for its gradient
+        per_token += shape.hidden * _COMPUTE_BYTES[job.precision] // parts
+    return per_token
 
 
 def _native_state(held: _Held, job: JobSpec) -> tuple[int, int, int]:
     """Weights, gradients and optimizer of FSDP2's ZeRO stages."""
     plan, compute = job.plan, _COMPUTE_BYTES[job.precision]
-    kept = -(-held.all // (plan.data if plan.zero_stage else 1))
+    holders = plan.data * plan.context
+    kept = -(-held.all // (holders // plan.replicate if plan.zero_stage else 1))
     weights = gradients = _FP32_BYTES * kept
-    if plan.data > 1 or job.precision != "fp32":
+    if holders > 1 or job.precision != "fp32":
         # One layer computes while the next one arrives; embedding and head stay for the step.
         near = min(held.all, 2 * held.layer + held.ends)
-        weights += compute * (near if plan.zero_stage == 3 else held.all)
-        accumulates = plan.zero_stage < 2 and plan.microbatches > 1
+        # A pipeline keeps what it gathered, and reduces gradients after the last microbatch.
+        holds_all = plan.pipeline > 1
+        weights += compute * (near if plan.zero_stage == 3 and not holds_all else held.all)
+        accumulates = (plan.zero_stage < 2 or holds_all) and plan.microbatches > 1
         gradients += _FP32_BYTES * held.all if accumulates else compute * near
     return weights, gradients, _optimizer_bytes(held, job, kept)
 
@@ -172,15 +184,6 @@ def _deepspeed_state(held: _Held, job: JobSpec) -> tuple[int, int, int]:
     return computed + master, gradients, _optimizer_bytes(held, job, mastered)
 
 
-def _microbatches_in_flight(job: JobSpec, stage: int) -> int:
-    plan = job.plan
-    if plan.pipeline == 1:
-        return 1
-    if plan.schedule == "gpipe":
-        return plan.microbatches
-    return min(plan.microbatches, plan.pipeline - stage)
-
-
 def layer_activation_bytes(shape: ModelShape, job: JobSpec) -> int:
     """Bytes that one layer saves for each token of a microbatch, on one tensor rank.
 
@@ -190,6 +193,8 @@ def layer_activation_bytes(shape: ModelShape, job: JobSpec) -> int:
     compute, tensor = _COMPUTE_BYTES[job.precision], job.plan.tensor
     query, key = shape.heads * shape.head_dim, shape.kv_heads * shape.head_dim
     norms = 2 * (_norm_bytes(shape.hidden, compute) + compute * shape.hidden)
+    if job.plan.sequence:
+        norms = -(-norms // tensor)
     attention = compute * (2 * query + 2 * key) + _FP32_BYTES * shape.heads
     if normalizes_queries(shape):
         attention += (shape.heads + shape.kv_heads) * _norm_bytes(shape.head_dim, compute)
@@ -202,12 +207,13 @@ def _kept_activation_bytes(shape: ModelShape, job: JobSpec) -> int:
     compute, tensor = _COMPUTE_BYTES[job.precision], job.plan.tensor
     if job.recompute == "none":
         return layer_activation_bytes(shape, job)
-    kept = compute * shape.hidden
+    whole = compute * shape.hidden
+    split = 0
     if job.recompute == "selective":
         query, key = shape.heads * shape.head_dim, shape.kv_heads * shape.head_dim
         split = compute * (2 * query + 2 * key + 2 * shape.ffn) + _FP32_BYTES * shape.heads
-        kept += -(-split // tensor) + compute * 2 * shape.hidden
-    return kept
+        whole += compute * 2 * shape.hidden
+    return -(-whole // (tensor if job.plan.sequence else 1)) + -(-split // tensor)
 
 
 def _recomputed_bytes(shape: ModelShape, job: JobSpec) -> int:
@@ -221,8 +227,8 @@ def _norm_bytes(width: int, compute: int) -> int:
 
 
 def _logits_bytes(shape: ModelShape, job: JobSpec, tokens: int, in_flight: int) -> int:
-    """Each tensor rank has the logits of the whole vocabulary."""
+    """Each tensor rank has the logits of its part of the vocabulary; those of a few tokens at a
+    time are turned to float32."""
     compute = _COMPUTE_BYTES[job.precision]
-    saved = compute + _FP32_BYTES  # the logits, and the loss's logarithms of probabilities
-    gradient = _FP32_BYTES + (compute if job.precision != "fp32" else 0)
-    return tokens * shape.vocab * (in_flight * saved + gradient)
+    own = -(-shape.vocab // job.plan.tensor)
+    return tokens * own * (in_flight * compute + compute)

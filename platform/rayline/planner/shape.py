@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 from rayline.errors import SpecError
 from rayline.spec import ModelShape
+
+CONFIG_FILE = "config.json"
 
 
 def read_model_shape(directory: Path) -> ModelShape:
@@ -15,7 +18,22 @@ def read_model_shape(directory: Path) -> ModelShape:
     Called on the driver. Raises SpecError where config.json is missing, is no JSON object, or lacks
     a size.
     """
-    file = directory / "config.json"
+    config = read_model_config(directory)
+    try:
+        return ModelShape.from_config(config)
+    except SpecError as wrong:
+        raise SpecError(
+            str(directory / CONFIG_FILE),
+            wrong.problem,
+            allowed=wrong.allowed,
+            fix="use a decoder-only model whose config.json gives its sizes",
+        ) from None
+
+
+def read_model_config(directory: Path) -> dict[str, Any]:
+    """What config.json of the model in `directory` holds. Called on the driver. Raises SpecError
+    where it is missing or no JSON object."""
+    file = directory / CONFIG_FILE
     try:
         config = json.loads(file.read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -32,12 +50,4 @@ def read_model_shape(directory: Path) -> ModelShape:
         ) from None
     if not isinstance(config, dict):
         raise SpecError(str(file), "is JSON, but no object", value=type(config).__name__)
-    try:
-        return ModelShape.from_config(config)
-    except SpecError as wrong:
-        raise SpecError(
-            str(file),
-            wrong.problem,
-            allowed=wrong.allowed,
-            fix="use a decoder-only model whose config.json gives its sizes",
-        ) from None
+    return config

@@ -1,6 +1,7 @@
 """Frozen values that every room speaks of: specs, plans, references, reports. No torch, no Ray."""
 
 from rayline.spec.document import Document
+from rayline.spec.evaluation import EvaluationSpec
 from rayline.spec.job import (
     CheckpointSpec,
     DataSpec,
@@ -27,15 +28,26 @@ from rayline.spec.optim import (
     SgdSpec,
 )
 from rayline.spec.plan import AXES, Axis, Coordinate, ParallelPlan
+from rayline.spec.profile import ProfileSpec, profile_overrides
 from rayline.spec.schedule import PlateauSchedule, ScheduleSpec
 from rayline.spec.serve import EngineSpec, ScaleSpec, ServeSpec
+from rayline.spec.stages import SCHEDULES, ForwardCost, Schedule, forward_cost
 from rayline.spec.step import AverageSpec, BatchSpec, GuardSpec, ObjectiveSpec, RampSpec
 from rayline.spec.tune import AshaSpec, Range, TuneSpec
-from rayline.spec.worker import ExportReport, StepReport, TrainResult, WorkerContext
+from rayline.spec.worker import (
+    EvalReport,
+    ExportReport,
+    StepParts,
+    StepReport,
+    TrainResult,
+    WorkerContext,
+    Yardstick,
+)
 
 __all__ = [
     "AXES",
     "FORMAT_VERSION",
+    "SCHEDULES",
     "AdadeltaSpec",
     "AdafactorSpec",
     "AdagradSpec",
@@ -52,8 +64,11 @@ __all__ = [
     "DataSpec",
     "Document",
     "EngineSpec",
+    "EvalReport",
+    "EvaluationSpec",
     "ExportReport",
     "ExportSpec",
+    "ForwardCost",
     "GroupSpec",
     "GuardSpec",
     "JobSpec",
@@ -66,19 +81,25 @@ __all__ = [
     "OptimSpec",
     "ParallelPlan",
     "PlateauSchedule",
+    "ProfileSpec",
     "RampSpec",
     "Range",
     "ResourceSpec",
     "RmspropSpec",
     "ScaleSpec",
+    "Schedule",
     "ScheduleSpec",
     "ServeSpec",
     "SgdSpec",
     "ShardFile",
+    "StepParts",
     "StepReport",
     "TensorPiece",
     "TrackingSpec",
     "TrainResult",
     "TuneSpec",
     "WorkerContext",
+    "Yardstick",
+    "forward_cost",
+    "profile_overrides",
 ]

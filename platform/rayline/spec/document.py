@@ -22,6 +22,8 @@ from pydantic.fields import FieldInfo
 from rayline.errors import SpecError
 
 Tree = dict[str, Any]
+_RARE_LINE_ENDS = frozenset("\x85\u2028\u2029")
+"""Characters besides CR and LF at which YAML ends a line."""
 
 
 class Document(BaseModel):
@@ -63,7 +65,10 @@ class Document(BaseModel):
 
     def to_yaml(self) -> str:
         """The whole spec, defaults included, as YAML that `load` reads back to an equal value."""
-        return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+        tree = self.model_dump(mode="json")
+        # Written as they are, these would be read back as ends of lines.
+        readable = _RARE_LINE_ENDS.isdisjoint(json.dumps(tree, ensure_ascii=False))
+        return yaml.safe_dump(tree, sort_keys=False, allow_unicode=readable)
 
 
 class _UniqueKeyLoader(yaml.SafeLoader):

@@ -6,10 +6,14 @@ from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
+from rayline.errors import SpecError
 from rayline.spec.document import Document
+from rayline.spec.evaluation import EvaluationSpec
 from rayline.spec.model import ModelRef, ModelShape
 from rayline.spec.optim import AnyOptimSpec
 from rayline.spec.plan import ParallelPlan
+from rayline.spec.profile import ProfileSpec
+from rayline.spec.stages import SCHEDULES
 from rayline.spec.step import AverageSpec, BatchSpec, GuardSpec, ObjectiveSpec
 
 
@@ -110,6 +114,10 @@ class JobSpec(Document):
     checkpoint: CheckpointSpec = CheckpointSpec()
     resources: ResourceSpec = ResourceSpec()
     tracking: TrackingSpec = TrackingSpec()
+    evaluation: EvaluationSpec | None = None
+    """Held-out text to measure on while training; null measures nothing."""
+    profile: ProfileSpec | None = None
+    """Steps to trace; null traces none."""
     export: ExportSpec = ExportSpec()
     output_dir: str = "runs/{name}"
     """Folder of checkpoints, logs and the exported model; {name} stands for the job's name. On a
@@ -118,9 +126,9 @@ class JobSpec(Document):
     @model_validator(mode="after")
     def _engine_can(self) -> Self:
         plan = self.plan
-        if self.engine == "deepspeed" and plan.tensor * plan.pipeline > 1:
+        if self.engine == "deepspeed" and plan.tensor * plan.pipeline * plan.context > 1:
             raise ValueError(
-                "engine deepspeed splits along plan.data only; for tensor or pipeline use "
+                "engine deepspeed splits along plan.data only; for tensor, pipeline or context use "
                 "engine: native"
             )
         if self.engine == "deepspeed" and self.precision == "fp16":
@@ -136,6 +144,22 @@ class JobSpec(Document):
             raise ValueError(
                 f"stop_after_step {self.stop_after_step} lies after steps {self.steps}"
             )
+        if self.profile is not None and self.profile.first_step > self.steps:
+            raise ValueError(
+                f"profile.first_step {self.profile.first_step} lies after steps {self.steps}"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _backward_can(self) -> Self:
+        plan = self.plan
+        splits = plan.pipeline > 1 and SCHEDULES[plan.schedule].splits_backward
+        if splits and self.recompute == "selective":
+            raise ValueError(
+                f"recompute selective can compute a layer again once, but plan.schedule "
+                f"{plan.schedule} goes back through it twice; use recompute: full, or "
+                "plan.schedule: interleaved"
+            )
         return self
 
     @property
@@ -149,6 +173,13 @@ class JobSpec(Document):
         return self.stop_after_step or self.steps
 
     @property
+    def evaluation_data(self) -> DataSpec | None:
+        """The held-out files, read as the training data is; None without an evaluation."""
+        if self.evaluation is None:
+            return None
+        return self.data.model_copy(update={"files": self.evaluation.files})
+
+    @property
     def sequences_per_microbatch(self) -> int:
         """Sequences that one worker computes at a time, once the batch is whole."""
         return self.batch.sequences // (self.plan.data * self.plan.microbatches)
@@ -156,5 +187,13 @@ class JobSpec(Document):
     def check(self, model: ModelShape, workers_per_node: int | None = None) -> None:
         """Refuse what the plan, the model and the batch cannot do together. Raises SpecError."""
         self.plan.check(model, self.batch.sequences, workers_per_node)
-        parts = self.plan.data * self.plan.microbatches
-        self.batch.check_parts(parts, f"{self.plan.data} x {self.plan.microbatches}")
+        rows = self.plan.data * self.plan.microbatches
+        self.batch.check_parts(rows, f"{self.plan.data} x {self.plan.microbatches}")
+        parts = self.plan.context * (self.plan.tensor if self.plan.sequence else 1)
+        if self.data.sequence_tokens % parts:
+            raise SpecError(
+                "data.sequence_tokens",
+                f"the plan cuts each sequence into {parts} equal parts",
+                value=self.data.sequence_tokens,
+                allowed=f"a multiple of {parts}",
+            )

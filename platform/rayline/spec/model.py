@@ -75,6 +75,8 @@ class ModelShape:
     max_positions: int
     experts: int = 0
     """Routed experts per layer; 0 for a dense model."""
+    experts_per_token: int = 0
+    """Experts that each token is sent to; 0 for a dense model."""
     architecture: str = ""
 
     @classmethod
@@ -102,6 +104,7 @@ class ModelShape:
 
         heads = size("num_attention_heads", "n_head")
         hidden = size("hidden_size", "n_embd")
+        experts = int(text.get("num_local_experts") or text.get("num_experts") or 0)
         architectures = config.get("architectures") or [config.get("model_type", "")]
         return cls(
             layers=size("num_hidden_layers", "n_layer"),
@@ -115,6 +118,7 @@ class ModelShape:
                 config.get("tie_word_embeddings", text.get("tie_word_embeddings", False))
             ),
             max_positions=int(text.get("max_position_embeddings") or 0),
-            experts=int(text.get("num_local_experts") or text.get("num_experts") or 0),
+            experts=experts,
+            experts_per_token=int(text.get("num_experts_per_tok") or 0) if experts else 0,
             architecture=str(architectures[0]),
         )

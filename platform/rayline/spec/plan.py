@@ -18,6 +18,15 @@ from pydantic import Field
 from rayline.errors import PlacementError, SpecError
 from rayline.spec.document import Document
 from rayline.spec.model import ModelShape
+from rayline.spec.stages import (
+    SCHEDULES,
+    Schedule,
+    ScheduleRules,
+    balance_layers,
+    forward_cost,
+    stages_of_worker,
+    worker_of_stage,
+)
 
 Axis = Literal["pipeline", "data", "context", "tensor"]
 AXES: tuple[Axis, ...] = ("pipeline", "data", "context", "tensor")
@@ -45,18 +54,30 @@ class ParallelPlan(Document):
     tensor: int = Field(default=1, ge=1)
     """Workers that split each layer's matrices; they always lie on one node."""
     pipeline: int = Field(default=1, ge=1)
-    """Stages: workers that hold consecutive layers."""
+    """Workers that hold consecutive layers: one stage each, or `stages_per_worker`."""
     context: int = Field(default=1, ge=1)
-    """Workers that split each sequence."""
+    """Workers that split each sequence, and exchange heads for tokens in the attention (Ulysses,
+    Jacobs et al. 2023)."""
     expert: int = Field(default=1, ge=1)
     """Workers, out of the data axis, over which the experts of a mixture are spread."""
     zero_stage: Literal[0, 1, 2, 3] = 3
     """What the data axis shards: 0 nothing, 1 optimizer states, 2 gradients too, 3 weights too
     (Rajbhandari et al. 2020)."""
+    replicate: int = Field(default=1, ge=1)
+    """Copies of the sharded state along the data axis (hybrid sharding): data / replicate
+    neighbours, best the workers of a node, share one copy."""
     microbatches: int = Field(default=1, ge=1)
     """Parts that each data replica's share of a global batch is cut into."""
-    schedule: Literal["gpipe", "1f1b"] = "1f1b"
-    """Order of the stages' forward and backward passes."""
+    sequence: bool = False
+    """Whether the tensor ranks hold parts of each sequence between blocks (Korthikanti et al.
+    2022): less memory for activations, the same traffic."""
+    schedule: Schedule = "1f1b"
+    """Order of the stages' forward and backward passes. interleaved has a smaller bubble than 1f1b
+    and sends more; zero_bubble and zero_bubble_v fill the bubble with the gradients of weights."""
+    stages_per_worker: int = Field(default=1, ge=1)
+    """Stages that each worker of the pipeline holds; the schedule says how many it can take."""
+    layers_per_stage: tuple[int, ...] | None = None
+    """Layers of each stage, first to last; null balances the stages by what they cost."""
 
     @property
     def world_size(self) -> int:
@@ -95,6 +116,38 @@ class ParallelPlan(Document):
             found.setdefault(others, []).append(rank)
         return [tuple(group) for group in found.values()]
 
+    @property
+    def schedule_rules(self) -> ScheduleRules:
+        """What the schedule asks for."""
+        return SCHEDULES[self.schedule]
+
+    @property
+    def splits_backward(self) -> bool:
+        """Whether the gradients of the weights are computed apart from those of the inputs."""
+        return self.pipeline > 1 and self.schedule_rules.splits_backward
+
+    @property
+    def stages(self) -> int:
+        """Stages of the whole pipeline."""
+        return self.pipeline * self.stages_per_worker
+
+    def worker_of_stage(self, stage: int) -> int:
+        """Place on the pipeline axis of the worker that holds `stage`."""
+        return worker_of_stage(stage, self.pipeline, self.schedule_rules.placement)
+
+    def stages_of_worker(self, worker: int) -> tuple[int, ...]:
+        """The stages of the worker at place `worker` of the pipeline axis, first to last; the
+        inverse of `worker_of_stage`."""
+        return stages_of_worker(worker, self.pipeline, self.stages, self.schedule_rules.placement)
+
+    def stage_layers(self, model: ModelShape, sequence_tokens: int) -> tuple[int, ...]:
+        """Layers of each stage, first to last: as `layers_per_stage` says, or balanced. Called by
+        planner and engine, after `check`."""
+        if self.layers_per_stage is not None:
+            return self.layers_per_stage
+        workers = [self.worker_of_stage(stage) for stage in range(self.stages)]
+        return balance_layers(model.layers, forward_cost(model, sequence_tokens), workers)
+
     def check(
         self, model: ModelShape, global_batch: int, workers_per_node: int | None = None
     ) -> None:
@@ -102,7 +155,9 @@ class ParallelPlan(Document):
         `workers_per_node` is the most that any node can hold (None: not known yet).
         Raises SpecError; PlacementError where every node is too small for a tensor group."""
         self._check_model(model)
+        self._check_stages(model)
         self._check_batch(global_batch)
+        self._check_schedule()
         if workers_per_node is not None and self.tensor > workers_per_node:
             raise PlacementError(
                 "plan.tensor",
@@ -114,34 +169,127 @@ class ParallelPlan(Document):
             )
 
     def _check_model(self, model: ModelShape) -> None:
-        for name, size in (
-            ("heads", model.heads),
-            ("kv_heads", model.kv_heads),
-            ("ffn", model.ffn),
-        ):
-            if size % self.tensor:
+        fits = {
+            "heads": model.heads % self.tensor == 0,
+            # Where there are fewer, neighbouring ranks hold the same key-value head.
+            "kv_heads": model.kv_heads % self.tensor == 0 or self.tensor % model.kv_heads == 0,
+            "ffn": model.ffn % self.tensor == 0,
+        }
+        for name, fitting in fits.items():
+            if not fitting:
                 raise SpecError(
                     "plan.tensor",
-                    f"does not divide the model's {size} {_WORDS[name]}",
+                    f"does not divide the model's {getattr(model, name)} {_WORDS[name]}",
                     value=self.tensor,
                     allowed=_one_of(_tensor_sizes(model)),
                     fix="choose one of the allowed sizes",
                 )
-        if self.pipeline > model.layers:
+        heads = model.heads // self.tensor
+        if heads % self.context:
+            raise SpecError(
+                "plan.context",
+                f"does not divide the {heads} attention heads of a tensor rank, which the ranks of "
+                "a sequence exchange for tokens",
+                value=self.context,
+                allowed=_one_of([size for size in range(1, heads + 1) if heads % size == 0]),
+                fix="choose one of the allowed sizes",
+            )
+        if self.data % self.replicate:
+            raise SpecError(
+                "plan.replicate",
+                f"does not divide plan.data = {self.data}",
+                value=self.replicate,
+                allowed=_one_of([n for n in range(1, self.data + 1) if self.data % n == 0]),
+            )
+        if self.expert > 1:
+            raise SpecError(
+                "plan.expert",
+                "this axis is not available",
+                value=self.expert,
+                allowed="1",
+                fix="use plan.tensor, which cuts each expert, with plan.data and plan.pipeline",
+            )
+
+    def _check_stages(self, model: ModelShape) -> None:
+        """What each worker holds of the model."""
+        rules = self.schedule_rules
+        fewest, most = rules.fewest_stages, rules.most_stages
+        allowed = rules.allowed_stages
+        if self.pipeline == 1:
+            fewest, most, allowed = 1, 1, "1 on a pipeline of one worker"
+        if self.stages_per_worker < fewest or self.stages_per_worker > (most or self.stages):
+            raise SpecError(
+                "plan.stages_per_worker",
+                f"is not what the {self.schedule} schedule can run",
+                value=self.stages_per_worker,
+                allowed=allowed,
+                fix=f"--set plan.stages_per_worker={fewest}, or another plan.schedule",
+            )
+        if self.stages > model.layers:
             raise SpecError(
                 "plan.pipeline",
-                f"more stages than the model's {model.layers} layers",
+                f"{self.stages} stages are more than the model's {model.layers} layers",
                 value=self.pipeline,
-                allowed=f"1..{model.layers}",
+                allowed=f"1..{model.layers // self.stages_per_worker}",
             )
-        if self.context > 1 or self.expert > 1:
-            axis = "context" if self.context > 1 else "expert"
+        if self.layers_per_stage is not None:
+            self._check_layers(self.layers_per_stage, model.layers)
+
+    def _check_layers(self, layers: tuple[int, ...], wanted: int) -> None:
+        """Layers that were told by hand."""
+        problem = ""
+        if len(layers) != self.stages:
+            problem = f"names {len(layers)} stages where the plan has {self.stages}"
+        elif min(layers) < 1:
+            problem = "leaves a stage without a layer"
+        elif sum(layers) != wanted:
+            problem = f"adds up to {sum(layers)} layers where the model has {wanted}"
+        if problem:
             raise SpecError(
-                f"plan.{axis}",
-                "this axis is not available",
-                value=getattr(self, axis),
-                allowed="1",
-                fix="use plan.tensor, plan.pipeline and plan.data",
+                "plan.layers_per_stage",
+                problem,
+                value=list(layers),
+                allowed=f"{self.stages} numbers of 1 or more that add up to {wanted}",
+                fix="--set plan.layers_per_stage=null balances the stages",
+            )
+
+    def _check_schedule(self) -> None:
+        """What the schedule asks of microbatches and of the data axis."""
+        if self.pipeline == 1:
+            return
+        if self.microbatches < self.pipeline and self.schedule == "1f1b":
+            raise SpecError(
+                "plan.microbatches",
+                f"fewer than the {self.pipeline} pipeline stages that the 1f1b schedule keeps busy",
+                value=self.microbatches,
+                allowed=f"{self.pipeline} or more",
+                fix=f"--set plan.microbatches={self.pipeline}, or plan.schedule=gpipe",
+            )
+        if self.schedule in ("interleaved", "zero_bubble"):
+            self._check_rounds()
+        holders = self.data * self.context
+        if self.schedule_rules.splits_backward and holders > 1 and self.zero_stage == 3:
+            raise SpecError(
+                "plan.zero_stage",
+                f"the {self.schedule} schedule comes back for the gradients of the weights, which "
+                "stage 3 has given away by then",
+                value=self.zero_stage,
+                allowed="0, 1, 2",
+                fix="--set plan.zero_stage=2, or plan.schedule=interleaved",
+            )
+
+    def _check_rounds(self) -> None:
+        """Stages take turns in rounds of equally many microbatches."""
+        rounds = max(1, self.microbatches // self.pipeline)
+        if self.microbatches % rounds:
+            above = (rounds + 1) * self.pipeline
+            raise SpecError(
+                "plan.microbatches",
+                f"cannot be cut into {rounds} equal rounds, which the {self.schedule} schedule of "
+                f"{self.pipeline} workers asks for",
+                value=self.microbatches,
+                allowed=f"a multiple of {self.pipeline}, such as {rounds * self.pipeline}",
+                fix=f"--set plan.microbatches={above}",
             )
 
     def _check_batch(self, global_batch: int) -> None:
@@ -155,14 +303,6 @@ class ParallelPlan(Document):
                 value=global_batch,
                 allowed=f"a multiple of {parts}",
                 fix=f"--set batch.sequences={below or above}",
-            )
-        if self.pipeline > 1 and self.microbatches < self.pipeline and self.schedule == "1f1b":
-            raise SpecError(
-                "plan.microbatches",
-                f"fewer than the {self.pipeline} pipeline stages that the 1f1b schedule keeps busy",
-                value=self.microbatches,
-                allowed=f"{self.pipeline} or more",
-                fix=f"--set plan.microbatches={self.pipeline}, or plan.schedule=gpipe",
             )
 
     def __str__(self) -> str:
@@ -178,8 +318,10 @@ _WORDS = {"heads": "attention heads", "kv_heads": "key-value heads", "ffn": "fee
 def _tensor_sizes(model: ModelShape) -> list[int]:
     return [
         size
-        for size in range(1, model.kv_heads + 1)
-        if not (model.heads % size or model.kv_heads % size or model.ffn % size)
+        for size in range(1, model.heads + 1)
+        if model.heads % size == 0
+        and (model.kv_heads % size == 0 or size % model.kv_heads == 0)
+        and model.ffn % size == 0
     ]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -27,8 +28,77 @@ class WorkerContext:
 
 
 @dataclass(frozen=True, slots=True)
+class Yardstick:
+    """What the gang's speed is measured against; made in the worker, read by train/."""
+
+    model_flops_per_token: int
+    """Floating point operations of forward and backward for one token, as the planner counts."""
+    device_peak_flops_per_s: float | None
+    """The most that one GPU can do, as its maker states; None where that is not known, and on CPU,
+    where it is measured at the start."""
+
+
+@dataclass(frozen=True, slots=True)
+class StepParts:
+    """Where the wall time of one step went on rank 0, in seconds; all but communication_s are
+    read from one clock, without gaps, and add up to the step."""
+
+    data_s: float = 0.0
+    """Drawing and putting together the batch."""
+    engine_s: float = 0.0
+    """Forward, backward, optimizer, with all communication."""
+    communication_s: float | None = None
+    """Part of engine_s in which collectives, sends or receives were under way and this rank
+    computed nothing: waiting for slower ranks and, in a pipeline, for other stages counts.
+    Communication hidden behind computation does not. Taken from torch.profiler (see
+    `rayline.train.profile`), the mean of the profiled steps that end with this one; None on steps
+    that end no profile."""
+    evaluation_s: float = 0.0
+    checkpoint_s: float = 0.0
+    """Until the checkpoint was whole on disk."""
+    profile_s: float = 0.0
+    """Starting the profiler, reading what it found, and writing the trace."""
+
+    @property
+    def compute_s(self) -> float | None:
+        """engine_s without communication_s; None where that was not measured."""
+        return None if self.communication_s is None else self.engine_s - self.communication_s
+
+    @property
+    def total_s(self) -> float:
+        """The whole step."""
+        measuring_s = self.evaluation_s + self.checkpoint_s + self.profile_s
+        return self.data_s + self.engine_s + measuring_s
+
+
+@dataclass(frozen=True, slots=True)
+class EvalReport:
+    """One evaluation over the held-out sequences; the same under every plan but for rounding."""
+
+    step: int
+    """Steps done before it; 0 at the start."""
+    loss: float
+    """Mean over all target tokens of the held-out sequences."""
+    tokens: int
+    """Those target tokens."""
+    sequences: int
+    seconds: float
+    """Wall time."""
+
+    @property
+    def perplexity(self) -> float:
+        """exp(loss); infinite where that is beyond float64."""
+        return math.exp(self.loss) if self.loss < _LARGEST_EXPONENT else math.inf
+
+
+_LARGEST_EXPONENT = 709.0
+"""exp of more overflows float64."""
+
+
+@dataclass(frozen=True, slots=True)
 class StepReport:
-    """The one thing that flows back every step, from rank 0."""
+    """The one thing that flows back every step, from rank 0, once the step's evaluation and
+    checkpoint, where it has them, are done too."""
 
     step: int
     """Steps done, counted from 1."""
@@ -42,16 +112,37 @@ class StepReport:
     processed_tokens: int
     """Tokens that went through the model: global batch x sequence length."""
     seconds: float
-    """Wall time of the step, data included."""
+    """Wall time of the step: all its parts."""
     memory_bytes: int
     """Peak memory of the reporting worker: GPU memory allocated, or resident memory on CPU."""
     skipped: str = ""
     """Why no rank applied the step; empty where all did."""
+    workers: int = 1
+    """Workers of the gang; each has one device."""
+    mfu: float | None = None
+    """Model FLOPs utilization, 0..1: the operations that the model needs for the processed tokens
+    over what all devices could have done meanwhile (Chowdhery et al. 2022, appendix B), in the time
+    of training alone; None where the devices' peak is not known."""
+    parts: StepParts = StepParts()
+    evaluations: tuple[EvalReport, ...] = ()
+    """Evaluations since the last report: the one after this step, and in a run's first report the
+    one before any training."""
+
+    @property
+    def training_s(self) -> float:
+        """Wall time of the step without evaluation, checkpoint and profiling."""
+        parts = self.parts
+        return self.seconds - parts.evaluation_s - parts.checkpoint_s - parts.profile_s
 
     @property
     def tokens_per_s(self) -> float:
-        """Processed tokens in a second, over all workers."""
-        return self.processed_tokens / self.seconds if self.seconds > 0 else 0.0
+        """Processed tokens in a second of training, over all workers."""
+        return self.processed_tokens / self.training_s if self.training_s > 0 else 0.0
+
+    @property
+    def tokens_per_s_per_device(self) -> float:
+        """Processed tokens in a second of training, of one worker."""
+        return self.tokens_per_s / self.workers
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +164,7 @@ class ExportReport:
 
 @dataclass(frozen=True, slots=True)
 class TrainResult:
-    """What one start of a job came to; the same on every rank."""
+    """What one start of a job came to; the same on every rank, but for the trace."""
 
     first_step: int
     """The step it began with: 1, or one past the checkpoint it resumed from."""
@@ -84,3 +175,9 @@ class TrainResult:
     checkpoint: str | None
     """Folder of the newest checkpoint."""
     export: ExportReport | None
+    peak_memory_bytes: tuple[int, ...] = ()
+    """Each rank's peak memory up to the last step, in the order of ranks: GPU memory allocated, or
+    resident memory on CPU."""
+    trace: str | None = None
+    """This rank's file of the profiled steps, a gzipped Chrome trace; None where none were. Those
+    of the other ranks lie beside it."""

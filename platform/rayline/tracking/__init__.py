@@ -22,7 +22,7 @@ from rayline.tracking.registry import (
     register_model,
 )
 from rayline.tracking.resolve import resolve_model
-from rayline.tracking.run import RunStatus, TrackedRun, amend_run, open_run
+from rayline.tracking.run import RunStatus, TrackedRun, amend_run, open_run, step_metrics
 from rayline.tracking.store import anchored, database_file
 
 __all__ = [
@@ -45,4 +45,5 @@ __all__ = [
     "read_run",
     "register_model",
     "resolve_model",
+    "step_metrics",
 ]

@@ -20,7 +20,7 @@ _log = logging.getLogger(__name__)
 FLUSH_S = 2.0
 """Longest that a row waits while the store answers."""
 FLUSH_ROWS = 250
-"""Rows that are sent at once even before that: 50 steps of five metrics."""
+"""Rows that are sent at once even before that: some twenty steps."""
 BATCH_ROWS = 1000
 """Most rows in one request: MLflow's own limit is 1000 metrics and 100 tags."""
 BATCH_TAGS = 100

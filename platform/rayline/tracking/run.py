@@ -36,6 +36,7 @@ _PARAM_CHARACTERS = 6000
 _TAG_CHARACTERS = 8000
 _PARAMS_PER_BATCH = 100
 _FINISH_TIMEOUT_S = 30.0
+_SHORTEST_PART_S = 1e-3
 
 
 class TrackedRun:
@@ -59,18 +60,21 @@ class TrackedRun:
         """Record one step. Called after every step; costs microseconds, never waits or raises."""
         now_ms = int(time.time() * 1000)
         self._recorder.add(
-            MetricRow(key, value, now_ms, report.step)
-            for key, value in (
-                ("step", report.step),
-                ("loss", report.loss),
-                ("grad_norm", report.grad_norm),
-                ("lr", report.lr),
-                ("tokens_per_s", report.tokens_per_s),
-                ("memory_gib", report.memory_bytes / 2**30),
-            )
+            MetricRow(key, value, now_ms, step)
+            for key, value, step in step_metrics(report)
+            if value is not None
         )
         if report.skipped:
             self.event("skipped", f"step {report.step}: {report.skipped}")
+
+    def summarize(self, step: int, peak_memory_bytes: Mapping[str, int]) -> None:
+        """Record what is known once the last step is done: each worker's peak memory, by its name,
+        as the artifact memory.json, and the largest as the metric peak_memory_gib."""
+        if peak_memory_bytes:
+            largest_gib = max(peak_memory_bytes.values()) / 2**30
+            now_ms = int(time.time() * 1000)
+            self._recorder.add([MetricRow("peak_memory_gib", largest_gib, now_ms, step)])
+            self.log_text(json.dumps({"peak_memory_bytes": peak_memory_bytes}), "memory.json")
 
     def event(self, kind: str, text: str) -> None:
         """Record that something happened, such as kind "restarted"; `read_run` gives it back."""
@@ -161,6 +165,44 @@ class TrackedRun:
     def _count(self, what: str, wrong: Exception) -> None:
         self.failures += 1
         _log.warning("tracking: %s was not recorded: %s", what, first_line(wrong))
+
+
+def step_metrics(report: StepReport) -> list[tuple[str, float | None, int]]:
+    """The metrics of one report with the step that each belongs to; None where there is no value.
+    Evaluation, checkpoint and profiling count as not done on a step on which they took no time to
+    speak of, so that they cost no rows."""
+    parts = report.parts
+    rows: list[tuple[str, float | None]] = [
+        ("step", report.step),
+        ("loss", report.loss),
+        ("grad_norm", report.grad_norm),
+        ("lr", report.lr),
+        ("tokens_per_s", report.tokens_per_s),
+        ("tokens_per_s_per_device", report.tokens_per_s_per_device),
+        ("mfu", report.mfu),
+        ("memory_gib", report.memory_bytes / 2**30),
+        ("time/step_s", report.seconds),
+        ("time/data_s", parts.data_s),
+        ("time/engine_s", parts.engine_s),
+        ("time/compute_s", parts.compute_s),
+        ("time/communication_s", parts.communication_s),
+        ("time/evaluation_s", _if_done(parts.evaluation_s)),
+        ("time/checkpoint_s", _if_done(parts.checkpoint_s)),
+        ("time/profile_s", _if_done(parts.profile_s)),
+    ]
+    measured = [
+        (key, value, evaluation.step)
+        for evaluation in report.evaluations
+        for key, value in (
+            ("val_loss", evaluation.loss),
+            ("val_perplexity", evaluation.perplexity),
+        )
+    ]
+    return [*((key, value, report.step) for key, value in rows), *measured]
+
+
+def _if_done(seconds: float) -> float | None:
+    return seconds if seconds >= _SHORTEST_PART_S else None
 
 
 def open_run(

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
 
 from rayline.spec import JobSpec, WorkerContext
 from rayline.train.engine import Engine
+
+EngineBuilder = Callable[[JobSpec, WorkerContext, Path, torch.device], Engine]
+"""What makes a rank's engine: job, context, model folder, device."""
 
 
 def build_engine(

@@ -28,6 +28,7 @@ from torch import nn
 
 from rayline.errors import SpecError
 from rayline.parallel.piece import Piece
+from rayline.parallel.vocabulary import VocabularySlice
 from rayline.spec import AdamWSpec, JobSpec, WorkerContext
 from rayline.train.deepspeed_model import WholeModel, build_whole_model, initial_weights
 from rayline.train.deepspeed_state import scattered_state
@@ -128,6 +129,9 @@ class DeepSpeedEngine:
         self._parameters = dict(model.parameters_by_name())
         self._shapes = {name: _shape(weight) for name, weight in self._parameters.items()}
         self._state = scattered_state(engine)
+        whole: Any = model.model
+        vocab = int(whole.config.vocab_size)
+        self._vocabulary = VocabularySlice(0, vocab, vocab, None)
         self._steps_done = 0
         self._loss_here = 0.0
 
@@ -172,7 +176,8 @@ class DeepSpeedEngine:
             zip(input_ids.chunk(parts), labels.chunk(parts), strict=True), start=1
         ):
             self._engine.set_gradient_accumulation_boundary(number == parts)
-            loss = summed_cross_entropy(self._engine(ids), targets, self._job.objective)
+            logits = self._engine(ids)
+            loss = summed_cross_entropy(logits, targets, self._vocabulary, self._job.objective)
             self._engine.backward(loss * (dist.get_world_size() / tokens), scale_wrt_gas=False)
             losses.append(loss.detach())
         self._loss_here = float(torch.stack(losses).sum())
@@ -192,6 +197,16 @@ class DeepSpeedEngine:
             if dist.get_rank() == 0:
                 yield name, gradient.float().cpu().clone()
         self._state.drop_gradients()
+
+    def evaluate(self, batch: Batch) -> tuple[float, int]:
+        """Sums over all ranks."""
+        self._engine.eval()
+        labels = batch.labels.to(self._device)
+        with torch.no_grad():
+            logits = self._engine(batch.input_ids.to(self._device))
+            loss = summed_cross_entropy(logits, labels, self._vocabulary)
+        tokens = int(self._sum_over_ranks(count_targets(labels)))
+        return self._sum_over_ranks(float(loss)), tokens
 
     def logits(self, input_ids: torch.Tensor) -> torch.Tensor | None:
         """The whole logits, on rank 0."""

@@ -12,7 +12,9 @@ from torch import nn
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from rayline.models.stage import load_config
+from rayline.models.stored import StoredNames
 from rayline.models.weights import draw_random, read_pretrained
+from rayline.parallel.attention import training_attention
 from rayline.parallel.piece import Piece
 from rayline.spec import JobSpec
 
@@ -67,7 +69,10 @@ def build_whole_model(job: JobSpec, model_directory: Path) -> WholeModel:
 
 def _on_meta(model_directory: Path) -> PreTrainedModel:
     with init_empty_weights(include_buffers=False):
-        model = AutoModelForCausalLM.from_config(load_config(model_directory), dtype=torch.float32)
+        config = load_config(model_directory)
+        model = AutoModelForCausalLM.from_config(
+            config, dtype=torch.float32, attn_implementation=training_attention(config)
+        )
     # Going to the meta device makes two parameters of tied ones, and so does coming from it.
     model.tie_weights()
     return model
@@ -79,13 +84,14 @@ def initial_weights(job: JobSpec, model_directory: Path) -> Iterator[tuple[str, 
     begins with. Raises SpecError, CheckpointError."""
     skeleton = _on_meta(model_directory)
     names = {name: name for name, _ in skeleton.named_parameters()}
+    stored = StoredNames(skeleton.config.model_type)
     modules: dict[str, list[str]] = defaultdict(list)
     for name in names:
         modules[name.rpartition(".")[0]].append(name)
     for own in modules.values():
         pieces = [_whole_piece(name, skeleton.get_parameter(name).shape) for name in own]
         if job.init == "weights":
-            read_pretrained(model_directory, pieces)
+            read_pretrained(model_directory, pieces, stored)
         else:
             draw_random(skeleton, names, pieces, job.seed)
         for name, piece in zip(own, pieces, strict=True):

@@ -78,6 +78,13 @@ class Engine(Protocol):
         before the optimizer moves; where it refuses, the gradients are forgotten."""
         ...
 
+    def evaluate(self, batch: Batch) -> tuple[float, int]:
+        """Forward only, without gradients and in the model's evaluation mode: the sum of the losses
+        and the number of target tokens, over the shares of all data ranks; the same on every rank.
+        Unlike in a step the share may have any number of sequences, as long as all ranks' have the
+        same, and may hold no target at all."""
+        ...
+
     def gradients(self, batch: Batch) -> Iterator[tuple[str, torch.Tensor]]:
         """Forward and backward only; then yields, on rank 0 alone (other ranks take part and get
         nothing), each parameter's Hugging Face name and whole gradient of the mean loss, on CPU."""

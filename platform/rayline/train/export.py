@@ -20,6 +20,8 @@ from transformers import AutoModelForCausalLM
 
 from rayline.errors import CheckpointError, RaylineError
 from rayline.models.export import write_hugging_face
+from rayline.models.stage import load_config
+from rayline.models.stored import StoredNames
 from rayline.spec import ExportReport, JobSpec
 from rayline.train.engine import Engine
 
@@ -42,7 +44,8 @@ def export_verified(
     outcome: list[ExportReport | RaylineError | None] = [None]
     if dist.get_rank() == 0:
         shutil.rmtree(partial, ignore_errors=True)
-        count = write_hugging_face(engine.weights(), source, partial, torch.float32)
+        names = StoredNames(load_config(source).model_type)
+        count = write_hugging_face(engine.weights(), source, partial, torch.float32, names)
         outcome = [_check(job, cast(torch.Tensor, trained), probe, partial, target, count, step)]
     else:
         _take_part(engine.weights())
@@ -98,7 +101,12 @@ def logit_difference(trained: torch.Tensor, directory: Path, probe: torch.Tensor
     """Largest absolute difference between `trained` [sequences, tokens, vocab] and the logits of
     the model in `directory`, over the largest absolute logit. One process calls it."""
     model = AutoModelForCausalLM.from_pretrained(
-        directory, dtype=torch.float32, trust_remote_code=False, use_safetensors=True
+        directory,
+        dtype=torch.float32,
+        trust_remote_code=False,
+        use_safetensors=True,
+        # The plain one: transformers' fused attention leaves out a softcap without a word.
+        attn_implementation="eager",
     )
     model.eval()
     with torch.no_grad():

@@ -4,26 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
-import torch
 import torch.distributed as dist
 from torch import nn
 
-from rayline.parallel.layout import held_rectangle, is_first_holder, local_part
+from rayline.parallel.layout import TensorLayout, local_part
 from rayline.parallel.mesh import GangMesh
 from rayline.train.shards import Holding, Shards
 from rayline.train.tied import TiedCopies
 
 
 def native_shards(
-    parameters: Mapping[str, nn.Parameter], tied: TiedCopies, mesh: GangMesh
+    parameters: Mapping[str, nn.Parameter], layout: TensorLayout, tied: TiedCopies, mesh: GangMesh
 ) -> Shards:
     """Every rank calls it: the groups of all stages are made by all ranks together."""
     holdings = {
         name: Holding(
             local=local_part(parameter),
-            shape=tuple(parameter.shape),
-            offset=held_rectangle(parameter)[0],
-            counts=counts_on_stage(parameter, mesh),
+            shape=layout.whole_shape(name, parameter),
+            rectangles=tuple(layout.held(name, parameter)),
+            counts=layout.answers_for(name, parameter),
             ruled_as=tied.originals.get(name) if name in tied.copied_names else None,
         )
         for name, parameter in parameters.items()
@@ -31,18 +30,12 @@ def native_shards(
     return Shards(holdings, _stage_ranks(mesh))
 
 
-def counts_on_stage(parameter: torch.Tensor, mesh: GangMesh) -> bool:
-    """Whether this rank is the first of those of its stage that hold its rectangle."""
-    axes = getattr(getattr(parameter, "device_mesh", None), "mesh_dim_names", ())
-    return is_first_holder(parameter) and ("tensor" in axes or mesh.coordinate.tensor == 0)
-
-
 def _stage_ranks(mesh: GangMesh) -> dist.ProcessGroup | None:
     plan = mesh.plan
     size = plan.world_size // plan.pipeline
     if size == 1:
         return None
-    # Pipeline is the outermost axis, so a stage is a run of ranks.
+    # Pipeline is the outermost axis, so those that hold the same stages are a run of ranks.
     groups = [
         dist.new_group(range(first, first + size)) for first in range(0, plan.world_size, size)
     ]

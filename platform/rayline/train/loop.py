@@ -1,8 +1,8 @@
 """One rank's whole life: join, build, restore, then step and report until done, export, leave.
 
-    joined ── build_engine ── restore ──┬─ batch ── engine.step ── observe ── checkpoint? ─┐
-                                        └──────────────────────────────────────────────────┘
-    ── final checkpoint ── export ── left
+    joined ── build_engine ── restore ──┬─ batch ── engine.step ── evaluate? ── save? ── observe ─┐
+                                        └─────────────────────────────────────────────────────────┘
+    ── export ── left
 
 Every rank runs the same statements in the same order; what only rank 0 does (reports, the choice
 of a checkpoint) is told to the others before it matters. Ray is not known here: the caller hands
@@ -14,23 +14,36 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 import torch.distributed as dist
 
 from rayline import checkpoint
-from rayline.data import SampleOrder, TokenDataset, collate, load_dataset, share
+from rayline.data import collate, load_dataset
 from rayline.errors import CheckpointError, SpecError
 from rayline.models.stage import load_config
-from rayline.spec import ExportReport, JobSpec, ModelShape, StepReport, TrainResult, WorkerContext
-from rayline.train.build import build_engine
-from rayline.train.engine import Batch, Engine
+from rayline.spec import (
+    EvalReport,
+    ExportReport,
+    JobSpec,
+    ModelShape,
+    StepParts,
+    StepReport,
+    TrainResult,
+    WorkerContext,
+    Yardstick,
+)
+from rayline.train.build import EngineBuilder, build_engine
+from rayline.train.engine import Engine, StepOutcome
 from rayline.train.export import export_verified
-from rayline.train.memory import peak_memory_bytes
+from rayline.train.feed import HeldOutFeed, TrainingFeed
+from rayline.train.memory import peak_memory_bytes, peak_memory_of_ranks
 from rayline.train.pace import Pace
 from rayline.train.process_group import any_rank, joined
+from rayline.train.profile import StepProfiler
+from rayline.train.speed import Utilization, measure_utilization
 
 log = logging.getLogger(__name__)
 
@@ -43,27 +56,50 @@ def run_rank(
     model_directory: Path,
     observe: Observe,
     stop_requested: Callable[[], bool],
+    yardstick: Yardstick | None = None,
+    build: EngineBuilder = build_engine,
 ) -> TrainResult:
     """Train as `job` says; called once in each worker process, by every rank.
 
     `observe` is called on rank 0 after every step. Once `stop_requested()` is true on any rank,
-    all ranks stop after the step in flight, with a checkpoint. Raises SpecError, CheckpointError,
-    or what torch raised.
+    all ranks stop after the step in flight, with a checkpoint. Without a `yardstick` reports say
+    nothing of the devices' utilization; `build` makes the engine. Raises SpecError,
+    CheckpointError, or what torch raised.
     """
     shape = ModelShape.from_config(load_config(model_directory).to_dict())
     job.check(shape)
-    dataset = load_dataset(job.data, model_directory)
+    feed = TrainingFeed.of(job, context.coordinate, load_dataset(job.data, model_directory))
+    held_out = HeldOutFeed.load(job, context.coordinate, model_directory)
     torch.manual_seed(job.seed)
     with joined(context) as device:
-        engine = build_engine(job, context, model_directory, device)
+        utilization = None
+        if yardstick is not None:
+            utilization = measure_utilization(yardstick, device, job.precision)
+        engine = build(job, context, model_directory, device)
         fingerprint = checkpoint.model_fingerprint(shape)
-        run = _Run(job, context, engine, dataset, fingerprint, device, Pace(job))
+        pace = Pace(job)
+        run = _Run(job, context, engine, pace, feed, held_out, utilization, fingerprint, device)
         first_step = run.restore() + 1
-        last_step = run.train(first_step, observe, stop_requested)
+        with StepProfiler(job.profile, Path(job.directory) / "profile", context) as profiler:
+            last_step = run.train(first_step, profiler, observe, stop_requested)
+        memory = peak_memory_of_ranks(device)
         finished = last_step >= job.steps
         report = run.export(model_directory, last_step) if finished else None
     saved = None if run.newest is None else str(run.newest)
-    return TrainResult(first_step, last_step, finished, saved, report)
+    trace = None if profiler.trace is None else str(profiler.trace)
+    return TrainResult(first_step, last_step, finished, saved, report, memory, trace)
+
+
+class _Clock:
+    """Wall time, lap by lap."""
+
+    def __init__(self) -> None:
+        self._lap_s = time.perf_counter()
+
+    def lap_s(self) -> float:
+        """Seconds since the last call, or since the clock was made."""
+        began_s, self._lap_s = self._lap_s, time.perf_counter()
+        return self._lap_s - began_s
 
 
 @dataclass(slots=True)
@@ -73,10 +109,12 @@ class _Run:
     job: JobSpec
     context: WorkerContext
     engine: Engine
-    dataset: TokenDataset
+    pace: Pace
+    feed: TrainingFeed
+    held_out: HeldOutFeed | None
+    utilization: Utilization | None
     model_fingerprint: str
     device: torch.device
-    pace: Pace
     newest: Path | None = None
     """Folder of the newest checkpoint that this run wrote or resumed from."""
 
@@ -135,43 +173,79 @@ class _Run:
             log.warning("a damaged checkpoint was passed over: %s", reason)
         return found.folder if found else None
 
-    def train(self, first_step: int, observe: Observe, stop_requested: Callable[[], bool]) -> int:
+    def train(
+        self,
+        first_step: int,
+        profiler: StepProfiler,
+        observe: Observe,
+        stop_requested: Callable[[], bool],
+    ) -> int:
         """Steps until done or asked to stop; returns the last step done."""
-        order = SampleOrder(len(self.dataset), self.job.seed)
+        unreported = self._evaluate(0) if first_step == 1 else ()
         for step in range(first_step, self.job.last_step + 1):
-            began = time.perf_counter()
-            batch = self._batch(order, step)
+            clock = _Clock()
+            profiler.begin(step)
+            profile_s = clock.lap_s()
+            batch = self.feed.batch(step)
+            data_s = clock.lap_s()
             lr = self.pace.learning_rate(step)
-            outcome = self.engine.step(batch, lr, self.pace.admits)
+            with profiler.engine():
+                outcome = self.engine.step(batch, lr, self.pace.admits)
             skipped = self.pace.done(step, outcome)
-            if self.context.rank == 0:
-                observe(
-                    StepReport(
-                        step=step,
-                        loss=outcome.loss,
-                        grad_norm=outcome.grad_norm,
-                        lr=lr,
-                        tokens=outcome.tokens,
-                        processed_tokens=self.job.batch.sequences_at(step)
-                        * self.job.data.sequence_tokens,
-                        seconds=time.perf_counter() - began,
-                        memory_bytes=peak_memory_bytes(self.device),
-                        skipped=skipped,
-                    )
-                )
-            stopping = any_rank(stop_requested())
-            if stopping or step == self.job.last_step or self._is_due(step):
+            engine_s = clock.lap_s()
+            evaluations = unreported + self._evaluate(step)
+            evaluation_s = clock.lap_s()
+            saved = step == self.job.last_step or self._is_due(step)
+            if saved:
                 self._save(step)
-            if stopping:
+            checkpoint_s = clock.lap_s()
+            communication_s = profiler.end(step)
+            profile_s += clock.lap_s()
+            if self.context.rank == 0:
+                parts = StepParts(
+                    data_s, engine_s, communication_s, evaluation_s, checkpoint_s, profile_s
+                )
+                observe(self._report(step, lr, outcome, skipped, parts, evaluations))
+            unreported = ()
+            if any_rank(stop_requested()):
+                if not saved:
+                    self._save(step)
                 return step
         return max(first_step - 1, self.job.last_step)
 
-    def _batch(self, order: SampleOrder, step: int) -> Batch:
-        """This data rank's share of the step's global batch."""
-        batch = self.job.batch
-        indices = order.indices(batch.samples_after(step - 1), batch.sequences_at(step))
-        mine = share(indices, self.context.coordinate.data, self.job.plan.data)
-        return Batch(*collate(self.dataset, mine))
+    def _evaluate(self, step: int) -> tuple[EvalReport, ...]:
+        """The evaluation that follows `step`, where one does."""
+        asked = self.job.evaluation
+        if asked is None or self.held_out is None or not asked.is_due(step, self.job.steps):
+            return ()
+        return (self.held_out.evaluate(self.engine, step),)
+
+    def _report(
+        self,
+        step: int,
+        lr: float,
+        outcome: StepOutcome,
+        skipped: str,
+        parts: StepParts,
+        evaluations: tuple[EvalReport, ...],
+    ) -> StepReport:
+        report = StepReport(
+            step=step,
+            loss=outcome.loss,
+            grad_norm=outcome.grad_norm,
+            lr=lr,
+            tokens=outcome.tokens,
+            processed_tokens=self.job.batch.sequences_at(step) * self.job.data.sequence_tokens,
+            seconds=parts.total_s,
+            memory_bytes=peak_memory_bytes(self.device),
+            skipped=skipped,
+            workers=self.context.world_size,
+            parts=parts,
+            evaluations=evaluations,
+        )
+        if self.utilization is None:
+            return report
+        return replace(report, mfu=self.utilization.mfu(report.tokens_per_s))
 
     def _is_due(self, step: int) -> bool:
         every = self.job.checkpoint.every_steps
@@ -199,6 +273,6 @@ class _Run:
         """The trained model as a Hugging Face folder, its logits checked."""
         if self.job.ema is not None and self.job.ema.export:
             self.engine.take_average()
-        probe = collate(self.dataset, [0])[0]
+        probe = collate(self.feed.dataset, [0])[0]
         target = Path(self.job.directory) / "export"
         return export_verified(self.engine, self.job, model_directory, target, probe, step)

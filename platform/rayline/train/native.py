@@ -2,7 +2,7 @@
 
 The order of the parallelisms is the order of the statements in `build_native_engine`: cut the
 model into stages on the meta device, split layers over the tensor axis, shard over the data axis,
-then fill in the weights that this rank holds.
+then fill in the weights that this rank holds (see `rayline.train.stages` for how stages run).
 
 A step is: microbatches forward and backward (gradients are sums over target tokens), gradients
 that axes left partial are summed, one small all-reduce tells every rank the loss, the token count
@@ -21,28 +21,29 @@ from pathlib import Path
 
 import torch
 import torch.distributed as dist
-from torch.distributed.pipelining.schedules import PipelineScheduleSingle
 
+from rayline.errors import SpecError
 from rayline.models.stage import ModelStage, load_config
+from rayline.models.stored import StoredNames
 from rayline.models.weights import draw_random, read_pretrained
-from rayline.parallel.data import choose_reduction, split_over_data_axis
-from rayline.parallel.layout import held_rectangle, local_gradient, local_part
-from rayline.parallel.mesh import GangMesh, build_mesh
+from rayline.parallel.data import split_over_data_axis
+from rayline.parallel.layout import TensorLayout, local_gradient, local_part
+from rayline.parallel.mesh import GangMesh, build_mesh, sharing_group
 from rayline.parallel.piece import Piece
-from rayline.parallel.pipeline import StageShapes, build_schedule, relay_forward, split_layers
-from rayline.parallel.tensor import split_over_tensor_axis, sum_partial_gradients
-from rayline.spec import JobSpec, WorkerContext
+from rayline.parallel.pipeline import split_layers
+from rayline.parallel.tensor import TensorSplit, split_over_tensor_axis, sum_partial_gradients
+from rayline.parallel.vocabulary import VocabularySlice
+from rayline.spec import JobSpec, ModelShape, WorkerContext
 from rayline.train.engine import Admits, Batch, StepOutcome, admit_all
 from rayline.train.faults import find_faults
 from rayline.train.gather import whole_tensors
-from rayline.train.holdings import all_names, counts_on_stage, native_shards
+from rayline.train.holdings import all_names, native_shards
 from rayline.train.loss_scale import LossScale
-from rayline.train.objective import count_targets, summed_cross_entropy
+from rayline.train.objective import count_targets
 from rayline.train.optimizer import ShardedOptimizer, check_groups
 from rayline.train.recompute import recompute_layers
+from rayline.train.stages import COMPUTE_DTYPE, WorkerStages
 from rayline.train.tied import TiedCopies
-
-_COMPUTE_DTYPE = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 def build_native_engine(
@@ -53,30 +54,68 @@ def build_native_engine(
     plan = job.plan
     mesh = build_mesh(plan, context.rank, device.type)
     config = load_config(model_directory)
-    layers = split_layers(config.num_hidden_layers, plan.pipeline, mesh.coordinate.pipeline)
-    stage = ModelStage(config, layers)
-    skeleton = copy.deepcopy(stage)
-    partial_names: list[str] = []
-    if plan.tensor > 1:
-        words = stage.tensor_words
-        partial_names = split_over_tensor_axis(stage.model, words, mesh.tensor, stage.embedding)
-        stage.tie()
-    recompute_layers(stage.blocks, job.recompute)
-    if plan.data > 1 or job.precision != "fp32":
-        dtype = _COMPUTE_DTYPE[job.precision]
-        split_over_data_axis(stage, stage.blocks, mesh.data, plan, dtype)
-    _materialize(stage, device)
-    engine = NativeEngine(job, mesh, stage, partial_names, device)
+    shape = ModelShape.from_config(config.to_dict())
+    layers = plan.stage_layers(shape, job.data.sequence_tokens)
+    stages = {
+        number: ModelStage(config, split_layers(layers, number))
+        for number in plan.stages_of_worker(mesh.coordinate.pipeline)
+    }
+    skeletons = copy.deepcopy(list(stages.values()))
+    split = TensorSplit()
+    for stage in stages.values():
+        split.add(_split(stage, job, mesh), stage.whole_name)
+        _materialize(stage, device)
+    worker = WorkerStages(job, mesh, stages, split.vocabulary, device)
+    engine = NativeEngine(job, mesh, worker, split, device)
     weights = [piece for piece in engine.pieces() if piece.tensor.startswith("weight/")]
     if job.init == "weights":
-        read_pretrained(model_directory, weights)
+        read_pretrained(model_directory, weights, StoredNames(config.model_type))
     else:
-        names = {name: skeleton.whole_name(name) for name, _ in skeleton.model.named_parameters()}
-        draw_random(skeleton.model, names, weights, job.seed)
+        for skeleton in skeletons:
+            parameters = skeleton.model.named_parameters()
+            names = {name: skeleton.whole_name(name) for name, _ in parameters}
+            draw_random(skeleton.model, names, weights, job.seed)
     engine.tied.copy_weights()
     engine.begin_average()
     check_groups(job.optim, all_names(engine.parameter_names))
     return engine
+
+
+def _split(stage: ModelStage, job: JobSpec, mesh: GangMesh) -> TensorSplit:
+    """Split one stage over the tensor, the context and the data axis, in place; what the backward
+    pass computes again is told in between."""
+    plan = job.plan
+    split = _split_over_tensor_axis(stage, mesh)
+    if mesh.context_group is not None:
+        stage.share_sequences(mesh.context_group, mesh.coordinate.context)
+    recompute_layers(stage.blocks, job.recompute)
+    if plan.data * plan.context > 1 or job.precision != "fp32":
+        dtype = COMPUTE_DTYPE[job.precision]
+        split_over_data_axis(stage, stage.blocks, mesh.data, plan, dtype)
+    return split
+
+
+def _split_over_tensor_axis(stage: ModelStage, mesh: GangMesh) -> TensorSplit:
+    """Cut the stage over the tensor axis, if it has more than one rank. Raises SpecError."""
+    plan, parts = mesh.plan, stage.splittable
+    if (plan.sequence or plan.context > 1) and not stage.can_cut_sequences:
+        field = "sequence" if plan.sequence else "context"
+        raise SpecError(
+            f"plan.{field}",
+            "the model's attention masks say more than causal order, so ranks can't hold parts of "
+            "a sequence",
+            value=getattr(plan, field),
+            allowed="false" if plan.sequence else "1",
+        )
+    if plan.tensor == 1:
+        whole = VocabularySlice(0, parts.vocab, parts.vocab, None)
+        return TensorSplit(vocabulary=whole if parts.head is not None else None)
+    split = split_over_tensor_axis(
+        stage.model, stage.tensor_words, parts, mesh.tensor_group, sequence=plan.sequence
+    )
+    stage.sequence_parts = plan.tensor if plan.sequence else 1
+    stage.tie()
+    return split
 
 
 def _materialize(stage: ModelStage, device: torch.device) -> None:
@@ -90,41 +129,43 @@ def _materialize(stage: ModelStage, device: torch.device) -> None:
 
 
 class NativeEngine:
-    """One rank's stage of the model. See `rayline.train.engine.Engine` for the contract."""
+    """One rank's stages of the model. See `rayline.train.engine.Engine` for the contract."""
 
     def __init__(
         self,
         job: JobSpec,
         mesh: GangMesh,
-        stage: ModelStage,
-        partial_names: list[str],
+        stages: WorkerStages,
+        split: TensorSplit,
         device: torch.device,
     ) -> None:
         self._job = job
         self._mesh = mesh
-        self._stage = stage
+        self._stages = stages
         self._device = device
-        self.tied = TiedCopies.find(stage, mesh)
+        self.tied = TiedCopies.find(stages, mesh)
         self._parameters = {
             name: parameter
-            for name, parameter in stage.parameters_by_whole_name()
+            for name, parameter in stages.parameters_by_whole_name()
             if parameter.requires_grad
         }
-        self._partial = [self._parameters[stage.whole_name(name)] for name in partial_names]
-        shards = native_shards(self._parameters, self.tied, mesh)
+        self._layout = TensorLayout(mesh.coordinate.tensor, split.cuts)
+        self._partial = self._partial_groups(split.partial)
+        shards = native_shards(self._parameters, self._layout, self.tied, mesh)
         decay = None if job.ema is None else job.ema.decay
         self._optimizer = ShardedOptimizer(shards, job.optim, average_decay=decay)
-        config = stage.model.config
-        self._shapes = StageShapes(
-            sequences=job.sequences_per_microbatch,
-            sequence_tokens=job.data.sequence_tokens,
-            hidden=config.hidden_size,
-            vocab=config.vocab_size,
-            dtype=_COMPUTE_DTYPE[job.precision],
-        )
         self._loss_scale = LossScale() if job.precision == "fp16" else None
         self._multiplier = 1.0
-        self._schedules: dict[int, PipelineScheduleSingle] = {}
+
+    def _partial_groups(self, partial: list[str]) -> dict[str, dist.ProcessGroup]:
+        """Parameter name to the ranks over which its gradients are to be summed."""
+        cuts, place = self._layout.cuts, self._mesh.coordinate.tensor
+        groups = dict.fromkeys(partial, self._mesh.tensor_group)
+        sharing = max((len(cut.holders(place)) for cut in cuts.values()), default=1)
+        group = sharing_group(self._mesh.plan, dist.get_rank(), sharing)
+        if group is not None:
+            groups |= {name: group for name, cut in cuts.items() if cut.shared}
+        return groups
 
     @property
     def parameter_names(self) -> list[str]:
@@ -163,58 +204,25 @@ class NativeEngine:
         self._loss_scale = scale.after(overflowed=overflowed)
         return replace(outcome, overflowed_at=scale.value if overflowed else None)
 
-    def _loss(self, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-        """The sum over a microbatch's target tokens, times the multiplier."""
-        loss = summed_cross_entropy(logits, labels, self._job.objective)
-        return loss if self._multiplier == 1.0 else loss * self._multiplier
-
     def _forward_backward(self, batch: Batch) -> tuple[float, int]:
         """Sum of losses and count of target tokens over this rank's sequences; 0, 0 on a rank
         that does not see logits or repeats another tensor rank's."""
-        input_ids = batch.input_ids.to(self._device)
-        labels = batch.labels.to(self._device)
-        self._stage.train()
         if self._loss_scale is not None:
             # Over the batch's places: sums over all its tokens would overflow by themselves.
-            places = labels.numel() * self._job.plan.data
+            places = batch.labels.numel() * self._job.plan.data
             self._multiplier = self._loss_scale.value / places
-        if self._job.plan.pipeline > 1:
-            losses: list[torch.Tensor] = []
-            args = (input_ids,) if self._mesh.is_first_stage else ()
-            target = labels if self._mesh.is_last_stage else None
-            schedule = self._schedule_of(len(input_ids) // self._job.plan.microbatches)
-            schedule.step(*args, target=target, losses=losses, return_outputs=False)
-        else:
-            losses = self._accumulate(input_ids, labels)
-        sum_partial_gradients(self._partial, self._mesh.tensor.get_group())
+        labels = self._stages.own_tokens(batch.labels)
+        losses = self._stages.forward_backward(
+            self._stages.own_tokens(batch.input_ids), labels, self._multiplier
+        )
+        sum_partial_gradients(
+            (local_gradient(self._parameters[name]), group) for name, group in self._partial.items()
+        )
         self.tied.sum_gradients()
         if not self._mesh.is_last_stage or self._mesh.coordinate.tensor > 0:
             return 0.0, 0
         loss_sum = float(torch.stack([loss.detach() for loss in losses]).sum())
         return loss_sum / self._multiplier, count_targets(labels)
-
-    def _schedule_of(self, sequences: int) -> PipelineScheduleSingle:
-        """The schedule for microbatches of so many sequences: its shapes are fixed, and a batch
-        that grows takes another one at each rise."""
-        if sequences not in self._schedules:
-            shapes = replace(self._shapes, sequences=sequences)
-            self._schedules[sequences] = build_schedule(
-                self._stage, self._mesh, shapes, self._device, self._loss
-            )
-        return self._schedules[sequences]
-
-    def _accumulate(self, input_ids: torch.Tensor, labels: torch.Tensor) -> list[torch.Tensor]:
-        """Forward and backward of every microbatch on a pipeline of one stage."""
-        parts = self._job.plan.microbatches
-        losses = []
-        for number, (ids, targets) in enumerate(
-            zip(input_ids.chunk(parts), labels.chunk(parts), strict=True)
-        ):
-            choose_reduction(self._stage, self._job.plan, number)
-            loss = self._loss(self._stage(ids), targets)
-            loss.backward()
-            losses.append(loss)
-        return losses
 
     def _local_gradients(self) -> dict[str, torch.Tensor]:
         """This rank's shard of each gradient, sums over target tokens."""
@@ -240,8 +248,9 @@ class NativeEngine:
 
     def _owns(self, name: str) -> bool:
         """Whether this rank is the one that counts and writes its rectangle of the parameter."""
-        parameter = self._parameters[name]
-        return name not in self.tied.copied_names and counts_on_stage(parameter, self._mesh)
+        if name in self.tied.copied_names:
+            return False
+        return self._layout.answers_for(name, self._parameters[name])
 
     def _forget_gradients(self) -> None:
         for parameter in self._parameters.values():
@@ -256,9 +265,21 @@ class NativeEngine:
             for name, parameter in self._parameters.items()
             if name not in self.tied.copied_names
         }
-        for name, whole in whole_tensors(named, self._mesh):
+        for name, whole in whole_tensors(named, self._mesh, self._layout):
             yield name, whole / count / self._multiplier
         self._forget_gradients()
+
+    def evaluate(self, batch: Batch) -> tuple[float, int]:
+        """Sums over all data ranks, through all stages without a schedule."""
+        labels = self._stages.own_tokens(batch.labels)
+        loss = self._stages.loss(self._stages.own_tokens(batch.input_ids), labels)
+        total = torch.zeros(2, dtype=torch.float64, device=self._device)
+        # Tensor ranks have the same loss: the first one counts.
+        if loss is not None and self._mesh.coordinate.tensor == 0:
+            total[0] = loss
+            total[1] = count_targets(labels)
+        dist.all_reduce(total)
+        return float(total[0]), int(total[1])
 
     def weights(self) -> Iterator[tuple[str, torch.Tensor]]:
         """Whole weights, on rank 0; a tied weight goes by its original."""
@@ -267,25 +288,25 @@ class NativeEngine:
             for name, parameter in self._parameters.items()
             if name not in self.tied.copied_names
         }
-        yield from whole_tensors(named, self._mesh)
+        yield from whole_tensors(named, self._mesh, self._layout)
 
     def logits(self, input_ids: torch.Tensor) -> torch.Tensor | None:
         """Whole logits on rank 0, through all stages without a schedule."""
-        self._stage.eval()
-        output = relay_forward(self._stage, self._mesh, self._shapes, input_ids.to(self._device))
-        last = self._mesh.plan.pipeline - 1
+        output = self._stages.logits(input_ids)
+        plan, place = self._mesh.plan, self._mesh.coordinate
+        last = plan.worker_of_stage(plan.stages - 1)
+        if place.data or place.context or place.tensor or place.pipeline not in (0, last):
+            return None
         if last == 0:
-            return output.float().cpu() if output is not None and dist.get_rank() == 0 else None
-        group, place = self._mesh.pipeline_group, self._mesh.coordinate
-        if place.data == place.tensor == 0 and place.pipeline in (0, last):
-            if output is not None:
-                dist.send(output.float().contiguous(), group=group, group_dst=0)
-            else:
-                shape = (*input_ids.shape, self._shapes.vocab)
-                received = torch.empty(shape, dtype=torch.float32, device=self._device)
-                dist.recv(received, group=group, group_src=last)
-                return received.cpu()
-        return None
+            return None if output is None else output.cpu().contiguous()
+        group = self._mesh.pipeline_group
+        if output is not None:
+            dist.send(output.contiguous(), group=group, group_dst=0)
+            return None
+        shape = (*input_ids.shape, self._stages.config.vocab_size)
+        received = torch.empty(shape, dtype=torch.float32, device=self._device)
+        dist.recv(received, group=group, group_src=last)
+        return received.cpu()
 
     def begin_average(self) -> None:
         """Let the running mean of the weights start at the weights; once they are filled in."""
@@ -301,9 +322,12 @@ class NativeEngine:
         for name, parameter in self._parameters.items():
             if name in self.tied.copied_names:
                 continue
-            shape, owner = tuple(parameter.shape), self._owns(name)
-            offset, _ = held_rectangle(parameter)
-            held.append(Piece(f"weight/{name}", shape, offset, local_part(parameter), owner))
+            shape, owner = self._layout.whole_shape(name, parameter), self._owns(name)
+            weight = local_part(parameter)
+            held += [
+                Piece(f"weight/{name}", shape, one.offset, weight[one.view], owner)
+                for one in self._layout.held(name, parameter)
+            ]
             for part in self._optimizer.pieces(name):
                 writes = owner if part.writes is None else part.writes
                 key = f"optimizer/{part.slot}/{name}"

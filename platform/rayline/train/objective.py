@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 
+from rayline.parallel.vocabulary import VocabularySlice, token_logits
 from rayline.spec import ObjectiveSpec
 
 PLAIN = ObjectiveSpec()
@@ -14,27 +14,30 @@ NO_TARGET = -100
 
 
 def summed_cross_entropy(
-    logits: torch.Tensor, labels: torch.Tensor, objective: ObjectiveSpec = PLAIN
+    logits: torch.Tensor,
+    labels: torch.Tensor,
+    held: VocabularySlice,
+    objective: ObjectiveSpec = PLAIN,
 ) -> torch.Tensor:
-    """Sum, in float32, over the target tokens. `logits` [sequences, tokens, vocab], `labels` int64
-    [sequences, tokens], already shifted. A sum, not a mean: the mean is over the whole global
-    batch, and only the engine knows its size.
+    """Sum, in float32, over the target tokens. `logits` [sequences, tokens, held.size], `labels`
+    int64 [sequences, tokens], already shifted; every rank that shares the vocabulary calls it and
+    gets the same. A sum, not a mean: the mean is over the whole global batch, and only the engine
+    knows its size.
 
     With Z the sum of a place's exponentials and m the mean of its logits, smoothing by s adds
     s (target's logit - m) to a place's loss (Szegedy et al. 2016, section 7), and the z-loss adds
     its coefficient times log(Z) squared (Chowdhery et al. 2022, PaLM, section 5)."""
-    places, targets = logits.float().flatten(0, 1), labels.flatten()
-    loss = F.cross_entropy(
-        places,
-        targets,
-        ignore_index=NO_TARGET,
-        reduction="sum",
-        label_smoothing=objective.label_smoothing,
+    targets, smoothing = labels.flatten(), objective.label_smoothing
+    counted = targets != NO_TARGET
+    tokens = token_logits(
+        logits.flatten(0, 1), targets.masked_fill(~counted, 0), held, with_mean=smoothing > 0
     )
+    losses = tokens.log_sum - tokens.target
+    if smoothing:
+        losses = losses + smoothing * (tokens.target - tokens.mean)
     if objective.z_loss:
-        counted = places[targets != NO_TARGET]
-        loss = loss + objective.z_loss * counted.logsumexp(-1).square().sum()
-    return loss
+        losses = losses + objective.z_loss * tokens.log_sum.square()
+    return (losses * counted).sum()
 
 
 def count_targets(labels: torch.Tensor) -> int:

@@ -25,7 +25,7 @@ AVERAGE = "average"
 
 @dataclass(frozen=True, slots=True)
 class StatePiece:
-    """One tensor of a parameter's state, as a checkpoint cuts it."""
+    """One rectangle of one tensor of a parameter's state, as a checkpoint cuts it."""
 
     slot: str
     data: torch.Tensor
@@ -75,16 +75,17 @@ class ShardedOptimizer:
         return [*self._state[name], *([AVERAGE] if self._averages else [])]
 
     def pieces(self, name: str) -> Iterator[StatePiece]:
-        """The state of one parameter. What has the shape of its shard is cut as the parameter is;
-        all else is whole on every rank of the stage."""
+        """The state of one parameter. What has the shape of its shard is cut as the parameter is,
+        into one or more rectangles; all else is whole on every rank of the stage."""
         holding = self._shards.holdings[name]
         for slot in self.slots(name):
             data = self.slot(slot, name)
             if slot in self._rule.whole_slots:
                 offset = (0,) * data.dim()
                 yield StatePiece(slot, data, tuple(data.shape), offset, self._shards.is_first)
-            else:
-                yield StatePiece(slot, data, holding.shape, holding.offset, None)
+                continue
+            for one in holding.rectangles:
+                yield StatePiece(slot, data[one.view], holding.shape, one.offset, None)
 
     def resume_at(self, steps_done: int) -> None:
         """Take over the number of steps that the state has seen."""

@@ -1,4 +1,4 @@
-"""What an optimizer may ask about parameters of which each rank holds a rectangle.
+"""What an optimizer may ask about parameters of which each rank holds some rectangles.
 
 An update that is element by element needs none of this. Others need a whole matrix (Muon), or sums
 over a parameter's rows, columns or all of it (Adafactor, LAMB, blocks of Adam's 8-bit means). Both
@@ -16,28 +16,24 @@ from typing import Literal
 import torch
 import torch.distributed as dist
 
+from rayline.parallel.layout import Held
+
 
 @dataclass(frozen=True, slots=True)
 class Holding:
-    """The rectangle of one parameter that this rank holds."""
+    """What this rank holds of one parameter."""
 
     local: torch.Tensor
-    """Its live storage, float32, of the rectangle's shape, which may be empty."""
+    """Live storage, float32, which may be empty."""
     shape: tuple[int, ...]
     """Shape of the whole parameter."""
-    offset: tuple[int, ...]
-    """Where the rectangle begins, along each dim."""
+    rectangles: tuple[Held, ...]
+    """Where the parts of `local` lie in the whole parameter; they do not overlap."""
     counts: bool = True
-    """True on exactly one of the stage's ranks that hold this rectangle."""
+    """True on exactly one of the stage's ranks that hold these rectangles."""
     ruled_as: str | None = None
     """Name that groups and other patterns go by, where it isn't the parameter's own: a tied copy
     is stepped as its original is."""
-
-    @property
-    def spans(self) -> tuple[slice, ...]:
-        """The rectangle as an index into the whole parameter."""
-        ends = zip(self.offset, self.local.shape, strict=True)
-        return tuple(slice(begin, begin + size) for begin, size in ends)
 
 
 class Shards:
@@ -57,21 +53,26 @@ class Shards:
         return self._ranks is None or dist.get_rank(self._ranks) == 0
 
     def whole(self, name: str, local: torch.Tensor) -> torch.Tensor:
-        """A whole tensor of the parameter's shape from every rank's rectangle of it. Collective
+        """A whole tensor of the parameter's shape from every rank's part of it. Collective
         within the stage; every rank gets the same."""
         if self._ranks is None:
             return local
         holding = self.holdings[name]
         whole = torch.zeros(holding.shape, dtype=local.dtype, device=local.device)
         if holding.counts:
-            whole[holding.spans] = local
+            for one in holding.rectangles:
+                whole[one.spans] = local[one.view]
         # Adding zeros changes nothing, so this gathers, whatever the rectangles look like.
         dist.all_reduce(whole, group=self._ranks)
         return whole
 
     def own(self, name: str, whole: torch.Tensor) -> torch.Tensor:
-        """The rank's rectangle of a whole tensor of the parameter's shape; a view."""
-        return whole[self.holdings[name].spans]
+        """The rank's part of a whole tensor of the parameter's shape, laid out as it holds it."""
+        holding = self.holdings[name]
+        own = whole.new_empty(holding.local.shape)
+        for one in holding.rectangles:
+            own[one.view] = whole[one.spans]
+        return own
 
     def combine(
         self, values: Mapping[str, torch.Tensor], how: Literal["sum", "max"]

@@ -53,19 +53,21 @@ class Mean8bit:
         return {self.codes: codes, self.scales: member.local.new_zeros((*outer, blocks))}
 
     def unpacked(self, holding: Holding, own: State) -> torch.Tensor:
-        """The mean in this rank's rectangle, float32."""
+        """What this rank holds of the mean, float32."""
         shares = self._shares.to(own[self.codes].device)
         return shares[own[self.codes].int()] * _spread(own[self.scales], holding)
 
     def largest(self, holding: Holding, own: State, mean: torch.Tensor) -> torch.Tensor:
         """Largest absolute value that this rank has of each block; 0 where it has nothing."""
         found = torch.zeros_like(own[self.scales])
-        if mean.numel():
-            first, last = holding.offset[-1], holding.offset[-1] + mean.shape[-1]
-            begin, end = first // BLOCK_ELEMENTS, -(-last // BLOCK_ELEMENTS)
-            margins = (first - begin * BLOCK_ELEMENTS, end * BLOCK_ELEMENTS - last)
-            grid = F.pad(mean.abs(), margins).unflatten(-1, (end - begin, BLOCK_ELEMENTS))
-            found[(*holding.spans[:-1], slice(begin, end))] = grid.amax(-1)
+        for one in holding.rectangles if mean.numel() else ():
+            *outer, columns = one.spans
+            begin, end = columns.start // BLOCK_ELEMENTS, -(-columns.stop // BLOCK_ELEMENTS)
+            margins = (columns.start - begin * BLOCK_ELEMENTS, end * BLOCK_ELEMENTS - columns.stop)
+            held = F.pad(mean[one.view].abs(), margins)
+            # Two rectangles of one rank may share a block.
+            blocks = found[(*outer, slice(begin, end))]
+            blocks.copy_(blocks.maximum(held.unflatten(-1, (end - begin, BLOCK_ELEMENTS)).amax(-1)))
         return found
 
     def pack(self, holding: Holding, own: State, mean: torch.Tensor, largest: torch.Tensor) -> None:
@@ -77,10 +79,13 @@ class Mean8bit:
 
 
 def _spread(scales: torch.Tensor, holding: Holding) -> torch.Tensor:
-    """For each element of the rectangle the value of its block."""
-    *outer, columns = holding.spans
-    places = torch.arange(columns.start, columns.stop, device=scales.device)
-    return scales[tuple(outer)][..., places // BLOCK_ELEMENTS]
+    """For each element that this rank holds the value of its block."""
+    spread = scales.new_empty(holding.local.shape)
+    for one in holding.rectangles:
+        *outer, columns = one.spans
+        places = torch.arange(columns.start, columns.stop, device=scales.device)
+        spread[one.view] = scales[tuple(outer)][..., places // BLOCK_ELEMENTS]
+    return spread
 
 
 class Adam8bitRule:

@@ -82,10 +82,12 @@ class AdafactorRule:
             if "variance" in own:
                 own["variance"].lerp_(squares, share)
             else:
-                *outer, rows, columns = self._shards.holdings[name].spans
                 row, column = torch.zeros_like(own["row_var"]), torch.zeros_like(own["col_var"])
-                row[(*outer, rows)] = squares.sum(-1, keepdim=True)
-                column[(*outer, slice(None), columns)] = squares.sum(-2, keepdim=True)
+                for one in self._shards.holdings[name].rectangles:
+                    *outer, rows, columns = one.spans
+                    held = squares[one.view]
+                    row[(*outer, rows)] += held.sum(-1, keepdim=True)
+                    column[(*outer, slice(None), columns)] += held.sum(-2, keepdim=True)
                 sums[name] = torch.cat([row.flatten(), column.flatten()])
         for name, both in self._shards.combine(sums, "sum").items():
             row_var, col_var = state[name]["row_var"], state[name]["col_var"]
@@ -95,15 +97,17 @@ class AdafactorRule:
             col_var.lerp_(column.view_as(col_var) / height, share)
 
     def _update(self, member: Member, own: State, gradient: torch.Tensor) -> torch.Tensor:
-        """The rank's rectangle of the gradient over the root of its estimated mean of squares."""
+        """The rank's part of the gradient over the root of its estimated mean of squares."""
         if "variance" in own:
             estimate = own["variance"].clone()
         else:
-            *outer, rows, columns = self._shards.holdings[member.name].spans
             row, column = own["row_var"], own["col_var"]
             mean = row.mean(-2, keepdim=True).clamp(min=self._eps)
-            estimate = row[(*outer, rows)] * column[(*outer, slice(None), columns)]
-            estimate = estimate / mean[tuple(outer)]
+            estimate = torch.empty_like(gradient)
+            for one in self._shards.holdings[member.name].rectangles:
+                *outer, rows, columns = one.spans
+                products = row[(*outer, rows)] * column[(*outer, slice(None), columns)]
+                estimate[one.view] = products / mean[tuple(outer)]
         return estimate.clamp_(min=self._eps**2).rsqrt_().mul_(gradient)
 
 

@@ -20,7 +20,7 @@ class Member:
     ruled_as: str
     """Name that patterns go by."""
     local: torch.Tensor
-    """This rank's rectangle, float32, live."""
+    """What this rank holds of it, float32, live."""
     shape: tuple[int, ...]
     """Shape of the whole parameter."""
     lr_scale: float

@@ -1,0 +1,148 @@
+"""Causal attention for training, told by the model through transformers' own interface.
+
+transformers' models call whatever attention function their config names, and prepare masks for it
+from the length of what they are given. Under sequence or context parallelism that length is a
+part's, so this function needs no mask: training sequences are causal, padded at their ends only,
+and a sliding window is told by the model. It also applies the softcap that the fused attention of
+transformers leaves out in silence.
+
+A model whose masks say more than that (chunks, blocks that look ahead) keeps transformers' own
+attention and prepared masks, and can't be split along its sequences.
+"""
+
+from __future__ import annotations
+
+from math import gcd
+from typing import Any
+
+import torch
+import torch.distributed as dist
+import torch.nn.functional as F
+from torch import nn
+from transformers import AttentionInterface, AttentionMaskInterface, PretrainedConfig
+
+from rayline.errors import SpecError
+from rayline.parallel.collectives import exchange
+
+NAME = "rayline_causal"
+"""What a config calls this function; it never reaches an exported config."""
+TOKENS_DIM, HEADS_DIM = 1, 2
+"""Dims of what attention returns."""
+_CONTEXT = "context_group"
+"""Attribute of an attention module: the ranks that hold its sequences together."""
+_KNOWN_LAYER_TYPES = {"full_attention", "sliding_attention"}
+
+
+def causal_attention(
+    module: nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    dropout: float = 0.0,
+    scaling: float | None = None,
+    sliding_window: int | None = None,
+    softcap: float | None = None,
+    **others: Any,
+) -> tuple[torch.Tensor, None]:
+    """`query` [sequences, heads, tokens, head size], `key` and `value` with as many heads or fewer;
+    returns [sequences, tokens, heads, head size]. Called by the model's attention layers."""
+    if others.get("s_aux") is not None:
+        raise SpecError("model", f"{type(module).__name__} has attention sinks, which is not known")
+    context: dist.ProcessGroup | None = getattr(module, _CONTEXT, None)
+    if context is not None:
+        query, key, value = _tokens_for_heads(query, key, value, context)
+    tokens = query.shape[2]
+    window = None if sliding_window is None or sliding_window >= tokens else sliding_window
+    if softcap is not None:
+        output = _softcapped(query, key, value, scaling, softcap, window, dropout)
+    else:
+        output = F.scaled_dot_product_attention(
+            query,
+            key,
+            value,
+            attn_mask=None if window is None else _band(tokens, window, query.device),
+            dropout_p=dropout,
+            is_causal=window is None,
+            scale=scaling,
+            enable_gqa=key.shape[1] != query.shape[1],
+        )
+    output = output.transpose(1, 2)
+    if context is not None:
+        output = exchange(output, TOKENS_DIM, HEADS_DIM, context)
+    return output.contiguous(), None
+
+
+def share_sequences(layers: nn.Module, group: dist.ProcessGroup) -> None:
+    """Let every attention below `layers` see the tokens that all ranks of `group` hold: before it,
+    ranks exchange heads for tokens, behind it tokens for heads (Jacobs et al. 2023)."""
+    for module in layers.modules():
+        if hasattr(module, "num_key_value_groups"):
+            setattr(module, _CONTEXT, group)
+
+
+def _tokens_for_heads(
+    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, group: dist.ProcessGroup
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """[sequences, heads, own tokens, size] to [sequences, own heads, tokens, size]."""
+    ranks = dist.get_world_size(group)
+    # Fewer key-value heads than ranks: each is sent to all the ranks whose queries ask it.
+    copies = ranks // gcd(key.shape[1], ranks)
+    if copies > 1:
+        key, value = (part.repeat_interleave(copies, dim=1) for part in (key, value))
+    return (
+        exchange(query, 1, 2, group),
+        exchange(key, 1, 2, group),
+        exchange(value, 1, 2, group),
+    )
+
+
+def is_plain_causal(config: PretrainedConfig) -> bool:
+    """Whether causal order and sliding windows are all that the model's masks say."""
+    kinds = set(getattr(config, "layer_types", None) or [])
+    bidirectional = getattr(config, "use_bidirectional_attention", False)
+    chunks = getattr(config, "attention_chunk_size", None)
+    return kinds <= _KNOWN_LAYER_TYPES and not bidirectional and chunks is None
+
+
+def training_attention(config: PretrainedConfig) -> str | None:
+    """The attention that a model of this config trains with: this one, or None for transformers'
+    own choice."""
+    return NAME if is_plain_causal(config) else None
+
+
+def _band(tokens: int, window: int, device: torch.device) -> torch.Tensor:
+    """bool [tokens, tokens]: True where a token (row) sees another: itself and those before it, of
+    which `window` in all."""
+    place = torch.arange(tokens, device=device)
+    distance = place.unsqueeze(1) - place
+    return (distance >= 0) & (distance < window)
+
+
+def _softcapped(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    scaling: float | None,
+    softcap: float,
+    window: int | None,
+    dropout: float,
+) -> torch.Tensor:
+    """Scores squeezed into (-softcap, softcap) before the softmax (Gemma 2, section 2), which no
+    fused attention of torch does."""
+    groups = query.shape[1] // key.shape[1]
+    keys, values = (part.repeat_interleave(groups, dim=1) for part in (key, value))
+    scale = query.shape[-1] ** -0.5 if scaling is None else scaling
+    scores = torch.tanh(query @ keys.transpose(2, 3) * scale / softcap) * softcap
+    tokens = query.shape[2]
+    seen = _band(tokens, window or tokens, query.device)
+    shares = scores.float().masked_fill(~seen, float("-inf")).softmax(-1).to(query.dtype)
+    return F.dropout(shares, dropout) @ values
+
+
+def _no_mask(*_: Any, **__: Any) -> None:
+    """transformers asks each attention function for its kind of mask."""
+
+
+AttentionInterface.register(NAME, causal_attention)
+AttentionMaskInterface.register(NAME, _no_mask)

@@ -1,0 +1,58 @@
+"""What GPUs can do at most, as their makers state it.
+
+Dense figures, that is without the doubling that structured sparsity would bring; bf16 with sums in
+float32 on matrix units, fp32 on ordinary units, which is what PyTorch uses unless TF32 is switched
+on. Read in November 2026 from the makers' data sheets, where NVIDIA's since Hopper give the sparse
+figure, twice the dense one; the bf16 figures are those of torchtitan's table too.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+_TERA = 10**12
+
+
+@dataclass(frozen=True, slots=True)
+class PeakSpeed:
+    """One kind of GPU."""
+
+    words: tuple[str, ...]
+    """All of them stand in the name that the driver gives the device; case does not matter."""
+    bf16_tflops_per_s: float
+    fp32_tflops_per_s: float
+    source: str
+    """Data sheet."""
+
+
+PEAK_SPEEDS = (
+    PeakSpeed(("gb200",), 2500, 80, "NVIDIA GB200 NVL72, per GPU"),
+    PeakSpeed(("b200",), 2250, 75, "NVIDIA HGX B200, per GPU"),
+    PeakSpeed(("gh200",), 989.5, 67, "NVIDIA GH200"),
+    PeakSpeed(("h200", "nvl"), 835.5, 60, "NVIDIA H200 NVL"),
+    PeakSpeed(("h200",), 989.5, 67, "NVIDIA H200 SXM"),
+    PeakSpeed(("h100", "nvl"), 835.5, 60, "NVIDIA H100 NVL"),
+    PeakSpeed(("h100", "pcie"), 756, 51, "NVIDIA H100 PCIe"),
+    PeakSpeed(("h100",), 989.5, 67, "NVIDIA H100 SXM"),
+    PeakSpeed(("a100",), 312, 19.5, "NVIDIA A100"),
+    PeakSpeed(("l40s",), 362, 91.6, "NVIDIA L40S"),
+    PeakSpeed(("l40",), 181, 90.5, "NVIDIA L40"),
+    PeakSpeed(("l4",), 121, 30.3, "NVIDIA L4"),
+    PeakSpeed(("a30",), 165, 10.3, "NVIDIA A30"),
+    PeakSpeed(("mi300x",), 1307.4, 163.4, "AMD Instinct MI300X"),
+)
+"""The first that fits a name holds for it, so the narrower ones stand above."""
+
+
+def device_peak_flops_per_s(device_name: str, precision: Literal["fp32", "bf16"]) -> float | None:
+    """The most that the device can do in `precision`; None where it is not in the table.
+
+    `device_name` is what the driver says, such as "NVIDIA H100 80GB HBM3". Called in the worker.
+    """
+    words = device_name.lower().replace("-", " ").split()
+    for speed in PEAK_SPEEDS:
+        if all(word in words for word in speed.words):
+            tera = speed.bf16_tflops_per_s if precision == "bf16" else speed.fp32_tflops_per_s
+            return tera * _TERA
+    return None

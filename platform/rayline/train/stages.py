@@ -1,0 +1,162 @@
+"""The stages of the model that one rank holds, run as one: by the plan's schedule, or plainly where
+the pipeline has one stage only."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+
+import torch
+import torch.distributed as dist
+from torch import nn
+from transformers import PretrainedConfig
+
+from rayline.models.stage import ModelStage
+from rayline.parallel.collectives import gather
+from rayline.parallel.data import choose_reduction
+from rayline.parallel.mesh import GangMesh
+from rayline.parallel.pipeline import StageShapes, TorchSchedule, build_schedule
+from rayline.parallel.relay import relay_forward
+from rayline.parallel.vocabulary import VocabularySlice
+from rayline.spec import JobSpec
+from rayline.train.objective import PLAIN, summed_cross_entropy
+
+COMPUTE_DTYPE = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+"""What forward and backward run in, and what goes from stage to stage."""
+
+
+class WorkerStages:
+    """One rank's stages, by number, first to last."""
+
+    def __init__(
+        self,
+        job: JobSpec,
+        mesh: GangMesh,
+        stages: Mapping[int, ModelStage],
+        vocabulary: VocabularySlice | None,
+        device: torch.device,
+    ) -> None:
+        """`vocabulary`: the logits that this rank makes; None without the last stage."""
+        plan = job.plan
+        self._plan = plan
+        self._mesh = mesh
+        self._stages = stages
+        self._vocabulary = vocabulary
+        self._objective = job.objective
+        self._device = device
+        self._shapes = StageShapes(
+            sequences=job.sequences_per_microbatch,
+            sequence_tokens=job.data.sequence_tokens // plan.context,
+            hidden=self.config.hidden_size,
+            vocab=vocabulary.size if vocabulary else self.config.vocab_size,
+            dtype=COMPUTE_DTYPE[job.precision],
+            sequence_parts=plan.tensor if plan.sequence else 1,
+        )
+        self._multiplier = 1.0
+        self._schedules: dict[int, TorchSchedule] = {}
+
+    @property
+    def _own_vocabulary(self) -> VocabularySlice:
+        if self._vocabulary is None:
+            raise RuntimeError("this rank makes no logits")
+        return self._vocabulary
+
+    def _training_loss(self, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        """The job's objective over a microbatch's target tokens, times the multiplier."""
+        loss = summed_cross_entropy(logits, labels, self._own_vocabulary, self._objective)
+        return loss if self._multiplier == 1.0 else loss * self._multiplier
+
+    def _schedule_of(self, sequences: int) -> TorchSchedule:
+        """The schedule for microbatches of so many sequences: its shapes are fixed, and a batch
+        that grows takes another one at each rise."""
+        if sequences not in self._schedules:
+            shapes = replace(self._shapes, sequences=sequences)
+            self._schedules[sequences] = build_schedule(
+                self._stages, self._mesh, shapes, self._device, self._training_loss
+            )
+        return self._schedules[sequences]
+
+    @property
+    def config(self) -> PretrainedConfig:
+        """Config of a stage's model; its sizes are the whole model's, its layers the stage's."""
+        return next(iter(self._stages.values())).model.config
+
+    @property
+    def tied(self) -> dict[str, str]:
+        """Parameters that share another one's weights; see `ModelStage.tied`."""
+        return next(iter(self._stages.values())).tied
+
+    def parameters_by_whole_name(self) -> Iterator[tuple[str, nn.Parameter]]:
+        """Each parameter of each stage once, by its name in the whole model."""
+        for stage in self._stages.values():
+            yield from stage.parameters_by_whole_name()
+
+    def own_tokens(self, whole: torch.Tensor) -> torch.Tensor:
+        """The part of each sequence that this rank holds, on its device; `whole` [sequences,
+        tokens]."""
+        part = whole.chunk(self._plan.context, dim=1)[self._mesh.coordinate.context]
+        return part.contiguous().to(self._device)
+
+    def forward_backward(
+        self, input_ids: torch.Tensor, labels: torch.Tensor, multiplier: float = 1.0
+    ) -> list[torch.Tensor]:
+        """Forward and backward of a step's microbatches; gradients are added to those that are
+        there. Every rank of the pipeline calls it with its part of its data rank's share, int64
+        [sequences, own tokens]. Returns each microbatch's loss, a sum over its target tokens times
+        `multiplier`, as the gradients are; none on a rank that does not hold the last stage."""
+        self._multiplier = multiplier
+        for stage in self._stages.values():
+            stage.train()
+        if self._plan.pipeline == 1:
+            return self._accumulate(input_ids, labels)
+        losses: list[torch.Tensor] = []
+        args = (input_ids,) if self._mesh.is_first_stage else ()
+        target = labels if self._mesh.is_last_stage else None
+        schedule = self._schedule_of(len(input_ids) // self._plan.microbatches)
+        schedule.step(*args, target=target, losses=losses, return_outputs=False)
+        return losses
+
+    def _accumulate(self, input_ids: torch.Tensor, labels: torch.Tensor) -> list[torch.Tensor]:
+        """Microbatch after microbatch on a pipeline of one stage."""
+        (stage,) = self._stages.values()
+        parts = self._plan.microbatches
+        losses = []
+        for number, (ids, targets) in enumerate(
+            zip(input_ids.chunk(parts), labels.chunk(parts), strict=True)
+        ):
+            choose_reduction(stage, self._plan, number)
+            loss = self._training_loss(stage(ids), targets)
+            loss.backward()
+            losses.append(loss)
+        return losses
+
+    def loss(self, input_ids: torch.Tensor, labels: torch.Tensor) -> torch.Tensor | None:
+        """Sum of the plain cross-entropy over the target tokens, without gradients, on the ranks of
+        the last stage; None on the others. Every rank of the pipeline calls it with its part of the
+        sequences."""
+        for stage in self._stages.values():
+            stage.eval()
+        logits = relay_forward(self._stages, self._mesh, self._shapes, input_ids)
+        if logits is None:
+            return None
+        return summed_cross_entropy(logits, labels, self._own_vocabulary, PLAIN)
+
+    def logits(self, input_ids: torch.Tensor) -> torch.Tensor | None:
+        """Whole logits, float32, on the ranks of the last stage, through all stages without a
+        schedule. Every rank calls it with the same whole sequences."""
+        for stage in self._stages.values():
+            stage.eval()
+        own = relay_forward(self._stages, self._mesh, self._shapes, self.own_tokens(input_ids))
+        return None if own is None else self._joined(own.float())
+
+    def _joined(self, logits: torch.Tensor) -> torch.Tensor:
+        """The ranks' parts of the sequences and of the vocabulary as one."""
+        held, context = self._vocabulary, self._mesh.context_group
+        if context is not None:
+            logits = gather(logits, 1, context)
+        if held is None or held.group is None:
+            return logits
+        sizes = torch.tensor([held.size], device=logits.device)
+        found = [torch.empty_like(sizes) for _ in range(self._plan.tensor)]
+        dist.all_gather(found, sizes, group=held.group)
+        return gather(logits, -1, held.group, [int(size) for size in found])

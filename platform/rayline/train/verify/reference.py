@@ -1,0 +1,170 @@
+"""Plain training on one process: what every plan is compared with.
+
+transformers' AutoModelForCausalLM, torch's cross-entropy, clipping and AdamW, written out. It
+shares with the engines the samples (rayline.data) and the rate of a step (rayline.train.schedule),
+which define the job; nothing of what computes it.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+import torch.nn.functional as F
+from safetensors.torch import save_file
+from transformers import AutoModelForCausalLM
+
+from rayline.data import SampleOrder, collate, load_dataset
+from rayline.spec import AdamWSpec, JobSpec
+from rayline.train.schedule import learning_rate
+from rayline.train.verify.trial import ReferenceResult
+
+Tensors = dict[str, torch.Tensor]
+GlobalBatch = tuple[torch.Tensor, torch.Tensor]
+
+
+def train_twice(job: JobSpec, model: Path, folder: Path, steps: int) -> ReferenceResult:
+    """Train for `steps` and write gradients.safetensors (of step 1), start.safetensors and
+    weights.safetensors (before and after) into `folder`; then again, summed up in another order,
+    for the noise of rounding. One process calls it."""
+    torch.set_num_threads(len(os.sched_getaffinity(0)))
+    batches = list(global_batches(job, model, steps))
+    first = PlainTraining(job, model, all_at_once)
+    save_file(first.weights(), str(folder / "start.safetensors"))
+    gradients, losses, norms = first.train(batches)
+    save_file(gradients, str(folder / "gradients.safetensors"))
+    save_file(first.weights(), str(folder / "weights.safetensors"))
+    backward = one_by_one_in_bf16 if job.precision == "bf16" else one_by_one
+    again = PlainTraining(job, model, backward)
+    gradients_again, losses_again, norms_again = again.train(batches)
+    return ReferenceResult(
+        losses=tuple(losses),
+        grad_norms=tuple(norms),
+        loss_noise=_distances(losses, losses_again),
+        grad_norm_noise=_distances(norms, norms_again),
+        gradient_noise=_noise(gradients, gradients_again),
+        weight_noise=_noise(first.weights(), again.weights()),
+    )
+
+
+def global_batches(job: JobSpec, model: Path, steps: int) -> Iterator[GlobalBatch]:
+    """input_ids and labels, int64 [sequences, sequence_tokens], of the steps from 1 on."""
+    dataset = load_dataset(job.data, model)
+    order = SampleOrder(len(dataset), job.seed)
+    count = job.batch.sequences
+    for step in range(steps):
+        yield collate(dataset, order.indices(step * count, count))
+
+
+def _distances(first: list[float], second: list[float]) -> tuple[float, ...]:
+    return tuple(abs(a - b) for a, b in zip(first, second, strict=True))
+
+
+def _noise(first: Tensors, second: Tensors) -> dict[str, float]:
+    return {name: float((first[name] - second[name]).norm()) for name in first}
+
+
+Backward = Callable[[torch.nn.Module, torch.Tensor, torch.Tensor], float]
+"""Adds the gradient of the mean loss to the parameters and returns the loss."""
+
+
+class PlainTraining:
+    """One model, one optimizer, one process."""
+
+    def __init__(self, job: JobSpec, model: Path, backward: Backward) -> None:
+        self._job = job
+        self._backward = backward
+        self._model: Any = AutoModelForCausalLM.from_pretrained(
+            model,
+            dtype=torch.float32,
+            trust_remote_code=False,
+            use_safetensors=True,
+            # The one that is written out; the fused ones leave out what their kernel lacks.
+            attn_implementation="eager",
+        )
+        self._model.train()
+        named = dict(self._model.named_parameters())
+        self._parameters = {name: p for name, p in named.items() if p.requires_grad}
+        optim = cast(AdamWSpec, job.optim)  # `check_followed` has refused the others
+        matrices = [p for p in self._parameters.values() if p.dim() >= 2]
+        vectors = [p for p in self._parameters.values() if p.dim() < 2]
+        self._adamw = torch.optim.AdamW(
+            [
+                {"params": matrices, "weight_decay": optim.weight_decay},
+                {"params": vectors, "weight_decay": 0.0},
+            ],
+            lr=optim.lr,
+            betas=optim.betas,
+            eps=optim.eps,
+        )
+
+    def train(self, batches: list[GlobalBatch]) -> tuple[Tensors, list[float], list[float]]:
+        """A step a batch: step 1's gradients, and every step's loss and gradient norm."""
+        gradients: Tensors = {}
+        losses, norms = [], []
+        optim = self._job.optim
+        for step, (ids, labels) in enumerate(batches, start=1):
+            self._adamw.zero_grad(set_to_none=False)
+            losses.append(self._backward(self._model, ids, labels))
+            gradients = gradients or self._gradients()
+            # Infinity leaves gradients as they are, and the norm is told all the same.
+            limit = optim.clip_grad_norm or float("inf")
+            norms.append(float(torch.nn.utils.clip_grad_norm_(self._parameters.values(), limit)))
+            for group in self._adamw.param_groups:
+                group["lr"] = learning_rate(optim, step, self._job.steps)
+            self._adamw.step()
+        return gradients, losses, norms
+
+    def _gradients(self) -> Tensors:
+        return {
+            name: torch.zeros_like(p) if p.grad is None else p.grad.clone()
+            for name, p in self._parameters.items()
+        }
+
+    def weights(self) -> Tensors:
+        """A copy of every parameter, by its Hugging Face name."""
+        return {name: p.detach().clone() for name, p in self._parameters.items()}
+
+
+def all_at_once(model: torch.nn.Module, ids: torch.Tensor, labels: torch.Tensor) -> float:
+    """The definition: the mean over all target tokens."""
+    loss = _cross_entropy(model(input_ids=ids, use_cache=False).logits, labels, "mean")
+    loss.backward()  # type: ignore[no-untyped-call]
+    return loss.item()
+
+
+def one_by_one(model: torch.nn.Module, ids: torch.Tensor, labels: torch.Tensor) -> float:
+    """The same number, summed up from the last sequence to the first."""
+    return _one_by_one(lambda row: model(input_ids=row, use_cache=False).logits, ids, labels)
+
+
+def one_by_one_in_bf16(model: torch.nn.Module, ids: torch.Tensor, labels: torch.Tensor) -> float:
+    """The same, forward and backward in bf16, gradients added up in float32."""
+
+    def logits(row: torch.Tensor) -> torch.Tensor:
+        cast = {name: weight.bfloat16() for name, weight in model.named_parameters()}
+        arguments = {"input_ids": row, "use_cache": False}
+        found: torch.Tensor = torch.func.functional_call(model, cast, (), arguments).logits
+        return found
+
+    return _one_by_one(logits, ids, labels)
+
+
+def _one_by_one(
+    logits: Callable[[torch.Tensor], torch.Tensor], ids: torch.Tensor, labels: torch.Tensor
+) -> float:
+    targets = int((labels != -100).sum())
+    total = 0.0
+    for row in reversed(range(len(ids))):
+        loss = _cross_entropy(logits(ids[row : row + 1]), labels[row : row + 1], "sum") / targets
+        loss.backward()  # type: ignore[no-untyped-call]
+        total += loss.item()
+    return total
+
+
+def _cross_entropy(logits: torch.Tensor, labels: torch.Tensor, reduction: str) -> torch.Tensor:
+    flat = logits.float().flatten(0, 1)
+    return F.cross_entropy(flat, labels.flatten(), ignore_index=-100, reduction=reduction)
