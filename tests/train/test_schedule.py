@@ -40,6 +40,7 @@ def rates(schedule: object, steps: int, **more: Any) -> list[float]:
     return [learning_rate(spec, step, steps) for step in range(1, steps + 1)]
 
 
+@settings(deadline=None)
 @given(
     schedule=st.sampled_from(KINDS),
     warmup=st.integers(0, 8),
@@ -76,7 +77,7 @@ def test_the_rates_are_those_of_the_formula(schedule: object, expected: list[flo
     assert rates(schedule, 4, floor=0.0) == pytest.approx(expected, abs=1e-12)
 
 
-@settings(deadline=None)  # torch is slow once, when it makes its first optimizer
+@settings(deadline=None)
 @given(losses=st.lists(st.floats(0.1, 9), max_size=60), patience=st.integers(0, 5))
 def test_a_plateau_falls_when_torchs_does(losses: list[float], patience: int) -> None:
     schedule = PlateauSchedule(factor=0.5, patience_steps=patience, threshold=0.01)
@@ -103,6 +104,7 @@ def test_a_word_is_short_for_a_kind() -> None:
         optim({"kind": "linear", "patience_steps": 3})
 
 
+@settings(deadline=None)
 @given(
     rises=st.integers(1, 12),
     unit=st.integers(1, 8),
