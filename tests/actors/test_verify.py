@@ -21,7 +21,7 @@ from rayline.spec import JobSpec, ParallelPlan
 from rayline.train.verify.verdict import Verdict
 from support import planted_bugs
 
-pytestmark = [pytest.mark.dist, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.dist, pytest.mark.timeout(1200)]
 
 MICROBATCHES = 3
 CROSS = {"data": 2, "tensor": 2, "microbatches": MICROBATCHES}
