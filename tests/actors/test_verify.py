@@ -211,7 +211,7 @@ def test_a_difference_ends_the_command_with_code_1(
     with pytest.raises(RaylineError, match="does not compute what one process computes") as raised:
         conclude(Screen(json_wanted=False), blamed)
     assert raised.value.exit_code == 1
-    assert "to blame: tensor" in str(raised.value)
+    assert "what is to blame: tensor" in str(raised.value)
     shown = capsys.readouterr().out
     assert "q_norm.weight" in shown
     assert "partial sum" in shown

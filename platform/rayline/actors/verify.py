@@ -94,7 +94,7 @@ class Verification:
         return RaylineError(
             f"verify {self.verdict.label} ({self.verdict.plan})",
             f"does not compute what one process computes: {named}{more}",
-            fix=f"to blame: {self.guilty}; train without it until it is mended",
+            fix=f"look for the fault in what is to blame: {self.guilty}",
         )
 
 

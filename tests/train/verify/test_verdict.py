@@ -155,6 +155,7 @@ def verdict(label: str, equal: bool) -> Verdict:
         ({"one worker": True, "data": True, "tensor": False}, "tensor"),
         ({"one worker": True, "data": False, "tensor": False}, "data and tensor"),
         ({"one worker": False, "data": False, "tensor": True}, "no axis"),
+        ({}, "no axis"),
         ({"one worker": True, "data": True, "tensor": True}, "none alone (data, tensor)"),
     ],
 )

@@ -270,7 +270,7 @@ def guilty(whole: Verdict, alone: Sequence[Verdict]) -> str:
     if whole.equal:
         return ""
     failing = [verdict.label for verdict in alone if not verdict.equal]
-    if "one worker" in failing:
+    if not alone or "one worker" in failing:
         return "no axis: one worker alone differs (engine, precision or microbatches)"
     if failing:
         return " and ".join(failing)
