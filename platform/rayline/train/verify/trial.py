@@ -33,6 +33,11 @@ class Trial:
     """A collective that one rank never enters is an error after this."""
 
     @property
+    def start(self) -> Path:
+        """File of the whole weights that the engine begins with."""
+        return self.folder / "start.safetensors"
+
+    @property
     def gradients(self) -> Path:
         """File of the whole gradients of step 1."""
         return self.folder / "gradients.safetensors"
