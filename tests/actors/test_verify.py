@@ -233,7 +233,7 @@ def test_as_json_a_difference_is_one_document(
     assert document["equal"] is False
     assert document["guilty"] == "tensor"
     assert document["error"]["exit_code"] == 1
-    assert "q_norm" in document["verdict"]["offences"][0]["name"]
+    assert "_norm.weight" in document["verdict"]["offences"][0]["name"]
 
 
 def test_one_axis_can_be_asked_for(model: Path) -> None:
