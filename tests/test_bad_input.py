@@ -89,13 +89,13 @@ CASES = [
         "heads not divisible",
         train("plan.tensor=3"),
         2,
-        ["plan.tensor", "3", "4 attention heads", "allowed: 1, 2"],
+        ["plan.tensor", "3", "4 attention heads", "allowed: 1, 2, 4"],
     ),
     Case(
-        "key-value heads not divisible",
-        train("plan.tensor=4"),
+        "heads not divisible among the ranks of a sequence",
+        train("plan.tensor=4", "plan.context=2"),
         2,
-        ["plan.tensor", "4", "2 key-value heads", "allowed: 1, 2"],
+        ["plan.context", "2", "1 attention heads of a tensor rank", "allowed: 1"],
     ),
     Case(
         "more stages than layers",

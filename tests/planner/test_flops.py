@@ -160,4 +160,5 @@ def test_a_device_is_known_by_its_drivers_name(
     name: str, bf16: float | None, fp32: float | None
 ) -> None:
     assert device_peak_flops_per_s(name, "bf16") == bf16
+    assert device_peak_flops_per_s(name, "fp16") == bf16
     assert device_peak_flops_per_s(name, "fp32") == fp32

@@ -86,6 +86,13 @@ def test_the_optimizer_keeps_what_its_kind_needs(optim: dict[str, Any], each: fl
     assert estimate.optimizer_bytes == pytest.approx(each * count_parameters(SHAPE), rel=1e-4)
 
 
+def test_a_running_mean_of_the_weights_is_four_bytes_a_parameter() -> None:
+    plain, averaged = (
+        estimate_memory(SHAPE, job(ema=ema)).optimizer_bytes for ema in (None, {"decay": 0.9})
+    )
+    assert averaged - plain == plain // 2
+
+
 def test_muon_keeps_one_mean_of_hidden_matrices_and_two_of_the_ends() -> None:
     estimate = estimate_memory(SHAPE, job(optim={"kind": "muon", "lr": 1e-3}))
     ends = 2 * 1024 * 256 + 256

@@ -122,6 +122,13 @@ def test_utilization_is_of_what_the_cpu_was_measured_to_do(told: Told, model: Pa
     assert 1e8 < max(peaks) < 1e13
 
 
+def test_utilization_in_fp16_is_of_products_in_fp16(model: Path, tmp_path: Path) -> None:
+    job = small_job(tmp_path, "half", model).changed({"steps": 1, "precision": "fp16"})
+    _, (report,) = run_alone(job, model, yardstick=Yardstick(10**6, None))
+    assert report.mfu is not None
+    assert 1e7 < report.tokens_per_s * 10**6 / report.mfu < 1e13
+
+
 def test_the_probe_is_short_and_agrees_with_itself() -> None:
     began = time.perf_counter()
     found = [probed_flops_per_s(torch.float32) for _ in range(3)]

@@ -41,7 +41,7 @@ from rayline.train.verify.verdict import Verdict, did_not_run, guilty, judge
 
 WHOLE_PLAN, ONE_WORKER = "whole plan", "one worker"
 _SHOWN = 3
-_SMALL_TIMEOUT_S = 120.0
+_SMALL_TIMEOUT_S = 300.0
 """A collective that one rank never enters is an error after this; a small model's step takes far
 less."""
 _WHOLE_TIMEOUT_S = 1800.0
@@ -95,7 +95,7 @@ class Verification:
         return RaylineError(
             f"verify {self.verdict.label} ({self.verdict.plan})",
             f"does not compute what one process computes: {named}{more}",
-            fix=f"to blame: {self.guilty}; train without it until it is mended",
+            fix=f"look for the fault in what is to blame: {self.guilty}",
         )
 
 
@@ -194,15 +194,17 @@ class Bench:
         self._model.mkdir()
         if plan.whole:
             seed = None if plan.job.init == "weights" else plan.job.seed
-            written = ("folder:write_whole_model", self._model, plan.config, plan.source, seed)
-            run([self._call("model", *written)])
+            whole = (self._model, plan.config, plan.source, seed)
+            run([self._call("model", "folder:write_whole_model", *whole)])
         else:
-            written = ("folder:write_small_model", self._model, plan.config, plan.job.seed)
+            small = (self._model, plan.config, plan.job.seed)
             (chats,) = self._job.data.files
+            # No batch holds a chat twice, and the data still begins anew within the steps.
+            count = 2 * plan.job.batch.sequences + 1
             run(
                 [
-                    self._call("model", *written),
-                    self._call("data", "folder:write_chats", Path(chats)),
+                    self._call("model", "folder:write_small_model", *small),
+                    self._call("data", "folder:write_chats", Path(chats), count),
                 ]
             )
         folder = self._scratch / "reference"

@@ -21,6 +21,7 @@ class PeakSpeed:
     words: tuple[str, ...]
     """All of them stand in the name that the driver gives the device; case does not matter."""
     bf16_tflops_per_s: float
+    """In fp16 as well: every one of these is as fast in it."""
     fp32_tflops_per_s: float
     source: str
     """Data sheet."""
@@ -45,7 +46,9 @@ PEAK_SPEEDS = (
 """The first that fits a name holds for it, so the narrower ones stand above."""
 
 
-def device_peak_flops_per_s(device_name: str, precision: Literal["fp32", "bf16"]) -> float | None:
+def device_peak_flops_per_s(
+    device_name: str, precision: Literal["fp32", "bf16", "fp16"]
+) -> float | None:
     """The most that the device can do in `precision`; None where it is not in the table.
 
     `device_name` is what the driver says, such as "NVIDIA H100 80GB HBM3". Called in the worker.
@@ -53,6 +56,6 @@ def device_peak_flops_per_s(device_name: str, precision: Literal["fp32", "bf16"]
     words = device_name.lower().replace("-", " ").split()
     for speed in PEAK_SPEEDS:
         if all(word in words for word in speed.words):
-            tera = speed.bf16_tflops_per_s if precision == "bf16" else speed.fp32_tflops_per_s
+            tera = speed.fp32_tflops_per_s if precision == "fp32" else speed.bf16_tflops_per_s
             return tera * _TERA
     return None

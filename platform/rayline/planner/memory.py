@@ -159,7 +159,7 @@ def _native_state(held: _Held, job: JobSpec) -> tuple[int, int, int]:
 
 
 def _optimizer_bytes(held: _Held, job: JobSpec, kept: int) -> int:
-    """State of the `kept` parameters out of those held by the tensor rank."""
+    """State, and running mean, of the `kept` parameters out of those held by the tensor rank."""
     optim = job.optim
     each = 0.0 if isinstance(optim, SgdSpec) and not optim.momentum else _STATE_BYTES[optim.kind]
     total = each * kept
@@ -169,6 +169,8 @@ def _optimizer_bytes(held: _Held, job: JobSpec, kept: int) -> int:
     if isinstance(optim, Adam8bitSpec):
         # The blocks' largest values, of both means, are whole on every rank of the stage.
         total += 2 * _FP32_BYTES * held.all * job.plan.tensor / _BLOCK_ELEMENTS
+    if job.ema is not None:
+        total += _FP32_BYTES * kept
     return math.ceil(total)
 
 

@@ -169,8 +169,7 @@ class TrackedRun:
 
 def step_metrics(report: StepReport) -> list[tuple[str, float | None, int]]:
     """The metrics of one report with the step that each belongs to; None where there is no value.
-    Evaluation, checkpoint and profiling count as not done on a step on which they took no time to
-    speak of, so that they cost no rows."""
+    A part of the step that took no time to speak of counts as not done, and costs no row."""
     parts = report.parts
     rows: list[tuple[str, float | None]] = [
         ("step", report.step),
@@ -182,8 +181,8 @@ def step_metrics(report: StepReport) -> list[tuple[str, float | None, int]]:
         ("mfu", report.mfu),
         ("memory_gib", report.memory_bytes / 2**30),
         ("time/step_s", report.seconds),
-        ("time/data_s", parts.data_s),
-        ("time/engine_s", parts.engine_s),
+        ("time/data_s", _if_done(parts.data_s)),
+        ("time/engine_s", _if_done(parts.engine_s)),
         ("time/compute_s", parts.compute_s),
         ("time/communication_s", parts.communication_s),
         ("time/evaluation_s", _if_done(parts.evaluation_s)),

@@ -13,7 +13,7 @@ from rayline.spec import Yardstick
 
 PROBE_S = 0.1
 """How long a CPU is measured for."""
-_DTYPE = {"fp32": torch.float32, "bf16": torch.bfloat16}
+_DTYPE = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 _PROBE_SIDE = 512
 """Rows and columns of the measured product: its three matrices (3 MiB in float32) stay in cache."""
 
@@ -33,7 +33,7 @@ class Utilization:
 
 
 def measure_utilization(
-    yardstick: Yardstick, device: torch.device, precision: Literal["fp32", "bf16"]
+    yardstick: Yardstick, device: torch.device, precision: Literal["fp32", "bf16", "fp16"]
 ) -> Utilization | None:
     """The gang's peak: its GPUs' by the makers' figures, or what all ranks' CPUs do when they
     multiply at the same time, which takes PROBE_S. Every rank calls it, after torch.distributed is

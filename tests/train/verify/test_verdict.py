@@ -36,7 +36,7 @@ def figures(name: str = "weight", ratio: float = 1.0, **changes: float) -> Figur
 
 def measured(*gradients: Figures, resumed: tuple[Figures, ...] = ()) -> Measured:
     fine = (Figures("step 1", 2.0, 2.0, 0.0),)
-    return Measured(gradients, fine, fine, (), resumed, 10)
+    return Measured((), gradients, fine, fine, (), resumed, 10)
 
 
 @given(there=positive, error=st.floats(0, 0.9e-4))
@@ -112,11 +112,14 @@ def test_a_scaled_gradient_names_what_has_that_size(axis: str, inverse: bool, th
     ("one", "words"),
     [
         (figures(ratio=1.37), "scaled by 1.37"),
+        (figures(ratio=1.003), "a little off"),
+        (Figures("w", 1.0, 1.0, 0.06, cosine=0.998), "a little off"),
         (Figures("w", 0.0, 1.0, 1.0, cosine=0.0), "zero"),
         (Figures("w", 1.0, 0.0, 1.0, cosine=0.0), "not zero"),
         (Figures("w", 1.0, 1.0, 1.4, cosine=0.0, permuted=True), "wrong places: swapped shard"),
         (Figures("w", 1.0, 1.0, 1.4, cosine=0.0), "right norm, wrong direction: swapped shard"),
         (Figures("w", 0.6, 1.0, 0.8, cosine=0.6), "partial sum"),
+        (Figures("w", 1.0, 1.0, 0.7, cosine=0.75), "a sum over the data or tensor axis"),
         (figures(here=math.nan), "missing"),
         (figures(there=math.nan), "unknown"),
         (figures(apart=math.inf), "not a number"),
@@ -145,6 +148,17 @@ def test_a_wrong_resume_has_its_words(resumed: tuple[Figures, ...], words: str) 
     assert words in resume_hint(resumed)
 
 
+def test_a_wrong_weight_at_the_start_comes_before_what_it_led_to() -> None:
+    swapped = Figures("up_proj", 1.0, 1.0, 1e-7, cosine=0.0, permuted=True)
+    fine = (Figures("step 1", 2.0, 2.0, 0.0),)
+    found = Measured((swapped,), (figures("down_proj", 3.0),), fine, fine, (), (), 10)
+    offences = judge("plan", PLAN, "fp32", found).offences
+    assert [(one.check, one.name) for one in offences] == [
+        ("start", "up_proj"),
+        ("gradient", "down_proj"),
+    ]
+
+
 def verdict(label: str, equal: bool) -> Verdict:
     return judge(label, PLAN, "fp32", measured(figures(ratio=1.0 if equal else 2.0)))
 
@@ -155,6 +169,7 @@ def verdict(label: str, equal: bool) -> Verdict:
         ({"one worker": True, "data": True, "tensor": False}, "tensor"),
         ({"one worker": True, "data": False, "tensor": False}, "data and tensor"),
         ({"one worker": False, "data": False, "tensor": True}, "no axis"),
+        ({}, "no axis"),
         ({"one worker": True, "data": True, "tensor": True}, "none alone (data, tensor)"),
     ],
 )

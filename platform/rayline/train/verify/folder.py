@@ -17,7 +17,6 @@ CONFIG = "config.json"
 _MAX_POSITIONS = 2048
 _VECTOR_SPREAD = 0.1
 """Norms begin at one and biases at zero: spread, their shards can be told from one another."""
-_CHATS = 64
 _LONGEST_ANSWER = 30
 
 
@@ -70,11 +69,11 @@ def _draw_weights(folder: Path, seed: int) -> None:
     (folder / CONFIG).write_bytes(kept)
 
 
-def write_chats(file: Path) -> None:
+def write_chats(file: Path, count: int) -> None:
     """Made-up chats that fit a shrunk sequence. Their answers differ in length, so that workers
     hold different numbers of targets and a mean of means is not the mean."""
     lines = []
-    for number in range(_CHATS):
+    for number in range(count):
         length = 1 + number * 11 % _LONGEST_ANSWER
         answer = "".join(chr(97 + (number * 7 + place * place) % 26) for place in range(length))
         turns = [

@@ -39,6 +39,7 @@ def _measure(trial: Trial, lived: Lived, folder: Path, reference: ReferenceResul
     compared, resumed = _compare_runs(*runs)
     tensors, differing = _compare_checkpoints(trial)
     return Measured(
+        start=tuple(_figures(load_file(trial.start), start, {})),
         gradients=tuple(
             _figures(
                 load_file(trial.gradients),

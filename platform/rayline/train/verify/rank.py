@@ -1,4 +1,4 @@
-"""What one rank of a trial does: the first step's gradients, a run without a break, and the same
+"""What one rank of a trial does: first weights and gradients, a run without a break, and the same
 run stopped, saved and resumed. All by the engine and the loop that train a job.
 
     gradients ── run_rank to STEPS ── run_rank to RESUME_AFTER ── run_rank to STEPS
@@ -34,7 +34,7 @@ def live(trials: Sequence[Trial], rank: int) -> list[Lived]:
 def _live(trial: Trial, rank: int) -> Lived:
     """From the trial's first rendezvous to its last."""
     build: EngineBuilder = trial.build or build_engine
-    _keep_gradients(trial, _context(trial, rank, "gradients"), build)
+    _keep_start(trial, _context(trial, rank, "gradients"), build)
     unbroken: list[StepReport] = []
     resumed: list[StepReport] = []
     parts = (
@@ -83,14 +83,19 @@ def _port(trial: Trial, rank: int, meeting: str) -> int:
     return int(file.read_text())
 
 
-def _keep_gradients(trial: Trial, context: WorkerContext, build: EngineBuilder) -> None:
+def _keep_start(trial: Trial, context: WorkerContext, build: EngineBuilder) -> None:
     job = verified_job(trial.job)
     dataset = load_dataset(job.data, trial.model)
     indices = SampleOrder(len(dataset), job.seed).indices(0, job.batch.sequences)
     mine = share(indices, context.coordinate.data, job.plan.data)
     with joined(context) as device:
         engine = build(job, context, trial.model, device)
-        gradients = dict(engine.gradients(Batch(*collate(dataset, mine))))
+        # Copies: an engine may hand out what it goes on working with.
+        start = {name: weight.clone() for name, weight in engine.weights()}
+        gradients = {
+            name: gradient.clone()
+            for name, gradient in engine.gradients(Batch(*collate(dataset, mine)))
+        }
     if context.rank == 0:
-        whole = {name: gradient.contiguous() for name, gradient in gradients.items()}
-        save_file(whole, str(trial.gradients))
+        save_file(start, str(trial.start))
+        save_file(gradients, str(trial.gradients))

@@ -132,7 +132,7 @@ class PlainTraining:
 def all_at_once(model: torch.nn.Module, ids: torch.Tensor, labels: torch.Tensor) -> float:
     """The definition: the mean over all target tokens."""
     loss = _cross_entropy(model(input_ids=ids, use_cache=False).logits, labels, "mean")
-    loss.backward()  # type: ignore[no-untyped-call]
+    loss.backward()
     return loss.item()
 
 
@@ -160,7 +160,7 @@ def _one_by_one(
     total = 0.0
     for row in reversed(range(len(ids))):
         loss = _cross_entropy(logits(ids[row : row + 1]), labels[row : row + 1], "sum") / targets
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         total += loss.item()
     return total
 

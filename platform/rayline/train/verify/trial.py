@@ -32,8 +32,13 @@ class Trial:
     """Where rank 0 leaves gradients and ports, and all leave checkpoints; empty before."""
     build: Callable[..., Any] | None = None
     """rayline.train.build.EngineBuilder in place of the spec's own engine."""
-    collective_timeout_s: float = 120.0
+    collective_timeout_s: float = 300.0
     """A collective that one rank never enters is an error after this."""
+
+    @property
+    def start(self) -> Path:
+        """File of the whole weights that the engine begins with."""
+        return self.folder / "start.safetensors"
 
     @property
     def gradients(self) -> Path:

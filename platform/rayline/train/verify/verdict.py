@@ -16,7 +16,7 @@ from typing import Literal
 
 from rayline.spec import ParallelPlan
 
-Check = Literal["run", "gradient", "loss", "grad_norm", "weights", "resume"]
+Check = Literal["run", "start", "gradient", "loss", "grad_norm", "weights", "resume"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +52,8 @@ class Figures:
 class Measured:
     """Everything that was measured of one plan."""
 
+    start: tuple[Figures, ...]
+    """Of the weights that training begins with, by parameter."""
     gradients: tuple[Figures, ...]
     """Of step 1, by parameter."""
     losses: tuple[Figures, ...]
@@ -124,7 +126,7 @@ class Verdict:
     plan: ParallelPlan
     checks: tuple[CheckResult, ...]
     offences: tuple[Offence, ...]
-    """Worst first, by how far each is beyond what is allowed."""
+    """Worst first, by how far each is beyond what is allowed; wrong weights before all others."""
 
     @property
     def equal(self) -> bool:
@@ -137,6 +139,7 @@ def judge(label: str, plan: ParallelPlan, precision: str, measured: Measured) ->
     tolerance = TOLERANCES[precision]
     sizes = axis_sizes(plan)
     parts: list[tuple[Check, Sequence[Figures], float]] = [
+        ("start", measured.start, 0.0),
         ("gradient", measured.gradients, tolerance.gradient),
         ("loss", measured.losses, tolerance.loss),
         ("grad_norm", measured.grad_norms, tolerance.grad_norm),
@@ -160,7 +163,8 @@ def judge(label: str, plan: ParallelPlan, precision: str, measured: Measured) ->
     checks.append(
         CheckResult("resume", measured.compared_on_resume, resumed.worst, resumed.error, 0.0)
     )
-    offences.sort(key=lambda offence: -_excess(offence.error, offence.allowed))
+    # Weights that are wrong from the start make everything else wrong.
+    offences.sort(key=lambda one: (one.check != "start", -_excess(one.error, one.allowed)))
     return Verdict(label, plan, tuple(checks), tuple(offences))
 
 
@@ -190,6 +194,10 @@ def _summary(check: Check, figures: Sequence[Figures], limits: Sequence[float]) 
     return CheckResult(check, len(pairs), worst.name if worst.error else "", worst.error, limit)
 
 
+_NO_AXES = ("microbatches", "number of ranks")
+"""What may scale a gradient without being an axis to sum over."""
+
+
 def axis_sizes(plan: ParallelPlan) -> dict[str, int]:
     """What a scaled gradient may have been scaled by: the plan's numbers above one, by name."""
     named = ("data", "tensor", "pipeline", "context", "expert", "microbatches")
@@ -200,7 +208,12 @@ def axis_sizes(plan: ParallelPlan) -> dict[str, int]:
 
 _PARALLEL = 0.9999
 """Cosine above which only the length differs."""
-_SAME_LENGTH = 0.1
+_LITTLE = 0.2
+_OFF = "a little off: most likely what another fault led to"
+_SAME_LENGTH = 0.25
+_ELSEWHERE = 0.5
+"""Cosine below which two gradients have little in common: parts of a sum, or gradients on parts of
+one batch, have more."""
 
 
 def hint(figures: Figures, sizes: Mapping[str, int]) -> str:
@@ -218,11 +231,13 @@ def hint(figures: Figures, sizes: Mapping[str, int]) -> str:
     ratio = figures.here / figures.there
     if figures.cosine > _PARALLEL:
         return _scaled(ratio, sizes)
+    if figures.error < _LITTLE:
+        return _OFF
     if figures.permuted:
         return "the right values in the wrong places: swapped shard"
-    if abs(ratio - 1) < _SAME_LENGTH:
+    if abs(ratio - 1) < _SAME_LENGTH and figures.cosine < _ELSEWHERE:
         return "right norm, wrong direction: swapped shard, or other data"
-    axes = " or ".join(sizes) or "no"
+    axes = " or ".join(name for name in sizes if name not in _NO_AXES) or "data"
     return f"partial sum, or other data: a sum over the {axes} axis may be left out"
 
 
@@ -231,13 +246,11 @@ def _scaled(ratio: float, sizes: Mapping[str, int]) -> str:
         names = [name for name, size in sizes.items() if abs(factor / size - 1) < 0.01]
         if names:
             return f"scaled by {word}{round(factor)}: the {_size_of(names)}"
-    return f"scaled by {ratio:.4g}"
+    return _OFF if abs(ratio - 1) < 0.01 else f"scaled by {ratio:.4g}"
 
 
 def _size_of(names: Iterable[str]) -> str:
-    words = [
-        name if name in ("microbatches", "number of ranks") else f"{name} size" for name in names
-    ]
+    words = [name if name in _NO_AXES else f"{name} size" for name in names]
     return " or the ".join(words)
 
 
@@ -270,7 +283,7 @@ def guilty(whole: Verdict, alone: Sequence[Verdict]) -> str:
     if whole.equal:
         return ""
     failing = [verdict.label for verdict in alone if not verdict.equal]
-    if "one worker" in failing:
+    if not alone or "one worker" in failing:
         return "no axis: one worker alone differs (engine, precision or microbatches)"
     if failing:
         return " and ".join(failing)
