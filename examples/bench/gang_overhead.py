@@ -154,6 +154,7 @@ def main() -> None:
     }
     print(json.dumps(result, indent=2))
     file = Path(__file__).parent / "results" / f"gang_overhead-{result['date']}.json"
+    file.parent.mkdir(exist_ok=True)
     file.write_text(json.dumps(result, indent=2) + "\n")
 
 
