@@ -1,8 +1,8 @@
 """What the Ray gang costs: steps per second of the gang against the same engine under torchrun.
 
-    python examples/bench/gang_overhead.py            # three rounds of both, then the ratio
+    python examples/bench/gang_overhead.py            # six rounds of both, then the ratio
 
-Both run `rayline.train.loop.run_rank` with the same job, plan, model and data, in turn (A B A B),
+Both run `rayline.train.loop.run_rank` with the same job, plan, model and data, in turn (A B B A),
 on the same machine, so that a drift of the machine's speed meets both. Compared are medians of the
 steps' own seconds, the first ones left out; starting up is not counted. The result file beside this
 script says on what, with which versions and how often.
@@ -118,7 +118,7 @@ def compare(rounds: int, steps: int) -> dict[str, object]:
         ]
         (folder / "text.jsonl").write_text("\n".join(lines))
         for number in range(rounds):
-            for kind in found:
+            for kind in sorted(found, reverse=number % 2 == 1):
                 job = bench_job(folder, f"{kind}-{number}", steps)
                 seconds = under_ray(job) if kind == "gang" else under_torchrun(job, folder)
                 found[kind].append(1 / statistics.median(seconds[WARM_UP_STEPS:]))
@@ -134,8 +134,8 @@ def compare(rounds: int, steps: int) -> dict[str, object]:
 def main() -> None:
     """Parse, measure, write the dated result file."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--steps", type=int, default=60)
+    parser.add_argument("--rounds", type=int, default=6)
+    parser.add_argument("--steps", type=int, default=35)
     parser.add_argument("--rank", nargs=2, type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.rank:
