@@ -66,13 +66,18 @@ def spread_experts(
     return names
 
 
+def takes_choices(experts: nn.Module) -> bool:
+    """Whether the module is called with tokens, the experts chosen for each, and their weights."""
+    return len(inspect.signature(experts.forward).parameters) == _TAKES
+
+
 def _count(name: str, experts: nn.Module) -> int:
     """Experts that the module holds. Raises SpecError where it isn't a stack of them that is called
     with tokens, choices and weights."""
     count = getattr(experts, "num_experts", None)
     shapes = [tuple(parameter.shape) for parameter in experts.parameters()]
     stacked = shapes and all(shape and shape[0] == count for shape in shapes)
-    if not stacked or len(inspect.signature(experts.forward).parameters) != _TAKES:
+    if not stacked or not takes_choices(experts):
         raise SpecError(
             "plan.expert",
             f"{name} is a {type(experts).__name__}, whose experts cannot be spread here",

@@ -131,6 +131,11 @@ class JobSpec(Document):
                 "engine deepspeed splits along plan.data only; for tensor, pipeline or context use "
                 "engine: native"
             )
+        if self.engine == "deepspeed" and (plan.expert > 1 or self.objective.router_aux_loss):
+            raise ValueError(
+                "engine deepspeed knows no plan.expert above 1 and no objective.router_aux_loss; "
+                "use engine: native"
+            )
         if self.engine == "deepspeed" and self.precision == "fp16":
             raise ValueError("engine deepspeed knows no precision fp16; use engine: native")
         if self.engine == "deepspeed" and (self.ema is not None or self.recompute != "none"):

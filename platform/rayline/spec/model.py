@@ -15,6 +15,7 @@ from pydantic import model_validator
 from rayline.errors import SpecError
 from rayline.spec.document import Document
 
+_EXPERTS = ("num_local_experts", "num_experts", "n_routed_experts")
 _KINDS = ("hub", "directory", "run", "registry")
 
 
@@ -104,7 +105,8 @@ class ModelShape:
 
         heads = size("num_attention_heads", "n_head")
         hidden = size("hidden_size", "n_embd")
-        experts = int(text.get("num_local_experts") or text.get("num_experts") or 0)
+        named = (text.get(name) for name in _EXPERTS)
+        experts = next((int(count) for count in named if count), 0)
         architectures = config.get("architectures") or [config.get("model_type", "")]
         return cls(
             layers=size("num_hidden_layers", "n_layer"),

@@ -43,6 +43,7 @@ from rayline.train.loss_scale import LossScale
 from rayline.train.objective import count_targets
 from rayline.train.optimizer import ShardedOptimizer, check_groups
 from rayline.train.recompute import recompute_layers
+from rayline.train.routing import Routing
 from rayline.train.stages import COMPUTE_DTYPE, WorkerStages
 from rayline.train.tied import TiedCopies
 
@@ -165,6 +166,7 @@ class NativeEngine:
         self._partial = self._partial_groups(split.partial)
         shards = native_shards(self._parameters, self._layout, self.tied, mesh)
         decay = None if job.ema is None else job.ema.decay
+        self._routing = Routing.find(stages.by_number, job, mesh, device)
         self._optimizer = ShardedOptimizer(shards, job.optim, average_decay=decay)
         self._loss_scale = LossScale() if job.precision == "fp16" else None
         self._multiplier = 1.0
@@ -189,6 +191,8 @@ class NativeEngine:
         loss_sum, tokens = self._forward_backward(batch)
         gradients = self._local_gradients()
         outcome = self._scaled_fitly(self._agree(loss_sum, tokens, gradients))
+        if self._routing is not None:
+            outcome = replace(outcome, routing=self._routing.report())
         if outcome.overflowed_at is not None:
             outcome = replace(outcome, applied=False)
         elif admits(outcome.loss, outcome.grad_norm):
@@ -224,6 +228,8 @@ class NativeEngine:
             places = batch.labels.numel() * self._job.plan.data
             self._multiplier = self._loss_scale.value / places
         labels = self._stages.own_tokens(batch.labels)
+        if self._routing is not None:
+            self._routing.begin(batch.labels, labels, self._multiplier)
         losses = self._stages.forward_backward(
             self._stages.own_tokens(batch.input_ids), labels, self._multiplier
         )
