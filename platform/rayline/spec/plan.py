@@ -340,7 +340,8 @@ class ParallelPlan(Document):
         axes = [
             f"{axis} {getattr(self, axis)}" for axis in ("data", "tensor", "pipeline", "context")
         ]
-        return " x ".join(text for text in axes if not text.endswith(" 1")) or "one worker"
+        named = " x ".join(text for text in axes if not text.endswith(" 1")) or "one worker"
+        return f"{named}, experts over {self.expert}" if self.expert > 1 else named
 
 
 _WORDS = {"heads": "attention heads", "kv_heads": "key-value heads", "ffn": "feed-forward width"}
