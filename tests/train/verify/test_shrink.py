@@ -172,6 +172,10 @@ def test_experts_keep_their_number_and_their_share_of_the_data_axis() -> None:
     assert shrunk.config["moe_intermediate_size"] < 100
     assert shrunk.config["router_jitter_noise"] == 0.0
     assert shrink_plan(ParallelPlan(data=16, expert=8)).data == 8
+    many = shrink_plan(ParallelPlan(data=64, expert=32, replicate=2, tensor=2))
+    assert (many.data, many.expert, many.replicate, many.tensor) == (4, 4, 1, 2)
+    hybrid = shrink_plan(ParallelPlan(data=16, expert=4, replicate=4))
+    assert (hybrid.data, hybrid.expert, hybrid.replicate) == (8, 4, 2)
 
 
 def test_lists_of_one_entry_a_layer_are_cut_and_show_every_kind() -> None:
