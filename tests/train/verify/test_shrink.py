@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -157,6 +158,25 @@ def test_a_shrunk_plan_keeps_each_axis_that_it_had(plan: ParallelPlan) -> None:
     assert small.world_size <= max(MOST_RANKS, 2 ** len(used))
     if plan.world_size <= MOST_RANKS:
         assert small == plan
+
+
+@given(
+    expert=st.sampled_from([1, 2, 3, 4, 6, 8, 16, 32]),
+    sets=st.integers(1, 6),
+    copies=st.integers(1, 3),
+    tensor=st.sampled_from([1, 2, 4]),
+    own=st.integers(1, 3),
+)
+def test_spread_experts_that_passed_the_check_pass_it_small(
+    expert: int, sets: int, copies: int, tensor: int, own: int
+) -> None:
+    plan = ParallelPlan(data=expert * sets * copies, expert=expert, replicate=copies, tensor=tensor)
+    mixture = replace(ModelShape.from_config(LLAMA), experts=expert * own, experts_per_token=1)
+    plan.check(mixture, plan.data)
+    small = shrink_plan(plan)
+    small.check(mixture, small.data)
+    assert (small.expert > 1) == (expert > 1)
+    assert small.world_size <= MOST_RANKS
 
 
 def test_experts_keep_their_number_and_their_share_of_the_data_axis() -> None:
