@@ -46,6 +46,14 @@ def spread_experts(
     what there is. Returns the names of the parameters that were cut, along their first dim. Raises
     SpecError for experts of a build that is not known."""
     ranks = dist.get_world_size(group)
+    if not {EXPERTS, SPREAD} & set(words.values()):
+        raise SpecError(
+            "plan.expert",
+            "the model's tensor and expert plans name no module that holds its experts",
+            value=ranks,
+            allowed="1",
+            fix="--set plan.expert=1",
+        )
     names = []
     for name, experts in find_experts(model, words):
         count = _count(name, experts)
@@ -74,7 +82,7 @@ def takes_choices(experts: nn.Module) -> bool:
 def _count(name: str, experts: nn.Module) -> int:
     """Experts that the module holds. Raises SpecError where it isn't a stack of them that is called
     with tokens, choices and weights."""
-    count = getattr(experts, "num_experts", None)
+    count: Any = getattr(experts, "num_experts", None)
     shapes = [tuple(parameter.shape) for parameter in experts.parameters()]
     stacked = shapes and all(shape and shape[0] == count for shape in shapes)
     if not stacked or not takes_choices(experts):
