@@ -110,6 +110,18 @@ CASES = [
         ["plan.microbatches", "2 or more", "--set plan.microbatches=2"],
     ),
     Case(
+        "experts of a dense model",
+        train("plan.data=2", "plan.expert=2"),
+        2,
+        ["plan.expert", "dense", "--set plan.expert=1"],
+    ),
+    Case(
+        "routers of a dense model",
+        train("objective.router_aux_loss=0.01"),
+        2,
+        ["objective.router_aux_loss", "dense", "--set objective.router_aux_loss=0"],
+    ),
+    Case(
         "deepspeed with tensor",
         train("engine=deepspeed", "plan.tensor=2"),
         2,

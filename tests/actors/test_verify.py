@@ -20,6 +20,7 @@ from rayline.models.tiny import write_tiny_model
 from rayline.spec import JobSpec, ParallelPlan
 from rayline.train.verify.verdict import Verdict
 from support import planted_bugs
+from support.architectures import write_architecture
 
 pytestmark = [pytest.mark.dist, pytest.mark.timeout(1200)]
 
@@ -29,6 +30,7 @@ DATA, TENSOR, PIPELINE = (
     {axis: 2, "microbatches": MICROBATCHES} for axis in ("data", "tensor", "pipeline")
 )
 STAGES = {"tensor": 2, "pipeline": 2, "microbatches": MICROBATCHES}
+SPREAD = {"data": 4, "expert": 2, "microbatches": MICROBATCHES}
 PLANTED: dict[str, tuple[dict[str, int], Any]] = {
     "good data": (DATA, None),
     "good tensor": (TENSOR, None),
@@ -134,6 +136,17 @@ def test_a_scaled_gradient_is_named_by_what_scaled_it(
 
 def _compared(verdict: Verdict) -> int:
     return next(check.compared for check in verdict.checks if check.check == "gradient")
+
+
+def test_spread_experts_are_equal_and_their_mean_for_a_sum_is_named(tmp_path: Path) -> None:
+    model = write_architecture(tmp_path / "mixtral", "mixtral")
+    trials = {"good": (SPREAD, None), "mean": (SPREAD, planted_bugs.experts_averaged)}
+    found = judged(job(model, SPREAD), trials, tmp_path)
+    assert found["good"].equal, found["good"].offences
+    hints = offending(found["mean"], "gradient")
+    assert len(hints) == 4
+    assert all(".mlp.experts." in name for name in hints)
+    assert set(hints.values()) == {"scaled by 1 / 2: the expert size"}
 
 
 def test_a_swapped_shard_is_named(planted: dict[str, Verdict]) -> None:
@@ -257,6 +270,7 @@ def test_one_axis_can_be_asked_for(model: Path) -> None:
             {"batch": {"sequences": 8, "ramp": {"start": 4, "increment": 4, "steps": 2}}},
         ),
         ("objective.z_loss", {"objective.z_loss": 1e-4}),
+        ("objective.router_aux_loss", {"objective.router_aux_loss": 1e-2}),
         ("guard.spike_factor", {"guard.spike_factor": 10.0}),
     ],
 )

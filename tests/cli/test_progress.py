@@ -6,7 +6,7 @@ import pytest
 
 from rayline.cli.progress import LINE_INTERVAL_S, TrainProgress, eta_s, line_due, step_line
 from rayline.cli.screen import Screen
-from rayline.spec import EvalReport, StepReport
+from rayline.spec import EvalReport, RoutingReport, StepReport
 
 
 def report(step: int, seconds: float = 0.5) -> StepReport:
@@ -55,6 +55,12 @@ def test_a_line_tells_step_loss_speed_and_time_left() -> None:
 def test_a_line_tells_how_busy_the_devices_are_where_that_is_known() -> None:
     busy = replace(report(12), mfu=0.4123)
     assert "2,048 tokens/s  MFU 41.2%  ETA" in step_line(busy, 60, 75.2)
+
+
+def test_a_line_tells_the_largest_load_of_a_mixture_of_experts() -> None:
+    routed = replace(report(12), routing=RoutingReport(max_load=1.3333))
+    assert "max_load 1.33  2,048 tokens/s" in step_line(routed, 60, 75.2)
+    assert "max_load" not in step_line(report(12), 60, 75.2)
 
 
 def test_every_evaluation_gets_a_line(capsys: pytest.CaptureFixture[str]) -> None:

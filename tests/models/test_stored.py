@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
+from rayline.errors import CheckpointError
 from rayline.models.stored import StoredNames
-from rayline.models.weights import read_pretrained
+from rayline.models.weights import INDEX_FILE, read_pretrained
 from rayline.parallel.piece import Piece
 from support.architectures import write_architecture
 
@@ -37,3 +39,25 @@ def test_a_rectangle_of_stacked_experts_is_read_from_their_files(tmp_path: Path)
     piece = Piece(f"weight/{name}", tuple(whole.shape), begin, torch.empty_like(wanted), owner=True)
     read_pretrained(folder, [piece], StoredNames("mixtral"))
     assert torch.equal(piece.data, wanted)
+
+
+def test_files_of_other_ranks_experts_are_never_opened(tmp_path: Path) -> None:
+    folder = write_architecture(tmp_path / "mixtral", "mixtral", num_hidden_layers=1)
+    stored = load_file(folder / "model.safetensors")
+    name = "model.layers.0.mlp.experts.down_proj"
+    own = {key: tensor for key, tensor in stored.items() if ".experts.2." in key}
+    save_file(own, folder / "own.safetensors")
+    files = {key: "own.safetensors" if key in own else "torn.safetensors" for key in stored}
+    (folder / INDEX_FILE).write_text(json.dumps({"weight_map": files}))
+    (folder / "torn.safetensors").write_bytes(b"nothing")
+
+    def read(first: int) -> torch.Tensor:
+        data = torch.empty(1, 64, 96)
+        piece = Piece(f"weight/{name}", (4, 64, 96), (first, 0, 0), data, owner=True)
+        read_pretrained(folder, [piece], StoredNames("mixtral"))
+        return data[0]
+
+    (found,) = (tensor for key, tensor in own.items() if key.endswith("w2.weight"))
+    assert torch.equal(read(2), found)
+    with pytest.raises(CheckpointError, match="torn"):
+        read(1)

@@ -66,3 +66,24 @@ def test_what_no_cut_names_is_whole_and_answered_for_once() -> None:
         assert held.offset == (0,)
         assert torch.equal(norm[held.view], norm)
     assert [layout.answers_for("norm", norm) for layout in layouts] == [True, False, False]
+
+
+@given(cuts(2), st.integers(1, 3), st.integers(1, 3))
+def test_spread_experts_put_together_are_the_whole(
+    found: tuple[Cut, int], expert_ranks: int, own: int
+) -> None:
+    cut, size = found[0], found[1]
+    cut = Cut(cut.dim + 1, cut.spans)
+    shape = [own * expert_ranks, 3, 4]
+    shape[cut.dim] = size
+    whole = torch.arange(torch.Size(shape).numel()).reshape(shape)
+    rebuilt = torch.full_like(whole, -1)
+    for place, experts in enumerate(whole.split(own)):
+        for rank, part in enumerate(parts(experts, cut)):
+            layout = TensorLayout(
+                rank, {"experts": cut}, frozenset({"experts"}), place, expert_ranks
+            )
+            assert layout.whole_shape("experts", part) == tuple(shape)
+            for held in layout.held("experts", part):
+                rebuilt[held.spans] = part[held.view]
+    assert torch.equal(rebuilt, whole)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -91,6 +92,25 @@ def test_a_running_mean_of_the_weights_is_four_bytes_a_parameter() -> None:
         estimate_memory(SHAPE, job(ema=ema)).optimizer_bytes for ema in (None, {"decay": 0.9})
     )
     assert averaged - plain == plain // 2
+
+
+@pytest.mark.parametrize(("kind", "each"), [("adamw", 8), ("muon", 4), ("adam8bit", 2)])
+@pytest.mark.parametrize("stage", [0, 1, 3])
+def test_a_worker_keeps_the_state_of_its_own_experts(stage: int, kind: str, each: int) -> None:
+    """On four data ranks with experts over two. Stage 0 keeps half of them where it kept all; what
+    the other stages share out they share out all the same, and gather less of it."""
+    shape = replace(SHAPE, experts=8, experts_per_token=2, expert_ffn=128)
+    plan = {"plan.data": 4, "plan.zero_stage": stage, "optim": {"kind": kind, "lr": 1e-3}}
+    spread, whole = (
+        estimate_memory(shape, job(**plan, **{"plan.expert": size})) for size in (2, 1)
+    )
+    experts = shape.layers * 3 * shape.hidden * 8 * 128
+
+    saved = each * experts / 2 if stage == 0 else 0
+    assert whole.optimizer_bytes - spread.optimizer_bytes == pytest.approx(saved, rel=1e-6)
+    gathered = experts if stage < 3 else 2 * experts / shape.layers
+    kept = experts if stage == 0 else 0
+    assert whole.weights_bytes - spread.weights_bytes == 4 * (gathered + kept) / 2
 
 
 def test_muon_keeps_one_mean_of_hidden_matrices_and_two_of_the_ends() -> None:

@@ -16,6 +16,7 @@ from transformers import (
     PretrainedConfig,
     Qwen2Config,
     Qwen3Config,
+    Qwen3MoeConfig,
 )
 
 from rayline.planner import count_by_component, count_parameters
@@ -41,7 +42,9 @@ def true_count(config: PretrainedConfig) -> tuple[ModelShape, int]:
 
 @settings(deadline=None, max_examples=40)
 @given(
-    kind=st.sampled_from([LlamaConfig, MistralConfig, MixtralConfig, Qwen2Config, Qwen3Config]),
+    kind=st.sampled_from(
+        [LlamaConfig, MistralConfig, MixtralConfig, Qwen2Config, Qwen3Config, Qwen3MoeConfig]
+    ),
     layers=st.integers(1, 3),
     groups=st.integers(1, 3),
     kv_heads=st.integers(1, 3),
@@ -53,7 +56,10 @@ def true_count(config: PretrainedConfig) -> tuple[ModelShape, int]:
 )
 def test_the_count_is_the_models_own(kind: Any, **sizes: Any) -> None:
     heads = sizes["groups"] * sizes["kv_heads"]
+    # Experts narrower than the config's feed-forward.
+    narrow = {"num_experts": 3, "moe_intermediate_size": 5} if kind is Qwen3MoeConfig else {}
     config = kind(
+        **narrow,
         num_hidden_layers=sizes["layers"],
         hidden_size=sizes["width"] * heads,
         num_attention_heads=heads,

@@ -110,7 +110,7 @@ def test_plans_that_can_work_pass(plan: ParallelPlan, batch: int) -> None:
             "3 attention heads of a tensor rank",
         ),
         (ParallelPlan(data=4, replicate=3), 4, "plan.replicate", "plan.data = 4"),
-        (ParallelPlan(expert=2, data=2), 2, "plan.expert", "not available"),
+        (ParallelPlan(expert=2, data=2), 2, "plan.expert", "the model is dense"),
         (ParallelPlan(stages_per_worker=2), 1, "plan.stages_per_worker", "1 on a pipeline of one"),
         (
             PIPELINE.changed({"schedule": "1f1b"}),
@@ -162,6 +162,43 @@ def test_plans_that_cannot_work_are_refused_by_name(
     assert refused.value.subject == subject
     assert message in str(refused.value)
     assert refused.value.exit_code == 2
+
+
+@pytest.mark.parametrize(
+    ("plan", "subject", "message", "allowed"),
+    [
+        (ParallelPlan(data=6, expert=4), "plan.expert", "plan.data = 6", "1, 2"),
+        (ParallelPlan(data=9, expert=3), "plan.expert", "the model's 8 experts", "1"),
+        (ParallelPlan(data=2, expert=4), "plan.expert", "must divide", "1, 2"),
+        (ParallelPlan(data=8, expert=4, replicate=4), "plan.replicate", "leaves 2 data", "1, 2"),
+    ],
+)
+def test_experts_that_cannot_be_spread_are_refused_by_name(
+    plan: ParallelPlan, subject: str, message: str, allowed: str
+) -> None:
+    mixture = replace(SMOLLM2, experts=8, experts_per_token=2, expert_ffn=512)
+    with pytest.raises(SpecError) as refused:
+        plan.check(mixture, plan.data)
+    assert refused.value.subject == subject
+    assert message in str(refused.value)
+    assert refused.value.allowed == allowed
+    plan.changed({refused.value.subject.removeprefix("plan."): 1}).check(mixture, plan.data)
+
+
+@given(st.integers(1, 4), st.integers(1, 4), st.integers(1, 3), st.integers(1, 2))
+def test_neighbours_along_the_data_axis_have_one_set_of_experts_between_them(
+    expert: int, copies: int, context: int, tensor: int
+) -> None:
+    plan = ParallelPlan(data=expert * copies, expert=expert, context=context, tensor=tensor)
+    for group in plan.groups("data"):
+        places = [plan.expert_place(plan.coordinate(rank)) for rank in group]
+        assert places == [*range(expert)] * copies
+
+
+def test_a_plan_that_spreads_experts_says_so() -> None:
+    plan = ParallelPlan(data=4, tensor=2, expert=2)
+    assert str(plan) == "data 4 x tensor 2, experts over 2"
+    assert plan.world_size == 8
 
 
 def test_fewer_key_value_heads_than_ranks_are_shared_but_none_is_cut() -> None:

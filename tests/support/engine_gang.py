@@ -76,6 +76,12 @@ class Task:
         return found
 
     @property
+    def routing(self) -> list[tuple[float, float | None]]:
+        """Largest load and balance loss of each step of a mixture of experts."""
+        found = json.loads((self.out / "results.json").read_text())["routing"]
+        return [(load, balance) for load, balance in found]
+
+    @property
     def evaluations(self) -> list[tuple[float, int]]:
         """Sum of losses and number of targets, as every rank got them: at first, and after each
         step."""

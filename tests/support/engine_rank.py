@@ -100,7 +100,7 @@ def do(task: dict[str, Any]) -> None:
         restore(engine, Path(task["load"]), pace)
     if task["gradients"]:
         keep("gradients", dict(engine.gradients(share(1))))
-    losses, norms, skipped, evaluations = [], [], [], []
+    losses, norms, skipped, evaluations, routing = [], [], [], [], []
 
     def evaluate() -> None:
         if task["evaluate"]:
@@ -117,6 +117,8 @@ def do(task: dict[str, Any]) -> None:
             outcome = engine.step(share(step), pace.learning_rate(step), pace.admits)
         losses.append(outcome.loss.hex())
         norms.append(outcome.grad_norm)
+        if outcome.routing is not None:
+            routing.append((outcome.routing.max_load, outcome.routing.balance_loss))
         skipped.append(pace.done(step, outcome))
         evaluate()
         if task["save"] and step == task["save_at"]:
@@ -136,6 +138,7 @@ def do(task: dict[str, Any]) -> None:
             "norms": norms,
             "skipped": skipped,
             "evaluations": evaluations,
+            "routing": routing,
         }
         (out / "results.json").write_text(json.dumps(results))
 

@@ -7,6 +7,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from transformers import AutoModelForCausalLM
+from transformers.models.mixtral.modeling_mixtral import load_balancing_loss_func
 
 from rayline.spec import JobSpec
 from rayline.train.objective import NO_TARGET
@@ -52,10 +53,34 @@ class Reference:
     def backward(self, step: int) -> float:
         ids, labels = global_batch(self.spec, self.model.config.vocab_size, step)
         self.model.zero_grad()
-        logits = self.model(ids).logits
-        loss = F.cross_entropy(logits.flatten(0, 1), labels.flatten(), ignore_index=NO_TARGET)
-        loss.backward()
+        coefficient = self.spec.objective.router_aux_loss
+        told = {"output_router_logits": True} if coefficient else {}
+        out = self.model(ids, **told)
+        loss = F.cross_entropy(out.logits.flatten(0, 1), labels.flatten(), ignore_index=NO_TARGET)
+        balance = self.balance(out.router_logits, len(ids)) if coefficient else torch.zeros(())
+        (loss + coefficient * balance).backward()
+        self.balance_loss = balance.item()
+        if coefficient:
+            self.max_load = self.load(out.router_logits)
         return loss.item()
+
+    def balance(self, logits: tuple[torch.Tensor, ...], sequences: int) -> torch.Tensor:
+        """transformers' load-balancing loss, averaged over layers and sequences."""
+        chosen = self.model.config.num_experts_per_tok
+        alone = [
+            load_balancing_loss_func((own,), own.shape[-1], chosen)
+            for layer in logits
+            for own in layer.chunk(sequences)
+        ]
+        return torch.stack(alone).mean()
+
+    def load(self, logits: tuple[torch.Tensor, ...]) -> float:
+        """Choices of the expert that was chosen most over the mean of its layer's, the largest."""
+        chosen = self.model.config.num_experts_per_tok
+        counts = [
+            own.topk(chosen).indices.flatten().bincount(minlength=own.shape[-1]) for own in logits
+        ]
+        return max(int(count.max()) * len(count) / int(count.sum()) for count in counts)
 
     def gradients(self) -> dict[str, torch.Tensor]:
         self.backward(1)

@@ -61,6 +61,23 @@ def scaled_by_microbatches(
     return _scaled(build_engine(job, context, model, device), job.plan.microbatches)
 
 
+def experts_averaged(
+    job: JobSpec, context: WorkerContext, model: Path, device: torch.device
+) -> Engine:
+    """The gradients of experts are means over the ranks that have a set of them between them."""
+    engine: Any = build_engine(job, context, model, device)
+    real = engine._forward_backward
+
+    def forward_backward(batch: Batch) -> tuple[float, int]:
+        told: tuple[float, int] = real(batch)
+        for name in engine._layout.experts:
+            engine._parameters[name].grad.mul_(1 / job.plan.expert)
+        return told
+
+    engine._forward_backward = forward_backward
+    return engine
+
+
 SWAPPED = "model.layers.0.mlp.up_proj.weight"
 
 

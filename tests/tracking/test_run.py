@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from rayline.errors import InterruptedByUser, SpecError
-from rayline.spec import EvalReport, StepParts, StepReport, TrackingSpec
+from rayline.spec import EvalReport, RoutingReport, StepParts, StepReport, TrackingSpec
 from rayline.tracking import amend_run, list_runs, open_run, read_run
 
 Reports = Callable[[int], StepReport]
@@ -68,7 +68,7 @@ def test_measures_of_a_run_reach_the_store(tracking: TrackingSpec, report: Repor
                 report(1), workers=4, mfu=0.4, evaluations=(evaluated(0, 2.0), evaluated(1, 1.0))
             )
         )
-        run.observe(replace(report(2), parts=parts))
+        run.observe(replace(report(2), parts=parts, routing=RoutingReport(1.5, 2.25)))
         run.observe(replace(report(3), evaluations=(evaluated(3, 800.0),)))
         run.summarize(3, {"rank 0 pp0-dp0-cp0-tp0": 2**30, "rank 1 pp0-dp1-cp0-tp0": 3 * 2**30})
 
@@ -81,6 +81,8 @@ def test_measures_of_a_run_reach_the_store(tracking: TrackingSpec, report: Repor
     assert metrics["val_perplexity"][2][1] > 1e300
     assert metrics["tokens_per_s_per_device"] == [(1, 50.0), (2, 250.0), (3, 200.0)]
     assert metrics["mfu"] == [(1, 0.4)]
+    assert metrics["routing/max_load"] == [(2, 1.5)]
+    assert metrics["routing/balance_loss"] == [(2, 2.25)]
     assert metrics["time/communication_s"] == [(2, 0.05)]
     assert metrics["time/compute_s"] == [(2, pytest.approx(0.25))]
     assert metrics["time/checkpoint_s"] == [(2, 0.1)]

@@ -156,8 +156,13 @@ def step_line(report: StepReport, last_step: int, left_s: float) -> str:
     return (
         f"step {report.step}/{last_step}  loss {report.loss:.4f}  "
         f"grad_norm {report.grad_norm:.3f}  lr {report.lr:.2e}  "
-        f"{speed_text(report)}  ETA {duration_text(left_s)}"
+        f"{routing_text(report)}{speed_text(report)}  ETA {duration_text(left_s)}"
     )
+
+
+def routing_text(report: StepReport) -> str:
+    """How unevenly tokens went to experts, and a gap behind it; empty for a dense model."""
+    return "" if report.routing is None else f"max_load {report.routing.max_load:.2f}  "
 
 
 def speed_text(report: StepReport) -> str:

@@ -110,6 +110,13 @@ class ModelStage(nn.Module):
         return dict(self.model.tp_plan)
 
     @property
+    def expert_words(self) -> dict[str, str]:
+        """The words of `tensor_words`, and those of the model's expert plan: what names experts."""
+        prefix = self.model.base_model_prefix
+        spread: dict[str, str] = self.model.config.base_model_ep_plan or {}
+        return {**{f"{prefix}.{name}": word for name, word in spread.items()}, **self.tensor_words}
+
+    @property
     def splittable(self) -> ModelParts:
         """What the tensor axis has to know of the stage's modules."""
         config, prefix = self.model.config, self.model.base_model_prefix

@@ -68,7 +68,8 @@ def _opened(file: Path) -> safe_open:
 
 
 def _read_rectangle(file: Path, stored: Stored, piece: Piece) -> None:
-    """Copy what the tensor and the piece have in common."""
+    """Copy what the tensor and the piece have in common; a file that has nothing of it is not
+    opened (a rank holds few of a mixture's experts)."""
     begins = [max(a, b) for a, b in zip(stored.offset, piece.offset, strict=True)]
     ends = [
         min(a + m, b + n)
@@ -76,6 +77,8 @@ def _read_rectangle(file: Path, stored: Stored, piece: Piece) -> None:
             stored.offset, stored.extent, piece.offset, piece.data.shape, strict=True
         )
     ]
+    if any(begin >= end for begin, end in zip(begins, ends, strict=True)):
+        return
     with _opened(file) as tensors:
         whole = tensors.get_slice(stored.name)
         if tuple(whole.get_shape()) != stored.shape():
@@ -84,8 +87,6 @@ def _read_rectangle(file: Path, stored: Stored, piece: Piece) -> None:
                 f"tensor {stored.name!r} in {file.name} has shape {tuple(whole.get_shape())}, "
                 f"the config asks for {stored.shape()}",
             )
-        if any(begin >= end for begin, end in zip(begins, ends, strict=True)):
-            return
         there = _within(begins, ends, stored.offset)
         own = piece.data[_within(begins, ends, piece.offset)]
         if stored.stacked:

@@ -11,6 +11,7 @@ Korthikanti et al. 2022, section 4.2).
 | gather_summing | join the ranks' parts | sum over the ranks, keep the own part |
 | reduce_and_keep_own | sum over the ranks, keep the own part | join the ranks' parts |
 | exchange | cut one dim, join another | the same the other way round |
+| exchange_rows | send each rank its rows, join those received | the same the other way round |
 
 `copy_to` belongs before work that each rank does for its own part only: its input's gradients are
 parts of a sum. `gather` belongs before work that all ranks repeat: its output's gradients are
@@ -67,6 +68,15 @@ def exchange(tensor: torch.Tensor, cut_dim: int, join_dim: int, group: Group) ->
     """Cut `cut_dim` over the ranks and join their parts along `join_dim` (an all-to-all: DeepSpeed
     Ulysses, Jacobs et al. 2023)."""
     return cast(torch.Tensor, _Exchange.apply(tensor, cut_dim, join_dim, group))
+
+
+def exchange_rows(
+    rows: torch.Tensor, sent: Sequence[int], received: Sequence[int], group: Group
+) -> torch.Tensor:
+    """Send each rank of the group its rows and join those that come, both in the order of ranks.
+    `rows` [sum(sent), ..]; `sent`, `received`: rows to and from each rank, of which any may be 0.
+    Returns [sum(received), ..]."""
+    return cast(torch.Tensor, _ExchangeRows.apply(rows, list(sent), list(received), group))
 
 
 class _CopyTo(Function):
@@ -148,6 +158,27 @@ class _Exchange(Function):
     @staticmethod
     def backward(ctx: Any, grad: torch.Tensor) -> tuple[Any, ...]:
         return _exchanged(grad, ctx.join_dim, ctx.cut_dim, ctx.group), None, None, None
+
+
+class _ExchangeRows(Function):
+    @staticmethod
+    def forward(
+        ctx: Any, rows: torch.Tensor, sent: list[int], received: list[int], group: Group
+    ) -> torch.Tensor:
+        ctx.sent, ctx.received, ctx.group = sent, received, group
+        return _rows_exchanged(rows, sent, received, group)
+
+    @staticmethod
+    def backward(ctx: Any, grad: torch.Tensor) -> tuple[Any, ...]:
+        return _rows_exchanged(grad, ctx.received, ctx.sent, ctx.group), None, None, None
+
+
+def _rows_exchanged(
+    rows: torch.Tensor, sent: list[int], received: list[int], group: Group
+) -> torch.Tensor:
+    arrived = rows.new_empty((sum(received), *rows.shape[1:]))
+    dist.all_to_all_single(arrived, rows.contiguous(), received, sent, group=group)
+    return arrived
 
 
 def _exchanged(tensor: torch.Tensor, cut_dim: int, join_dim: int, group: Group) -> torch.Tensor:

@@ -32,13 +32,32 @@ def split_over_data_axis(
     states stay float32.
     """
     policy = MixedPrecisionPolicy(param_dtype=compute_dtype, reduce_dtype=torch.float32)
+    for module in (*layers, root):
+        _shard(module, mesh, plan, policy)
+
+
+def split_experts_over_data_axis(
+    experts: Iterable[nn.Module], mesh: DeviceMesh, plan: ParallelPlan, compute_dtype: torch.dtype
+) -> None:
+    """Shard modules of experts, in place, over the ranks of `mesh`, which hold the same ones; call
+    it before `split_over_data_axis`, which leaves alone what is sharded already."""
+    # What the experts are called with comes from their layer, in the types that it computes with.
+    policy = MixedPrecisionPolicy(
+        param_dtype=compute_dtype, reduce_dtype=torch.float32, cast_forward_inputs=False
+    )
+    for module in experts:
+        _shard(module, mesh, plan, policy)
+
+
+def _shard(
+    module: nn.Module, mesh: DeviceMesh, plan: ParallelPlan, policy: MixedPrecisionPolicy
+) -> None:
     # A split backward pass looks for the very weights that the forward pass used.
     reshard = plan.zero_stage == 3 and not plan.splits_backward
-    for module in (*layers, root):
-        sharded = fully_shard(module, mesh=mesh, mp_policy=policy, reshard_after_forward=reshard)
-        # A factor of one is a plain sum; forcing the sum keeps to reductions that gloo has.
-        sharded.set_gradient_divide_factor(1.0)
-        sharded.set_force_sum_reduction_for_comms(True)
+    sharded = fully_shard(module, mesh=mesh, mp_policy=policy, reshard_after_forward=reshard)
+    # A factor of one is a plain sum; forcing the sum keeps to reductions that gloo has.
+    sharded.set_gradient_divide_factor(1.0)
+    sharded.set_force_sum_reduction_for_comms(True)
 
 
 def choose_reduction(root: nn.Module, plan: ParallelPlan, microbatch: int) -> None:

@@ -1,8 +1,10 @@
 """Which rectangles of a whole parameter this rank holds, and which rank answers for them.
 
-Two cuts follow each other. The tensor axis cuts first: a `Cut` says so in whole numbers, and the
-parameter is a plain tensor of what is left. FSDP2 then cuts that along its first dim, as
-torch.chunk does (the last parts may be smaller or empty), and says so in the DTensor's placements.
+Cuts follow each other. The tensor axis cuts first: a `Cut` says so in whole numbers, and the
+parameter is a plain tensor of what is left. Of experts that are spread, which lie one behind
+another along the first dim (the tensor axis cuts others), only the rank's own are left. FSDP2 then
+cuts that along its first dim, as torch.chunk does (the last parts may be smaller or empty), and
+says so in the DTensor's placements.
 """
 
 from __future__ import annotations
@@ -35,12 +37,17 @@ class Held:
 
 @dataclass(frozen=True, slots=True)
 class TensorLayout:
-    """How the tensor axis cuts a stage, as this rank sees it."""
+    """How the tensor axis and the experts' cut a stage, as this rank sees it."""
 
     rank: int
     """Place on the tensor axis."""
     cuts: Mapping[str, Cut]
     """Parameter name to its cut; what is not named is whole on every rank."""
+    experts: frozenset[str] = frozenset()
+    """Parameters of which each of `expert_ranks` ranks holds an equal part of the first dim."""
+    expert_rank: int = 0
+    """Which part this rank holds, counted from 0."""
+    expert_ranks: int = 1
 
     def whole_shape(self, name: str, parameter: torch.Tensor) -> tuple[int, ...]:
         """Shape of the whole parameter, of which `parameter` is this rank's part."""
@@ -48,6 +55,8 @@ class TensorLayout:
         cut = self.cuts.get(name)
         if cut is not None:
             shape[cut.dim] = max(end for spans in cut.spans for _, end in spans)
+        if name in self.experts:
+            shape[0] *= self.expert_ranks
         return tuple(shape)
 
     def held(self, name: str, parameter: torch.Tensor) -> list[Held]:
@@ -58,6 +67,8 @@ class TensorLayout:
         extents = list(parameter.shape)
         if dim is not None:
             begins[dim], extents[dim] = kept[0], kept[1] - kept[0]
+        if name in self.experts:
+            begins[0] += self.expert_rank * parameter.shape[0]
         if cut is None:
             return [Held(tuple(begins), tuple(slice(0, extent) for extent in extents))]
         return [

@@ -5,12 +5,16 @@ shard over all of it, or over the part that plan.replicate leaves; stage 0 repli
 it. That is FSDP2's hybrid-sharding mesh, so each stage is a shape of the same mesh and not a code
 path of its own. To FSDP2 the context axis is more of the same: its ranks hold the same weights and
 see other tokens.
+
+Experts that are spread lie on a mesh of their own: `expert` neighbours of the data axis have one
+set of them between them, and only ranks at the same place of their set hold the same experts.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
+import torch
 import torch.distributed as dist
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 
@@ -32,12 +36,32 @@ class GangMesh:
     """The ranks that hold this rank's sequences with it, in the order of their parts; None where
     each holds whole ones."""
 
+    expert_mesh: DeviceMesh | None
+    """Axes expert, replicate and shard behind all others; None where each rank holds all experts
+    of its layers."""
+
+    @property
+    def experts_data(self) -> DeviceMesh:
+        """Mesh of the ranks that hold the same experts, for FSDP2, in the shape of `data`. Raises
+        ValueError where experts are not spread."""
+        return _fsdp_mesh(self._spread, self.plan)
+
+    @property
+    def expert_group(self) -> dist.ProcessGroup:
+        """The ranks that have one set of experts between them, in the order of their parts. Raises
+        ValueError where experts are not spread."""
+        return self._spread["expert"].get_group()
+
+    @property
+    def _spread(self) -> DeviceMesh:
+        if self.expert_mesh is None:
+            raise ValueError("the plan spreads no experts")
+        return self.expert_mesh
+
     @property
     def data(self) -> DeviceMesh:
         """Mesh that FSDP2 shards (and, with two dims, replicates) over."""
-        if self.device_mesh["replicate"].size() > 1 or self.plan.zero_stage == 0:
-            return self.device_mesh["replicate", "shard"]
-        return self.device_mesh["shard"]
+        return _fsdp_mesh(self.device_mesh, self.plan)
 
     @property
     def tensor_group(self) -> dist.ProcessGroup:
@@ -58,6 +82,12 @@ class GangMesh:
     def is_last_stage(self) -> bool:
         """Whether this rank holds the head."""
         return self.coordinate.pipeline == self.plan.worker_of_stage(self.plan.stages - 1)
+
+
+def _fsdp_mesh(mesh: DeviceMesh, plan: ParallelPlan) -> DeviceMesh:
+    if mesh["replicate"].size() > 1 or plan.zero_stage == 0:
+        return mesh["replicate", "shard"]
+    return mesh["shard"]
 
 
 def sharing_group(plan: ParallelPlan, rank: int, sharing: int) -> dist.ProcessGroup | None:
@@ -87,6 +117,24 @@ def build_mesh(plan: ParallelPlan, rank: int, device_type: str) -> GangMesh:
         coordinate=plan.coordinate(rank),
         device_mesh=mesh,
         context_group=_context_group(plan, rank),
+        expert_mesh=_expert_mesh(plan, device_type),
+    )
+
+
+def _expert_mesh(plan: ParallelPlan, device_type: str) -> DeviceMesh | None:
+    if plan.expert == 1:
+        return None
+    copies = plan.data // plan.expert
+    holders = copies * plan.context
+    ranks = torch.arange(plan.world_size).view(
+        plan.pipeline, copies, plan.expert, plan.context, plan.tensor
+    )
+    replicate = holders if plan.zero_stage == 0 else plan.replicate
+    sizes = (-1, plan.expert, replicate, holders // replicate)
+    return DeviceMesh(
+        device_type,
+        ranks.permute(0, 4, 2, 1, 3).reshape(sizes),
+        mesh_dim_names=("apart", "expert", "replicate", "shard"),
     )
 
 

@@ -43,8 +43,9 @@ PARTIAL_GRADIENT = "replicated_with_grad_allreduce"
 """Whole on every rank, but each rank's gradient counts its own heads only."""
 _CUT_BY_OUTPUT = ("colwise", "colwise_gather_output", "packed_colwise")
 _CUT_BY_INPUT = ("rowwise", "rowwise_split_input")
-_EXPERTS = "moe_tp_experts"
-KNOWN_WORDS = (*_CUT_BY_OUTPUT, *_CUT_BY_INPUT, "embedding_rowwise", _EXPERTS, PARTIAL_GRADIENT)
+EXPERTS = "moe_tp_experts"
+"""A module that holds all experts of a layer."""
+KNOWN_WORDS = (*_CUT_BY_OUTPUT, *_CUT_BY_INPUT, "embedding_rowwise", EXPERTS, PARTIAL_GRADIENT)
 
 SEQUENCE_DIM = 1
 
@@ -70,6 +71,8 @@ class TensorSplit:
     cuts: dict[str, Cut] = field(default_factory=dict)
     partial: list[str] = field(default_factory=list)
     """Whole parameters whose gradients are parts of a sum over the tensor group."""
+    experts: list[str] = field(default_factory=list)
+    """Parameters of experts of which each rank holds its own, along the first dim."""
     vocabulary: VocabularySlice | None = None
     """The logits that this rank's head makes; None where the stage has no head."""
 
@@ -77,6 +80,7 @@ class TensorSplit:
         """Take in what splitting another stage did, by names in the whole model."""
         self.cuts |= {whole_name(name): cut for name, cut in other.cuts.items()}
         self.partial += [whole_name(name) for name in other.partial]
+        self.experts += [whole_name(name) for name in other.experts]
         self.vocabulary = other.vocabulary or self.vocabulary
 
 
@@ -192,7 +196,7 @@ class _Splitting:
                 change_input(module, lambda x: copy_to(x, self._group))
         elif word in _CUT_BY_INPUT:
             self._split_by_input(name, _linear(name, module), word, ends_rowwise)
-        elif word == _EXPERTS:
+        elif word == EXPERTS:
             self._split_experts(name, module)
         elif word == PARTIAL_GRADIENT:
             self.done.partial += [f"{name}.{own}" for own, _ in module.named_parameters()]
@@ -233,7 +237,7 @@ class _Splitting:
     def _split_experts(self, name: str, experts: nn.Module) -> None:
         """All experts on every rank, each with a slice of its width."""
         for own, parameter in list(experts.named_parameters(recurse=False)):
-            word = self._words.get(_pattern(f"{name}.{own}"))
+            word = self._word(f"{name}.{own}")
             if word == "packed_colwise":
                 dim = parameter.dim() - 2
                 self._cut(name, own, packed_cut(dim, parameter.shape[dim], self._ranks, 2))
@@ -298,7 +302,7 @@ class _Splitting:
         ]
         matrices = [word for module, word in words if isinstance(module, nn.Linear)]
         known = (*_CUT_BY_OUTPUT, *_CUT_BY_INPUT)
-        has_experts = any(word == _EXPERTS for _, word in words)
+        has_experts = any(word == EXPERTS for _, word in words)
         return bool(matrices) and not has_experts and all(word in known for word in matrices)
 
     def _refuse_heads_left_whole(self, name: str, block: nn.Module) -> None:
@@ -337,7 +341,7 @@ class _Splitting:
         return copy_to(tensor, self._group)
 
     def _word(self, name: str) -> str | None:
-        return self._words.get(_pattern(name))
+        return word_of(name, self._words)
 
 
 def sum_partial_gradients(gradients: Iterator[tuple[torch.Tensor, dist.ProcessGroup]]) -> None:
@@ -350,9 +354,10 @@ def sum_partial_gradients(gradients: Iterator[tuple[torch.Tensor, dist.ProcessGr
             work.wait()
 
 
-def _pattern(name: str) -> str:
-    """The name with a star in place of each number between dots, as the plans are written."""
-    return re.sub(r"(?<=\.)\d+(?=\.|$)", "*", name)
+def word_of(name: str, words: Mapping[str, str]) -> str | None:
+    """The word for the module or parameter of this name; plans are written with a star in place of
+    each number between dots."""
+    return words.get(re.sub(r"(?<=\.)\d+(?=\.|$)", "*", name))
 
 
 def _linear(name: str, module: nn.Module) -> nn.Linear:

@@ -78,22 +78,26 @@ def estimate_memory(shape: ModelShape, job: JobSpec) -> MemoryEstimate:
 
 @dataclass(frozen=True, slots=True)
 class _Held:
-    """Parameters of one worker's stages that fall to one tensor rank."""
+    """Parameters of one worker's stages that fall to one tensor rank, of experts its own."""
 
     all: int
     layer: int
     """Of them, in one layer."""
     ends: int
     """Of them, in embedding, final norm and head."""
+    experts: int
+    """Of them, in experts."""
 
 
 def _held(shape: ModelShape, job: JobSpec, stages: dict[int, int]) -> _Held:
     """`stages`: number of each stage of the worker to its layers."""
     parts, tensor = count_by_component(shape), job.plan.tensor
-    layer = -(-(parts.layer_attention + parts.layer_ffn) // tensor) + parts.layer_whole
-    last = job.plan.stages - 1
+    layers, last = sum(stages.values()), job.plan.stages - 1
+    ffn = parts.layer_ffn // job.plan.expert
+    layer = -(-(parts.layer_attention + ffn) // tensor) + parts.layer_whole
     ends = sum(_ends(parts, tensor, first=stage == 0, last=stage == last) for stage in stages)
-    return _Held(all=sum(stages.values()) * layer + ends, layer=layer, ends=ends)
+    experts = layers * ffn // tensor if shape.experts else 0
+    return _Held(all=layers * layer + ends, layer=layer, ends=ends, experts=experts)
 
 
 def _ends(parts: ParameterCounts, tensor: int, *, first: bool, last: bool) -> int:
@@ -145,7 +149,10 @@ def _native_state(held: _Held, job: JobSpec) -> tuple[int, int, int]:
     """Weights, gradients and optimizer of FSDP2's ZeRO stages."""
     plan, compute = job.plan, _COMPUTE_BYTES[job.precision]
     holders = plan.data * plan.context
-    kept = -(-held.all // (holders // plan.replicate if plan.zero_stage else 1))
+    shards = holders // plan.replicate if plan.zero_stage else 1
+    # Ranks that hold the same experts are fewer than those that hold the same of all else.
+    sharing = max(1, shards // plan.expert)
+    kept = -(-(held.all - held.experts) // shards) - (-held.experts // sharing)
     weights = gradients = _FP32_BYTES * kept
     if holders > 1 or job.precision != "fp32":
         # One layer computes while the next one arrives; embedding and head stay for the step.
@@ -155,20 +162,21 @@ def _native_state(held: _Held, job: JobSpec) -> tuple[int, int, int]:
         weights += compute * (near if plan.zero_stage == 3 and not holds_all else held.all)
         accumulates = (plan.zero_stage < 2 or holds_all) and plan.microbatches > 1
         gradients += _FP32_BYTES * held.all if accumulates else compute * near
-    return weights, gradients, _optimizer_bytes(held, job, kept)
+    return weights, gradients, _optimizer_bytes(held, job, kept, 1 / shards)
 
 
-def _optimizer_bytes(held: _Held, job: JobSpec, kept: int) -> int:
-    """State, and running mean, of the `kept` parameters out of those held by the tensor rank."""
+def _optimizer_bytes(held: _Held, job: JobSpec, kept: int, share: float) -> int:
+    """State, and running mean, of the `kept` parameters out of those held by the tensor rank;
+    `share`: what of those in no expert that is."""
     optim = job.optim
     each = 0.0 if isinstance(optim, SgdSpec) and not optim.momentum else _STATE_BYTES[optim.kind]
     total = each * kept
     if isinstance(optim, MuonSpec):
-        share = kept / max(1, held.all)
         total += (_ADAMW_BESIDE_MUON_BYTES - each) * share * held.ends
     if isinstance(optim, Adam8bitSpec):
         # The blocks' largest values, of both means, are whole on every rank of the stage.
-        total += 2 * _FP32_BYTES * held.all * job.plan.tensor / _BLOCK_ELEMENTS
+        all_experts = held.all + (job.plan.expert - 1) * held.experts
+        total += 2 * _FP32_BYTES * all_experts * job.plan.tensor / _BLOCK_ELEMENTS
     if job.ema is not None:
         total += _FP32_BYTES * kept
     return math.ceil(total)
@@ -183,7 +191,8 @@ def _deepspeed_state(held: _Held, job: JobSpec) -> tuple[int, int, int]:
     mastered = shard if plan.zero_stage >= 1 else held.all
     master = 0 if job.precision == "fp32" else _FP32_BYTES * mastered
     gradients = _FP32_BYTES * (shard if plan.zero_stage >= 2 else held.all)
-    return computed + master, gradients, _optimizer_bytes(held, job, mastered)
+    optimizer = _optimizer_bytes(held, job, mastered, mastered / max(1, held.all))
+    return computed + master, gradients, optimizer
 
 
 def layer_activation_bytes(shape: ModelShape, job: JobSpec) -> int:

@@ -1,8 +1,8 @@
 """How many parameters a model has, by component, from its shape alone.
 
-The count is exact for the architectures of the tests (Llama, Mistral, Mixtral, Qwen2, Qwen3, with
-the biases that their configs have by default). Another architecture is counted as if it were a
-Llama: three feed-forward matrices, two norms a layer, no biases.
+The count is exact for the architectures of the tests (Llama, Mistral, Mixtral, Qwen2, Qwen3,
+Qwen3-MoE, with the biases that their configs have by default). Another architecture is counted as
+if it were a Llama: three feed-forward matrices, two norms a layer, no biases.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ def count_by_component(shape: ModelShape) -> ParameterCounts:
     return ParameterCounts(
         embedding=table,
         layer_attention=attention,
-        layer_ffn=3 * shape.hidden * shape.ffn * max(1, shape.experts),
+        layer_ffn=3 * shape.hidden * (shape.experts * shape.expert_ffn or shape.ffn),
         layer_whole=whole,
         final_norm=shape.hidden,
         head=0 if shape.tied_embeddings else table,

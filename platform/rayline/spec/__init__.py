@@ -37,6 +37,7 @@ from rayline.spec.tune import AshaSpec, Range, TuneSpec
 from rayline.spec.worker import (
     EvalReport,
     ExportReport,
+    RoutingReport,
     StepParts,
     StepReport,
     TrainResult,
@@ -86,6 +87,7 @@ __all__ = [
     "Range",
     "ResourceSpec",
     "RmspropSpec",
+    "RoutingReport",
     "ScaleSpec",
     "Schedule",
     "ScheduleSpec",

@@ -131,6 +131,11 @@ class JobSpec(Document):
                 "engine deepspeed splits along plan.data only; for tensor, pipeline or context use "
                 "engine: native"
             )
+        if self.engine == "deepspeed" and (plan.expert > 1 or self.objective.router_aux_loss):
+            raise ValueError(
+                "engine deepspeed knows no plan.expert above 1 and no objective.router_aux_loss; "
+                "use engine: native"
+            )
         if self.engine == "deepspeed" and self.precision == "fp16":
             raise ValueError("engine deepspeed knows no precision fp16; use engine: native")
         if self.engine == "deepspeed" and (self.ema is not None or self.recompute != "none"):
@@ -187,6 +192,14 @@ class JobSpec(Document):
     def check(self, model: ModelShape, workers_per_node: int | None = None) -> None:
         """Refuse what the plan, the model and the batch cannot do together. Raises SpecError."""
         self.plan.check(model, self.batch.sequences, workers_per_node)
+        if self.objective.router_aux_loss and not model.experts:
+            raise SpecError(
+                "objective.router_aux_loss",
+                "the model is dense: it has no routers to even out",
+                value=self.objective.router_aux_loss,
+                allowed="0",
+                fix="--set objective.router_aux_loss=0",
+            )
         rows = self.plan.data * self.plan.microbatches
         self.batch.check_parts(rows, f"{self.plan.data} x {self.plan.microbatches}")
         parts = self.plan.context * (self.plan.tensor if self.plan.sequence else 1)

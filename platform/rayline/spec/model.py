@@ -15,6 +15,7 @@ from pydantic import model_validator
 from rayline.errors import SpecError
 from rayline.spec.document import Document
 
+_EXPERTS = ("num_local_experts", "num_experts", "n_routed_experts")
 _KINDS = ("hub", "directory", "run", "registry")
 
 
@@ -77,6 +78,8 @@ class ModelShape:
     """Routed experts per layer; 0 for a dense model."""
     experts_per_token: int = 0
     """Experts that each token is sent to; 0 for a dense model."""
+    expert_ffn: int = 0
+    """Feed-forward width of one routed expert; 0 for a dense model."""
     architecture: str = ""
 
     @classmethod
@@ -104,7 +107,9 @@ class ModelShape:
 
         heads = size("num_attention_heads", "n_head")
         hidden = size("hidden_size", "n_embd")
-        experts = int(text.get("num_local_experts") or text.get("num_experts") or 0)
+        named = (text.get(name) for name in _EXPERTS)
+        experts = next((int(count) for count in named if count), 0)
+        ffn = size("intermediate_size", "n_inner", default=4 * hidden)
         architectures = config.get("architectures") or [config.get("model_type", "")]
         return cls(
             layers=size("num_hidden_layers", "n_layer"),
@@ -112,7 +117,7 @@ class ModelShape:
             heads=heads,
             kv_heads=size("num_key_value_heads", default=heads),
             head_dim=size("head_dim", default=hidden // heads),
-            ffn=size("intermediate_size", "n_inner", default=4 * hidden),
+            ffn=ffn,
             vocab=size("vocab_size"),
             tied_embeddings=bool(
                 config.get("tie_word_embeddings", text.get("tie_word_embeddings", False))
@@ -120,5 +125,6 @@ class ModelShape:
             max_positions=int(text.get("max_position_embeddings") or 0),
             experts=experts,
             experts_per_token=int(text.get("num_experts_per_tok") or 0) if experts else 0,
+            expert_ffn=size("moe_intermediate_size", default=ffn) if experts else 0,
             architecture=str(architectures[0]),
         )

@@ -10,7 +10,7 @@ pipeline outermost).
 from __future__ import annotations
 
 from dataclasses import dataclass
-from math import prod
+from math import gcd, prod
 from typing import Literal
 
 from pydantic import Field
@@ -59,7 +59,9 @@ class ParallelPlan(Document):
     """Workers that split each sequence, and exchange heads for tokens in the attention (Ulysses,
     Jacobs et al. 2023)."""
     expert: int = Field(default=1, ge=1)
-    """Workers, out of the data axis, over which the experts of a mixture are spread."""
+    """Workers, out of the data axis, over which the experts of a mixture are spread: each holds
+    experts / expert of them, and tokens travel to the experts that they chose and back (GShard,
+    Lepikhin et al. 2020). Neighbours along the data axis share out one set of experts."""
     zero_stage: Literal[0, 1, 2, 3] = 3
     """What the data axis shards: 0 nothing, 1 optimizer states, 2 gradients too, 3 weights too
     (Rajbhandari et al. 2020)."""
@@ -115,6 +117,10 @@ class ParallelPlan(Document):
             others = tuple(getattr(here, other) for other in AXES if other != axis)
             found.setdefault(others, []).append(rank)
         return [tuple(group) for group in found.values()]
+
+    def expert_place(self, coordinate: Coordinate) -> int:
+        """Which part of the experts the worker at `coordinate` holds, counted from 0."""
+        return coordinate.data % self.expert
 
     @property
     def schedule_rules(self) -> ScheduleRules:
@@ -191,7 +197,7 @@ class ParallelPlan(Document):
                 f"does not divide the {heads} attention heads of a tensor rank, which the ranks of "
                 "a sequence exchange for tokens",
                 value=self.context,
-                allowed=_one_of([size for size in range(1, heads + 1) if heads % size == 0]),
+                allowed=_one_of(_divisors(heads)),
                 fix="choose one of the allowed sizes",
             )
         if self.data % self.replicate:
@@ -199,15 +205,40 @@ class ParallelPlan(Document):
                 "plan.replicate",
                 f"does not divide plan.data = {self.data}",
                 value=self.replicate,
-                allowed=_one_of([n for n in range(1, self.data + 1) if self.data % n == 0]),
+                allowed=_one_of(_divisors(self.data)),
             )
-        if self.expert > 1:
+        self._check_experts(model)
+
+    def _check_experts(self, model: ModelShape) -> None:
+        """Whether the data axis and the model's experts can be spread as told."""
+        if self.expert == 1:
+            return
+        if not model.experts:
             raise SpecError(
                 "plan.expert",
-                "this axis is not available",
+                "the model is dense: it has no experts to spread",
                 value=self.expert,
                 allowed="1",
-                fix="use plan.tensor, which cuts each expert, with plan.data and plan.pipeline",
+                fix="--set plan.expert=1; plan.data, plan.tensor and plan.pipeline split any model",
+            )
+        if self.data % self.expert or model.experts % self.expert:
+            raise SpecError(
+                "plan.expert",
+                f"must divide plan.data = {self.data}, out of which its workers are taken, and the "
+                f"model's {model.experts} experts",
+                value=self.expert,
+                allowed=_one_of(_divisors(gcd(self.data, model.experts))),
+                fix="choose one of the allowed sizes, or another plan.data",
+            )
+        sharing = self.data // self.replicate
+        if sharing % self.expert:
+            raise SpecError(
+                "plan.replicate",
+                f"leaves {sharing} data ranks to share one copy, over which plan.expert = "
+                f"{self.expert} cannot spread the experts",
+                value=self.replicate,
+                allowed=_one_of(_divisors(self.data // self.expert)),
+                fix="choose one of the allowed sizes, or a smaller plan.expert",
             )
 
     def _check_stages(self, model: ModelShape) -> None:
@@ -309,7 +340,8 @@ class ParallelPlan(Document):
         axes = [
             f"{axis} {getattr(self, axis)}" for axis in ("data", "tensor", "pipeline", "context")
         ]
-        return " x ".join(text for text in axes if not text.endswith(" 1")) or "one worker"
+        named = " x ".join(text for text in axes if not text.endswith(" 1")) or "one worker"
+        return f"{named}, experts over {self.expert}" if self.expert > 1 else named
 
 
 _WORDS = {"heads": "attention heads", "kv_heads": "key-value heads", "ffn": "feed-forward width"}
@@ -323,6 +355,10 @@ def _tensor_sizes(model: ModelShape) -> list[int]:
         and (model.kv_heads % size == 0 or size % model.kv_heads == 0)
         and model.ffn % size == 0
     ]
+
+
+def _divisors(size: int) -> list[int]:
+    return [n for n in range(1, size + 1) if size % n == 0]
 
 
 def _one_of(sizes: list[int]) -> str:

@@ -100,6 +100,10 @@ class ObjectiveSpec(Document):
     """Share of each target that is spread evenly over the vocabulary."""
     z_loss: float = Field(default=0.0, ge=0)
     """Coefficient of the squared logarithm of the softmax's denominator, such as 1e-4."""
+    router_aux_loss: float = Field(default=0.0, ge=0)
+    """Coefficient of the balance loss of a mixture's routers (Fedus et al. 2021), such as the
+    router_aux_loss_coef of the model's config; taken over each sequence by itself, and averaged
+    over sequences and layers. The reported loss is without it."""
 
 
 class AverageSpec(Document):

@@ -72,6 +72,19 @@ class StepParts:
 
 
 @dataclass(frozen=True, slots=True)
+class RoutingReport:
+    """How evenly the tokens of a step's global batch went to the experts of a mixture."""
+
+    max_load: float
+    """Choices of the expert that was chosen most, over the mean of its layer's experts; of all
+    layers the largest. 1 is even."""
+    balance_loss: float | None = None
+    """Mean over sequences and layers of the balance loss (see `rayline.parallel.routing`), before
+    its coefficient: the number of experts that a token is sent to where all are chosen alike. None
+    without objective.router_aux_loss."""
+
+
+@dataclass(frozen=True, slots=True)
 class EvalReport:
     """One evaluation over the held-out sequences; the same under every plan but for rounding."""
 
@@ -123,6 +136,8 @@ class StepReport:
     """Model FLOPs utilization, 0..1: the operations that the model needs for the processed tokens
     over what all devices could have done meanwhile (Chowdhery et al. 2022, appendix B), in the time
     of training alone; None where the devices' peak is not known."""
+    routing: RoutingReport | None = None
+    """How tokens went to experts; None for a dense model."""
     parts: StepParts = StepParts()
     evaluations: tuple[EvalReport, ...] = ()
     """Evaluations since the last report: the one after this step, and in a run's first report the

@@ -170,7 +170,7 @@ class TrackedRun:
 def step_metrics(report: StepReport) -> list[tuple[str, float | None, int]]:
     """The metrics of one report with the step that each belongs to; None where there is no value.
     A part of the step that took no time to speak of counts as not done, and costs no row."""
-    parts = report.parts
+    parts, routing = report.parts, report.routing
     rows: list[tuple[str, float | None]] = [
         ("step", report.step),
         ("loss", report.loss),
@@ -179,6 +179,8 @@ def step_metrics(report: StepReport) -> list[tuple[str, float | None, int]]:
         ("tokens_per_s", report.tokens_per_s),
         ("tokens_per_s_per_device", report.tokens_per_s_per_device),
         ("mfu", report.mfu),
+        ("routing/max_load", None if routing is None else routing.max_load),
+        ("routing/balance_loss", None if routing is None else routing.balance_loss),
         ("memory_gib", report.memory_bytes / 2**30),
         ("time/step_s", report.seconds),
         ("time/data_s", _if_done(parts.data_s)),

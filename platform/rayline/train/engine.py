@@ -15,6 +15,7 @@ from typing import Protocol
 import torch
 
 from rayline.parallel.piece import Piece
+from rayline.spec import RoutingReport
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +46,8 @@ class StepOutcome:
     overflowed_at: float | None = None
     """Loss scale at which fp16 gradients overflowed: the step is skipped, `admits` was not asked,
     and the next one has a smaller scale. None where they did not."""
+    routing: RoutingReport | None = None
+    """How tokens went to experts; None where the engine or the model has none to tell of."""
 
 
 @dataclass(frozen=True, slots=True)

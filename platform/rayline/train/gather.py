@@ -8,8 +8,10 @@ import torch
 import torch.distributed as dist
 from torch.distributed.tensor import DTensor
 
+from rayline.parallel.cut import Cut
 from rayline.parallel.layout import TensorLayout
 from rayline.parallel.mesh import GangMesh
+from rayline.spec import ParallelPlan
 
 
 def whole_tensors(
@@ -45,26 +47,46 @@ def _joined(
     part = tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
     part = part.detach().cpu().contiguous()
     cut, rank = layout.cuts.get(name), dist.get_rank()
-    if cut is None:
-        return part if rank == leader else None
-    if mesh.coordinate.data or mesh.coordinate.context:
-        return None
+    sources = _sources(cut, layout.expert_ranks if name in layout.experts else 1, mesh.plan)
     if rank != leader:
-        if cut.holders(layout.rank)[0] == layout.rank:
+        if rank - leader in sources:
             dist.send(part, dst=leader)
         return None
+    if len(sources) == 1:
+        return part
     whole = torch.empty(layout.whole_shape(name, tensor), dtype=part.dtype)
-    for other, spans in enumerate(cut.spans):
-        if cut.holders(other)[0] != other:
-            continue
-        if other != layout.rank:
+    for offset, (expert, other) in sources.items():
+        if offset:
             shape = list(part.shape)
-            shape[cut.dim] = cut.length(other)
+            if cut is not None:
+                shape[cut.dim] = cut.length(other)
             part = torch.empty(shape, dtype=part.dtype)
-            dist.recv(part, src=leader + other)
-        place = 0
-        for begin, end in spans:
-            length = end - begin
-            whole.narrow(cut.dim, begin, length).copy_(part.narrow(cut.dim, place, length))
-            place += length
+            dist.recv(part, src=leader + offset)
+        target = whole
+        if name in layout.experts:
+            target = whole.narrow(0, expert * part.shape[0], part.shape[0])
+        _place(target, part, cut, other)
     return whole
+
+
+def _sources(cut: Cut | None, experts: int, plan: ParallelPlan) -> dict[int, tuple[int, int]]:
+    """Who has the parts of a tensor that the expert axis cuts into `experts`, and `cut` further:
+    rank, counted from the stage's first, to its place on the expert and on the tensor axis."""
+    own = [0] if cut is None else [r for r in range(plan.tensor) if cut.holders(r)[0] == r]
+    return {
+        expert * plan.context * plan.tensor + other: (expert, other)
+        for expert in range(experts)
+        for other in own
+    }
+
+
+def _place(whole: torch.Tensor, part: torch.Tensor, cut: Cut | None, rank: int) -> None:
+    """Copy tensor rank `rank`'s part to where it belongs."""
+    if cut is None:
+        whole.copy_(part)
+        return
+    place = 0
+    for begin, end in cut.spans[rank]:
+        length = end - begin
+        whole.narrow(cut.dim, begin, length).copy_(part.narrow(cut.dim, place, length))
+        place += length

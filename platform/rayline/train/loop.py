@@ -239,6 +239,7 @@ class _Run:
             seconds=parts.total_s,
             memory_bytes=peak_memory_bytes(self.device),
             skipped=skipped,
+            routing=outcome.routing,
             workers=self.context.world_size,
             parts=parts,
             evaluations=evaluations,

@@ -26,7 +26,8 @@ from rayline.errors import SpecError
 from rayline.models.stage import ModelStage, load_config
 from rayline.models.stored import StoredNames
 from rayline.models.weights import draw_random, read_pretrained
-from rayline.parallel.data import split_over_data_axis
+from rayline.parallel.data import split_experts_over_data_axis, split_over_data_axis
+from rayline.parallel.experts import find_experts, spread_experts
 from rayline.parallel.layout import TensorLayout, local_gradient, local_part
 from rayline.parallel.mesh import GangMesh, build_mesh, sharing_group
 from rayline.parallel.piece import Piece
@@ -42,6 +43,7 @@ from rayline.train.loss_scale import LossScale
 from rayline.train.objective import count_targets
 from rayline.train.optimizer import ShardedOptimizer, check_groups
 from rayline.train.recompute import recompute_layers
+from rayline.train.routing import Routing
 from rayline.train.stages import COMPUTE_DTYPE, WorkerStages
 from rayline.train.tied import TiedCopies
 
@@ -82,15 +84,20 @@ def build_native_engine(
 
 
 def _split(stage: ModelStage, job: JobSpec, mesh: GangMesh) -> TensorSplit:
-    """Split one stage over the tensor, the context and the data axis, in place; what the backward
-    pass computes again is told in between."""
+    """Split one stage over the tensor, the context, the experts' and the data axis, in place; what
+    the backward pass computes again is told in between."""
     plan = job.plan
     split = _split_over_tensor_axis(stage, mesh)
     if mesh.context_group is not None:
         stage.share_sequences(mesh.context_group, mesh.coordinate.context)
+    if plan.expert > 1:
+        split.experts = spread_experts(stage.model, stage.expert_words, mesh.expert_group)
     recompute_layers(stage.blocks, job.recompute)
     if plan.data * plan.context > 1 or job.precision != "fp32":
         dtype = COMPUTE_DTYPE[job.precision]
+        if split.experts:
+            experts = [module for _, module in find_experts(stage.model, stage.expert_words)]
+            split_experts_over_data_axis(experts, mesh.experts_data, plan, dtype)
         split_over_data_axis(stage, stage.blocks, mesh.data, plan, dtype)
     return split
 
@@ -149,10 +156,17 @@ class NativeEngine:
             for name, parameter in stages.parameters_by_whole_name()
             if parameter.requires_grad
         }
-        self._layout = TensorLayout(mesh.coordinate.tensor, split.cuts)
+        self._layout = TensorLayout(
+            mesh.coordinate.tensor,
+            split.cuts,
+            frozenset(split.experts),
+            mesh.plan.expert_place(mesh.coordinate),
+            mesh.plan.expert,
+        )
         self._partial = self._partial_groups(split.partial)
         shards = native_shards(self._parameters, self._layout, self.tied, mesh)
         decay = None if job.ema is None else job.ema.decay
+        self._routing = Routing.find(stages.by_number, job, mesh, device)
         self._optimizer = ShardedOptimizer(shards, job.optim, average_decay=decay)
         self._loss_scale = LossScale() if job.precision == "fp16" else None
         self._multiplier = 1.0
@@ -177,6 +191,8 @@ class NativeEngine:
         loss_sum, tokens = self._forward_backward(batch)
         gradients = self._local_gradients()
         outcome = self._scaled_fitly(self._agree(loss_sum, tokens, gradients))
+        if self._routing is not None:
+            outcome = replace(outcome, routing=self._routing.report())
         if outcome.overflowed_at is not None:
             outcome = replace(outcome, applied=False)
         elif admits(outcome.loss, outcome.grad_norm):
@@ -212,6 +228,8 @@ class NativeEngine:
             places = batch.labels.numel() * self._job.plan.data
             self._multiplier = self._loss_scale.value / places
         labels = self._stages.own_tokens(batch.labels)
+        if self._routing is not None:
+            self._routing.begin(batch.labels, labels, self._multiplier)
         losses = self._stages.forward_backward(
             self._stages.own_tokens(batch.input_ids), labels, self._multiplier
         )

@@ -77,6 +77,11 @@ class WorkerStages:
         return self._schedules[sequences]
 
     @property
+    def by_number(self) -> Mapping[int, ModelStage]:
+        """The stages by their number in the pipeline."""
+        return self._stages
+
+    @property
     def config(self) -> PretrainedConfig:
         """Config of a stage's model; its sizes are the whole model's, its layers the stage's."""
         return next(iter(self._stages.values())).model.config

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -159,6 +160,25 @@ def test_a_shrunk_plan_keeps_each_axis_that_it_had(plan: ParallelPlan) -> None:
         assert small == plan
 
 
+@given(
+    expert=st.sampled_from([1, 2, 3, 4, 6, 8, 16, 32]),
+    sets=st.integers(1, 6),
+    copies=st.integers(1, 3),
+    tensor=st.sampled_from([1, 2, 4]),
+    own=st.integers(1, 3),
+)
+def test_spread_experts_that_passed_the_check_pass_it_small(
+    expert: int, sets: int, copies: int, tensor: int, own: int
+) -> None:
+    plan = ParallelPlan(data=expert * sets * copies, expert=expert, replicate=copies, tensor=tensor)
+    mixture = replace(ModelShape.from_config(LLAMA), experts=expert * own, experts_per_token=1)
+    plan.check(mixture, plan.data)
+    small = shrink_plan(plan)
+    small.check(mixture, small.data)
+    assert (small.expert > 1) == (expert > 1)
+    assert small.world_size <= MOST_RANKS
+
+
 def test_experts_keep_their_number_and_their_share_of_the_data_axis() -> None:
     moe = LLAMA | {
         "num_local_experts": 16,
@@ -172,6 +192,10 @@ def test_experts_keep_their_number_and_their_share_of_the_data_axis() -> None:
     assert shrunk.config["moe_intermediate_size"] < 100
     assert shrunk.config["router_jitter_noise"] == 0.0
     assert shrink_plan(ParallelPlan(data=16, expert=8)).data == 8
+    many = shrink_plan(ParallelPlan(data=64, expert=32, replicate=2, tensor=2))
+    assert (many.data, many.expert, many.replicate, many.tensor) == (4, 4, 1, 2)
+    hybrid = shrink_plan(ParallelPlan(data=16, expert=4, replicate=4))
+    assert (hybrid.data, hybrid.expert, hybrid.replicate) == (8, 4, 2)
 
 
 def test_lists_of_one_entry_a_layer_are_cut_and_show_every_kind() -> None:

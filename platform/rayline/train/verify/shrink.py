@@ -85,20 +85,30 @@ def as_it_is(job: JobSpec, config: Mapping[str, Any]) -> Shrunk:
 
 def shrink_plan(plan: ParallelPlan) -> ParallelPlan:
     """A plan of MOST_RANKS or fewer, each of its axes still above one where it was: the largest is
-    divided by its smallest factor until all fit. The data axis keeps room for `expert`, and stages
-    are balanced anew."""
+    divided by its smallest factor until all fit. The data axis keeps room for `expert`, which
+    shrinks once nothing else can, and stages are balanced anew."""
     while plan.world_size > MOST_RANKS:
-        axes = {
-            axis: getattr(plan, axis)
+        smaller = {
+            axis: size
             for axis in ("data", "pipeline", "context", "tensor")
-            if _smaller(getattr(plan, axis)) % (plan.expert if axis == "data" else 1) == 0
-            and _smaller(getattr(plan, axis)) > 1
+            if 1 < (size := _smaller_axis(plan, axis)) < getattr(plan, axis)
         }
-        if not axes:
+        if smaller:
+            axis = max(smaller, key=lambda name: getattr(plan, name))
+            plan = plan.changed({axis: smaller[axis]})
+        elif _smaller(plan.expert) > 1 and plan.expert % _smaller(plan.expert) == 0:
+            plan = plan.changed({"expert": _smaller(plan.expert)})
+        else:
             break
-        axis = max(axes, key=lambda name: axes[name])
-        plan = plan.changed({axis: _smaller(axes[axis])})
-    return plan.changed({"replicate": gcd(plan.replicate, plan.data), "layers_per_stage": None})
+    copies = gcd(plan.replicate, plan.data // plan.expert)
+    return plan.changed({"replicate": copies, "layers_per_stage": None})
+
+
+def _smaller_axis(plan: ParallelPlan, axis: str) -> int:
+    """The next smaller size of an axis; of the data axis one that holds whole sets of experts."""
+    if axis == "data":
+        return plan.expert * _smaller(plan.data // plan.expert)
+    return _smaller(getattr(plan, axis))
 
 
 def _smaller(size: int) -> int:

@@ -107,6 +107,7 @@ def check_followed(job: JobSpec) -> None:
         ("batch.ramp", None if job.batch.ramp is None else "a ramp", (None,)),
         ("objective.label_smoothing", objective.label_smoothing, (0.0,)),
         ("objective.z_loss", objective.z_loss, (0.0,)),
+        ("objective.router_aux_loss", objective.router_aux_loss, (0.0,)),
         ("guard.spike_factor", job.guard.spike_factor, (None,)),
     ]
     for field, value, known in followed:
