@@ -66,6 +66,7 @@ def test_what_no_cut_names_is_whole_and_answered_for_once() -> None:
         assert held.offset == (0,)
         assert torch.equal(norm[held.view], norm)
     assert [layout.answers_for("norm", norm) for layout in layouts] == [True, False, False]
+    assert not TensorLayout(0, {}, first_replica=False).answers_for("norm", norm)
 
 
 @given(cuts(2), st.integers(1, 3), st.integers(1, 3))

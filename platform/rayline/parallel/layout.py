@@ -48,6 +48,9 @@ class TensorLayout:
     expert_rank: int = 0
     """Which part this rank holds, counted from 0."""
     expert_ranks: int = 1
+    first_replica: bool = True
+    """Whether this rank answers for the plain tensors that it holds; what FSDP2 replicates says so
+    by itself."""
 
     def whole_shape(self, name: str, parameter: torch.Tensor) -> tuple[int, ...]:
         """Shape of the whole parameter, of which `parameter` is this rank's part."""
@@ -88,7 +91,17 @@ class TensorLayout:
         """Whether this rank is the one, out of those that hold the same, that counts and writes."""
         cut = self.cuts.get(name)
         first = self.rank == (0 if cut is None else cut.holders(self.rank)[0])
-        return first and _is_first_replica(parameter)
+        return first and self._is_first_replica(parameter)
+
+    def _is_first_replica(self, parameter: torch.Tensor) -> bool:
+        if not isinstance(parameter, DTensor):
+            return self.first_replica
+        coordinate = parameter.device_mesh.get_coordinate() or ()
+        return all(
+            place == 0
+            for place, placement in zip(coordinate, parameter.placements, strict=True)
+            if placement.is_replicate()
+        )
 
 
 def local_part(parameter: torch.Tensor) -> torch.Tensor:
@@ -119,17 +132,6 @@ def _data_cut(parameter: torch.Tensor) -> tuple[int | None, Span]:
             begin = min(coordinate[axis] * chunk, size)
             return placement.dim, (begin, min(begin + chunk, size))
     return None, (0, 0)
-
-
-def _is_first_replica(parameter: torch.Tensor) -> bool:
-    if not isinstance(parameter, DTensor):
-        return True
-    coordinate = parameter.device_mesh.get_coordinate() or ()
-    return all(
-        place == 0
-        for place, placement in zip(coordinate, parameter.placements, strict=True)
-        if placement.is_replicate()
-    )
 
 
 def _kept_spans(spans: tuple[Span, ...], kept: Span) -> list[tuple[int, int, int]]:

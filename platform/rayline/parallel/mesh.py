@@ -3,8 +3,9 @@
 The data axis appears as two mesh axes, `replicate` outside and `shard` inside. ZeRO stages 1 to 3
 shard over all of it, or over the part that plan.replicate leaves; stage 0 replicates over all of
 it. That is FSDP2's hybrid-sharding mesh, so each stage is a shape of the same mesh and not a code
-path of its own. To FSDP2 the context axis is more of the same: its ranks hold the same weights and
-see other tokens.
+path of its own; only replicas in fp32, where nothing is sharded or cast, do without FSDP2 (see
+`rayline.parallel.replicas`). To FSDP2 the context axis is more of the same: its ranks hold the same
+weights and see other tokens.
 
 Experts that are spread lie on a mesh of their own: `expert` neighbours of the data axis have one
 set of them between them, and only ranks at the same place of their set hold the same experts.
@@ -62,6 +63,11 @@ class GangMesh:
     def data(self) -> DeviceMesh:
         """Mesh that FSDP2 shards (and, with two dims, replicates) over."""
         return _fsdp_mesh(self.device_mesh, self.plan)
+
+    @property
+    def replica_group(self) -> dist.ProcessGroup:
+        """The ranks over which whole weights are repeated, where no stage is sharded."""
+        return self.device_mesh["replicate"].get_group()
 
     @property
     def tensor_group(self) -> dist.ProcessGroup:

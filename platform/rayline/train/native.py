@@ -1,4 +1,4 @@
-"""The native engine: torch DeviceMesh, DTensor, FSDP2 and torch.distributed.pipelining.
+"""The native engine: torch DeviceMesh, explicit collectives, FSDP2 and torch pipelining.
 
 The order of the parallelisms is the order of the statements in `build_native_engine`: cut the
 model into stages on the meta device, split layers over the tensor axis, shard over the data axis,
@@ -32,6 +32,7 @@ from rayline.parallel.layout import TensorLayout, local_gradient, local_part
 from rayline.parallel.mesh import GangMesh, build_mesh, sharing_group
 from rayline.parallel.piece import Piece
 from rayline.parallel.pipeline import split_layers
+from rayline.parallel.replicas import sum_over_replicas
 from rayline.parallel.tensor import TensorSplit, split_over_tensor_axis, sum_partial_gradients
 from rayline.parallel.vocabulary import VocabularySlice
 from rayline.spec import JobSpec, ModelShape, WorkerContext
@@ -93,13 +94,21 @@ def _split(stage: ModelStage, job: JobSpec, mesh: GangMesh) -> TensorSplit:
     if plan.expert > 1:
         split.experts = spread_experts(stage.model, stage.expert_words, mesh.expert_group)
     recompute_layers(stage.blocks, job.recompute)
-    if plan.data * plan.context > 1 or job.precision != "fp32":
+    shards = plan.data * plan.context > 1 and not _keeps_replicas(job)
+    if shards or job.precision != "fp32":
         dtype = COMPUTE_DTYPE[job.precision]
         if split.experts:
             experts = [module for _, module in find_experts(stage.model, stage.expert_words)]
             split_experts_over_data_axis(experts, mesh.experts_data, plan, dtype)
         split_over_data_axis(stage, stage.blocks, mesh.data, plan, dtype)
     return split
+
+
+def _keeps_replicas(job: JobSpec) -> bool:
+    """Whether every data rank keeps plain whole weights of its stage, as nothing is sharded, cast
+    or spread."""
+    plan = job.plan
+    return plan.zero_stage == 0 and plan.expert == 1 and job.precision == "fp32"
 
 
 def _split_over_tensor_axis(stage: ModelStage, mesh: GangMesh) -> TensorSplit:
@@ -162,6 +171,7 @@ class NativeEngine:
             frozenset(split.experts),
             mesh.plan.expert_place(mesh.coordinate),
             mesh.plan.expert,
+            first_replica=not _keeps_replicas(job) or dist.get_rank(mesh.replica_group) == 0,
         )
         self._partial = self._partial_groups(split.partial)
         shards = native_shards(self._parameters, self._layout, self.tied, mesh)
@@ -237,6 +247,8 @@ class NativeEngine:
             (local_gradient(self._parameters[name]), group) for name, group in self._partial.items()
         )
         self.tied.sum_gradients()
+        if _keeps_replicas(self._job):
+            sum_over_replicas(self._local_gradients().values(), self._mesh.replica_group)
         if not self._mesh.is_last_stage or self._mesh.coordinate.tensor > 0:
             return 0.0, 0
         loss_sum = float(torch.stack([loss.detach() for loss in losses]).sum())
