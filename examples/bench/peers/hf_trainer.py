@@ -46,13 +46,16 @@ class Watch(TrainerCallback):
 
 def main() -> None:
     """One rank that torchrun started."""
-    torch.set_num_threads(1)
     work, record = Work.load(sys.argv[1]), Record()
+    on_cpu = work.device == "cpu"
+    if on_cpu:
+        torch.set_num_threads(1)
     model = AutoModelForCausalLM.from_pretrained(work.model, dtype=torch.float32)
     arguments = TrainingArguments(
         output_dir=f"{work.folder}/trainer",
-        use_cpu=True,
-        ddp_backend="gloo",
+        use_cpu=on_cpu,
+        ddp_backend="gloo" if on_cpu else "nccl",
+        bf16=work.precision == "bf16",
         max_steps=work.steps,
         per_device_train_batch_size=work.share,
         learning_rate=work.lr,

@@ -33,7 +33,8 @@ def job(work: Work, name: str) -> JobSpec:
                 "clip_grad_norm": work.clip_grad_norm,
             },
             "plan": {"data": work.workers, "zero_stage": work.zero_stage},
-            "resources": {"device": "cpu", "cpus_per_worker": 0.4},
+            "precision": work.precision,
+            "resources": {"device": work.device, "cpus_per_worker": 0.4},
             "tracking": {"uri": f"sqlite:///{work.folder}/mlflow.db"},
             "output_dir": f"{work.folder}/{name}",
         }
@@ -44,7 +45,8 @@ def under_torchrun(work: Work, out: str) -> None:
     """One rank that torchrun started."""
     from rayline.train.loop import run_rank
 
-    torch.set_num_threads(1)
+    if work.device == "cpu":
+        torch.set_num_threads(1)
     spec, rank, record = job(work, Path(out).stem), int(os.environ["RANK"]), Record()
     context = WorkerContext(
         rank=rank,
@@ -53,7 +55,7 @@ def under_torchrun(work: Work, out: str) -> None:
         coordinate=spec.plan.coordinate(rank),
         master_address=os.environ["MASTER_ADDR"],
         master_port=int(os.environ["MASTER_PORT"]),
-        device="cpu",
+        device="cuda" if work.device == "gpu" else "cpu",
     )
 
     def observe(report: StepReport) -> None:

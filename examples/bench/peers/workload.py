@@ -11,6 +11,7 @@ import json
 import time
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Literal
 
 import torch
 
@@ -26,6 +27,8 @@ class Work:
     zero_stage: int
     lr: float = 1e-3
     clip_grad_norm: float = 1.0
+    device: Literal["cpu", "gpu"] = "cpu"
+    precision: Literal["fp32", "bf16"] = "fp32"
 
     @classmethod
     def load(cls, folder: str) -> Work:
@@ -42,6 +45,11 @@ class Work:
     def share(self) -> int:
         """Sequences of one step that one worker computes."""
         return self.sequences // self.workers
+
+    def described(self) -> str:
+        """In words, for a result file."""
+        plan = f"data {self.workers}, ZeRO-{self.zero_stage}"
+        return f"{self.precision}, {plan}, {self.sequences} sequences a step, {self.steps} steps"
 
     def tokens(self) -> torch.Tensor:
         """[steps, sequences, tokens]."""

@@ -1,0 +1,139 @@
+"""How contenders meet: the same work prepared for all, each run by itself, one after another."""
+
+from __future__ import annotations
+
+import datetime
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from workload import Work
+
+from rayline.data import SampleOrder, load_dataset
+from rayline.models.tiny import write_tiny_model
+from rayline.spec import DataSpec
+
+HERE = Path(__file__).parent
+WARM_UP_STEPS = 4
+CONTENDERS = {
+    "rayline": ("rayline_native.py", "torchrun"),
+    "plain_pytorch": ("plain_pytorch.py", "torchrun"),
+    "deepspeed": ("deepspeed_zero.py", "torchrun"),
+    "hf_trainer": ("hf_trainer.py", "torchrun"),
+    "rayline_gang": ("rayline_native.py", "ray"),
+    "ray_train_v2": ("ray_train.py", "ray"),
+}
+"""Script, and what starts its workers."""
+PACKAGES = ("torch", "transformers", "accelerate", "deepspeed", "ray")
+_LINE_TOKENS = 20
+"""Fewer than any line of the text has."""
+
+
+def prepare(work: Work, shape: dict[str, int], sequence_tokens: int) -> None:
+    """The model of `shape` and its batches, in the order in which rayline draws them."""
+    folder = Path(work.folder)
+    write_tiny_model(Path(work.model), **shape)  # type: ignore[arg-type]
+    lines = work.steps * work.sequences * sequence_tokens // _LINE_TOKENS + sequence_tokens
+    text = [json.dumps({"text": f"line {n} of {n % 97}: {n * 7919 % 10007}"}) for n in range(lines)]
+    (folder / "text.jsonl").write_text("\n".join(text))
+    spec = DataSpec(
+        kind="text", files=[str(folder / "text.jsonl")], sequence_tokens=sequence_tokens
+    )
+    dataset = load_dataset(spec, Path(work.model))
+    order = SampleOrder(len(dataset), seed=0).indices(0, work.steps * work.sequences)
+    rows = np.stack([dataset.tokens[dataset.starts[n] : dataset.stops[n]] for n in order])
+    torch.save(torch.from_numpy(rows).long(), folder / "tokens.pt")
+    work.save()
+
+
+def run(name: str, work: Work, number: int) -> dict[str, Any]:
+    """One contender's seconds and losses; what it says goes to a log in the work folder."""
+    script, launcher = CONTENDERS[name]
+    out = Path(work.folder) / f"{name}-{number}.json"
+    command = [sys.executable]
+    if launcher == "torchrun":
+        command += ["-m", "torch.distributed.run", "--standalone"]
+        command += [f"--nproc-per-node={work.workers}"]
+    environment = {
+        **os.environ,
+        "RAY_AUTH_MODE": "disabled",
+        "PYTHONPATH": os.pathsep.join([str(HERE), os.environ.get("PYTHONPATH", "")]),
+    }
+    if work.device == "cpu":
+        environment |= {"OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu"}
+    log = Path(work.folder) / f"{name}-{number}.log"
+    with log.open("w") as said:
+        done = subprocess.run(
+            [*command, str(HERE / script), work.folder, str(out)],
+            env=environment,
+            stdout=said,
+            stderr=subprocess.STDOUT,
+            check=False,
+        )
+    if done.returncode != 0:
+        sys.exit(f"{name} ended with {done.returncode}:\n{log.read_text()[-4000:]}")
+    found: dict[str, Any] = json.loads(out.read_text())
+    return found
+
+
+def compete(
+    work: Work, names: list[str], rounds: int, rivals: dict[str, tuple[str, ...]]
+) -> dict[str, Any]:
+    """Every contender in every round, each round beginning with another one; tokens per second,
+    the ratios of `rivals`, ours to theirs, and how far the losses lie apart."""
+    tokens = work.sequences * (work.tokens().shape[-1] - 1)
+    speeds: dict[str, list[float]] = {name: [] for name in names}
+    losses: dict[str, list[float]] = {}
+    for number in range(rounds):
+        first = number * len(names) // rounds
+        for name in [*names[first:], *names[:first]]:
+            found = run(name, work, number)
+            losses[name] = found["losses"]
+            speeds[name].append(tokens / statistics.median(found["seconds"][WARM_UP_STEPS:]))
+            print(f"round {number} {name}: {speeds[name][-1]:.0f} tokens/s", flush=True)
+    ratios = {
+        f"{ours}/{theirs}": [a / b for a, b in zip(speeds[ours], speeds[theirs], strict=True)]
+        for ours, others in rivals.items()
+        for theirs in others
+        if ours in speeds and theirs in speeds
+    }
+    reference = losses[names[0]]
+    return {
+        "rounds": rounds,
+        "tokens_per_s": speeds,
+        "ratios": ratios,
+        "median_ratios": {name: statistics.median(found) for name, found in ratios.items()},
+        f"largest_loss_difference_to_{names[0]}": {
+            name: max(abs(a - b) for a, b in zip(found, reference, strict=True))
+            for name, found in losses.items()
+        },
+    }
+
+
+def save(kind: str, what: str, work: Work, found: dict[str, Any]) -> None:
+    """Print the result and write its dated file."""
+    hardware = f"{os.cpu_count()} cores, {platform.machine()}, no GPU"
+    if work.device == "gpu":
+        hardware = torch.cuda.get_device_name()
+    result = {
+        "what": what,
+        "date": datetime.datetime.now(tz=datetime.UTC).date().isoformat(),
+        "command": f"python examples/bench/{Path(sys.argv[0]).name} {' '.join(sys.argv[1:])}",
+        "hardware": hardware,
+        "versions": {name: version(name) for name in PACKAGES},
+        "python": platform.python_version(),
+        "work": work.described(),
+        **found,
+    }
+    print(json.dumps(result, indent=2))
+    file = HERE.parent / "results" / f"{kind}-{result['date']}.json"
+    file.parent.mkdir(exist_ok=True)
+    file.write_text(json.dumps(result, indent=2) + "\n")
