@@ -105,10 +105,12 @@ def _split(stage: ModelStage, job: JobSpec, mesh: GangMesh) -> TensorSplit:
 
 
 def _keeps_replicas(job: JobSpec) -> bool:
-    """Whether every data rank keeps plain whole weights of its stage, as nothing is sharded, cast
+    """Whether several data ranks keep plain whole weights of a stage, as nothing is sharded, cast
     or spread."""
     plan = job.plan
-    return plan.zero_stage == 0 and plan.expert == 1 and job.precision == "fp32"
+    if plan.data * plan.context == 1 or plan.expert > 1:
+        return False
+    return plan.zero_stage == 0 and job.precision == "fp32"
 
 
 def _split_over_tensor_axis(stage: ModelStage, mesh: GangMesh) -> TensorSplit:
