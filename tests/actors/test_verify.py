@@ -30,7 +30,7 @@ DATA, TENSOR, PIPELINE = (
     {axis: 2, "microbatches": MICROBATCHES} for axis in ("data", "tensor", "pipeline")
 )
 STAGES = {"tensor": 2, "pipeline": 2, "microbatches": MICROBATCHES}
-SPREAD = {"data": 4, "expert": 2, "microbatches": MICROBATCHES}
+SPREAD = {"data": 2, "expert": 2, "microbatches": MICROBATCHES}
 PLANTED: dict[str, tuple[dict[str, int], Any]] = {
     "good data": (DATA, None),
     "good tensor": (TENSOR, None),
@@ -146,7 +146,8 @@ def test_spread_experts_are_equal_and_their_mean_for_a_sum_is_named(tmp_path: Pa
     hints = offending(found["mean"], "gradient")
     assert len(hints) == 4
     assert all(".mlp.experts." in name for name in hints)
-    assert set(hints.values()) == {"scaled by 1 / 2: the expert size"}
+    wanted = "scaled by 1 / 2: the data size or the expert size"
+    assert all(hint.startswith(wanted) for hint in hints.values()), hints
 
 
 def test_a_swapped_shard_is_named(planted: dict[str, Verdict]) -> None:
