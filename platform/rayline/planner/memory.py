@@ -175,15 +175,22 @@ def _optimizer_bytes(held: _Held, job: JobSpec, kept: int) -> int:
 
 
 def _deepspeed_state(held: _Held, job: JobSpec) -> tuple[int, int, int]:
-    """The same of DeepSpeed's: each stage shards one thing more, as in the paper."""
+    """The same of DeepSpeed's: each stage shards one thing more, as in the paper. What is offloaded
+    counts nothing, unless the device is the host itself."""
     plan, compute = job.plan, _COMPUTE_BYTES[job.precision]
     shard = -(-held.all // plan.data)
     near = min(held.all, 2 * held.layer + held.ends)
-    computed = compute * (shard + near if plan.zero_stage == 3 else held.all)
     mastered = shard if plan.zero_stage >= 1 else held.all
+    computed = compute * (shard + near if plan.zero_stage == 3 else held.all)
     master = 0 if job.precision == "fp32" else _FP32_BYTES * mastered
     gradients = _FP32_BYTES * (shard if plan.zero_stage >= 2 else held.all)
-    return computed + master, gradients, _optimizer_bytes(held, job, mastered)
+    optimizer = _optimizer_bytes(held, job, mastered)
+    if job.resources.device != "cpu":
+        if job.offload.parameters != "none":
+            computed = compute * near
+        if job.offload.optimizer != "none":
+            master = optimizer = 0
+    return computed + master, gradients, optimizer
 
 
 def layer_activation_bytes(shape: ModelShape, job: JobSpec) -> int:

@@ -8,8 +8,10 @@ from pydantic import Field, model_validator
 
 from rayline.errors import SpecError
 from rayline.spec.document import Document
+from rayline.spec.engines import why_engine_cannot
 from rayline.spec.evaluation import EvaluationSpec
 from rayline.spec.model import ModelRef, ModelShape
+from rayline.spec.offload import OffloadSpec
 from rayline.spec.optim import AnyOptimSpec
 from rayline.spec.plan import ParallelPlan
 from rayline.spec.profile import ProfileSpec
@@ -110,6 +112,7 @@ class JobSpec(Document):
     recompute: Literal["none", "selective", "full"] = "none"
     """What the backward pass computes again instead of keeping it. full: each layer, from its
     input. selective: all but products of matrices and attention."""
+    offload: OffloadSpec = OffloadSpec()
     plan: ParallelPlan = ParallelPlan()
     checkpoint: CheckpointSpec = CheckpointSpec()
     resources: ResourceSpec = ResourceSpec()
@@ -125,21 +128,9 @@ class JobSpec(Document):
 
     @model_validator(mode="after")
     def _engine_can(self) -> Self:
-        plan = self.plan
-        if self.engine == "deepspeed" and plan.tensor * plan.pipeline * plan.context > 1:
-            raise ValueError(
-                "engine deepspeed splits along plan.data only; for tensor, pipeline or context use "
-                "engine: native"
-            )
-        if self.engine == "deepspeed" and self.precision == "fp16":
-            raise ValueError("engine deepspeed knows no precision fp16; use engine: native")
-        if self.engine == "deepspeed" and (self.ema is not None or self.recompute != "none"):
-            raise ValueError("engine deepspeed knows no ema or recompute; use engine: native")
-        if self.engine == "deepspeed" and (self.optim.kind != "adamw" or self.optim.groups):
-            raise ValueError(
-                "engine deepspeed knows optim.kind adamw without optim.groups; for "
-                f"{self.optim.kind} or groups use engine: native"
-            )
+        reason = why_engine_cannot(self)
+        if reason is not None:
+            raise ValueError(reason)
         if self.stop_after_step is not None and self.stop_after_step > self.steps:
             raise ValueError(
                 f"stop_after_step {self.stop_after_step} lies after steps {self.steps}"

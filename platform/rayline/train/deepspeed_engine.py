@@ -29,7 +29,7 @@ from torch import nn
 from rayline.errors import SpecError
 from rayline.parallel.piece import Piece
 from rayline.parallel.vocabulary import VocabularySlice
-from rayline.spec import AdamWSpec, JobSpec, WorkerContext
+from rayline.spec import AdamWSpec, JobSpec, OffloadSpec, WorkerContext
 from rayline.train.deepspeed_model import WholeModel, build_whole_model, initial_weights
 from rayline.train.deepspeed_state import scattered_state
 from rayline.train.engine import Admits, Batch, Fault, StepOutcome, admit_all
@@ -52,7 +52,7 @@ def build_deepspeed_engine(
     model = build_whole_model(job, model_directory)
     # Before stage 3 empties parameters: whether they are matrices is asked of their shape.
     adamw = _adamw(model, cast(AdamWSpec, job.optim))  # the spec lets nothing else come here
-    configuration = _configuration(job)
+    configuration = _configuration(job, device)
     if configuration["bf16"]["enabled"]:
         model.bfloat16_weights()
     if job.plan.zero_stage == 3:
@@ -98,7 +98,7 @@ def _adamw(model: WholeModel, spec: AdamWSpec) -> torch.optim.Optimizer:
     )
 
 
-def _configuration(job: JobSpec) -> dict[str, Any]:
+def _configuration(job: JobSpec, device: torch.device) -> dict[str, Any]:
     """DeepSpeed's configuration, in its own words
     (https://www.deepspeed.ai/docs/config-json/)."""
     stage = job.plan.zero_stage
@@ -111,11 +111,24 @@ def _configuration(job: JobSpec) -> dict[str, Any]:
             "reduce_bucket_size": BUCKET_ELEMENTS,
             "allgather_bucket_size": BUCKET_ELEMENTS,
             "stage3_prefetch_bucket_size": BUCKET_ELEMENTS,
+            **_offload(job.offload, device),
         },
+        # torch's AdamW steps on the host, too; DeepSpeed's own would have to be compiled.
+        "zero_force_ds_cpu_optimizer": False,
         "bf16": {"enabled": job.precision == "bf16" and stage > 0},
         "data_types": {"grad_accum_dtype": "fp32"},
         # In bf16, DeepSpeed would sum gradients over the ranks in bf16.
         "communication_data_type": "fp32",
+    }
+
+
+def _offload(spec: OffloadSpec, device: torch.device) -> dict[str, Any]:
+    """What stays elsewhere; pinned where there is a device to copy to."""
+    places = {"offload_optimizer": spec.optimizer, "offload_param": spec.parameters}
+    return {
+        key: {"device": place, "nvme_path": spec.nvme_dir, "pin_memory": device.type != "cpu"}
+        for key, place in places.items()
+        if place != "none"
     }
 
 

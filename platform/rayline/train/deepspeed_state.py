@@ -181,6 +181,8 @@ class InFlatPartitions:
         optimizer.zero_grad(set_to_none=True)
         if not isinstance(optimizer, BF16_Optimizer):
             optimizer._release_preflattened_grad_buffers()
+            if optimizer.cpu_offload:
+                optimizer.reset_cpu_buffers()
             for gradients in (optimizer.averaged_gradients, optimizer.all_grad_tensors):
                 gradients.update(dict.fromkeys(gradients))
             optimizer.micro_step_id = -1
@@ -236,8 +238,11 @@ class InPaddedPartitions:
 
     def drop_gradients(self) -> None:
         """Forget gradients as if no backward pass had been."""
-        self._optimizer.zero_grad(set_to_none=True)
-        self._optimizer.averaged_gradients = {}
+        optimizer = self._optimizer
+        optimizer.zero_grad(set_to_none=True)
+        optimizer.averaged_gradients = {}
+        if optimizer.offload_optimizer:
+            optimizer.reset_cpu_buffers()
 
     def set_steps_done(self, steps: int) -> None:
         """Steps that the running means have seen."""
