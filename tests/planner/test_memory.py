@@ -83,6 +83,13 @@ def test_what_is_offloaded_is_not_on_the_device() -> None:
     assert estimate_memory(SHAPE, job(**fields, **{"resources.device": "cpu"})) == here
 
 
+def test_offloaded_activations_are_those_of_one_layer() -> None:
+    here = estimate_memory(SHAPE, job())
+    away = estimate_memory(SHAPE, job(**{"offload.activations": "cpu"}))
+    one = 64 * 128 * layer_activation_bytes(SHAPE, job())
+    assert here.activations_bytes - away.activations_bytes == 11 * one
+
+
 @pytest.mark.parametrize(
     ("optim", "each"),
     [

@@ -14,14 +14,16 @@ from rayline.parallel.piece import Piece
 from rayline.spec import JobSpec
 from support.engine_gang import Task, run_gang
 from support.engine_rank import global_batch
-from support.plain_training import STEPS, assert_equals_reference, job
+from support.plain_training import assert_equals_reference, job
 
 pytestmark = pytest.mark.dist
 
 HOST = {"optimizer": "cpu"}
+HOST_NATIVE = {"optimizer": "cpu", "activations": "cpu"}
 HOST_BOTH = {"optimizer": "cpu", "parameters": "cpu"}
 WAYS: dict[str, dict[str, Any]] = {
     "native": {"engine": "native", "zero_stage": 1},
+    "native, offload": {"engine": "native", "zero_stage": 1, "offload": HOST_NATIVE},
     **{f"stage {stage}": {"zero_stage": stage} for stage in range(4)},
     "stage 1, offload": {"zero_stage": 1, "offload": HOST},
     "stage 2, offload": {"zero_stage": 2, "offload": HOST},
@@ -38,10 +40,8 @@ BF16 = (
 )
 RANDOM = (("stage 0", "fp32"), ("stage 1", "bf16"), ("stage 3", "fp32"), ("stage 3", "bf16"))
 SPOILT = (
-    *((way, "fp32") for way in WAYS),
-    ("stage 1", "bf16"),
-    ("stage 3", "bf16"),
-    ("stage 1, offload", "bf16"),
+    *((way, "fp32") for way in WAYS if way.startswith("stage") and way != "stage 1, offload"),
+    *((way, "bf16") for way in ("stage 1", "stage 3", "stage 1, offload")),
 )
 CROSSINGS = (
     ("stage 0", "stage 1, offload"),
@@ -51,9 +51,25 @@ CROSSINGS = (
     ("native", "stage 3"),
 )
 """Reader and writer of a checkpoint."""
-HALF = {"fp32": 5, "bf16": 3}
+LION = {
+    "kind": "lion",
+    "lr": 3e-4,
+    "weight_decay": 0.1,
+    "groups": [{"match": "*embed*", "lr_scale": 0.5}, {"match": "*norm*", "weight_decay": 0.1}],
+}
+OTHERWISE: dict[str, tuple[dict[str, Any], tuple[str, ...]]] = {
+    "lion, groups": ({"optim": LION}, ("stage 1", "stage 3, offload")),
+    "sgd": ({"optim": {"kind": "sgd", "lr": 3e-2}}, ("stage 2",)),
+    "rmsprop": ({"optim": {"kind": "rmsprop", "lr": 3e-4}}, ("stage 3",)),
+    "adadelta": ({"optim": {"kind": "adadelta", "lr": 1.0}}, ("stage 1, offload",)),
+    "ema": ({"ema": {"decay": 0.5, "export": True}}, ("stage 0", "stage 1", "stage 3")),
+    "fp16": ({"precision": "fp16"}, ("stage 0", "stage 1", "stage 2, offload", "stage 3")),
+}
+"""Another step: what is changed, and the ways that are compared with native in it."""
+RECOMPUTED = (("stage 1", "full"), ("stage 1", "selective"), ("stage 3", "full"))
+HALF = 3
 """Step of the checkpoint."""
-WHOLE = {"fp32": STEPS, "bf16": 6}
+WHOLE = 6
 KEPT = [*((way, "fp32") for way in WAYS), *((way, "bf16") for way in BF16)]
 
 
@@ -100,10 +116,10 @@ def done(
         f"{way} {kind}": Task(
             spec(way, precision=kind),
             tied,
-            last=WHOLE[kind],
+            last=WHOLE,
             gradients=True,
             save=place(kept, way, kind),
-            save_at=HALF[kind],
+            save_at=HALF,
         )
         for way, kind in KEPT
     }
@@ -114,6 +130,13 @@ def done(
     for way, kind in (("native", "fp32"), *RANDOM):
         this = spec(way, precision=kind, init="random", seed=5)
         tasks[f"{way} {kind} random"] = Task(this, tied)
+    for name, (changes, ways) in OTHERWISE.items():
+        for way in ("native", *ways):
+            tasks[f"{way} {name}"] = Task(
+                spec(way, **changes), tied, last=3, save=place(kept, way, name), save_at=2
+            )
+    for way, kind in RECOMPUTED:
+        tasks[f"{way} {kind}"] = Task(spec(way, recompute=kind), tied, last=3)
     run_gang(tmp_path_factory.mktemp("gang"), list(tasks.values()))
     return tasks
 
@@ -129,20 +152,20 @@ def resumed(
     tied = models["tied"]
 
     def begun(way: str, kind: str) -> Path:
-        return place(kept, way, kind) / f"step-{HALF[kind]:08d}"
+        return place(kept, way, kind) / f"step-{HALF:08d}"
 
     tasks = {
         f"{way} {kind}": Task(
             spec(way, precision=kind),
             tied,
-            first=HALF[kind] + 1,
-            last=WHOLE[kind],
+            first=HALF + 1,
+            last=WHOLE,
             load=begun(way, kind),
         )
         for way, kind in KEPT
     }
     for way, kind in SPOILT:
-        first = HALF[kind] + 1
+        first = HALF + 1
         tasks[f"{way} {kind} spoilt"] = Task(
             spec(way, precision=kind),
             tied,
@@ -158,10 +181,14 @@ def resumed(
         tasks[f"{reader} from {writer}"] = Task(
             spec(reader),
             tied,
-            first=HALF["fp32"] + 1,
-            last=HALF["fp32"] + 2,
+            first=HALF + 1,
+            last=HALF + 2,
             load=begun(writer, "fp32"),
         )
+    for name, (changes, ways) in OTHERWISE.items():
+        for way in ways:
+            folder = place(kept, way, name) / "step-00000002"
+            tasks[f"{way} {name}"] = Task(spec(way, **changes), tied, first=3, last=3, load=folder)
     run_gang(tmp_path_factory.mktemp("resumed"), list(tasks.values()))
     return tasks
 
@@ -210,6 +237,10 @@ def test_without_clipping_gradients_stay_as_they_are(done: dict[str, Task], way:
 def test_offloading_moves_no_number(done: dict[str, Task], way: str) -> None:
     """But for the norm, which DeepSpeed then adds up in another order."""
     near = way.removesuffix(", offload")
+    if near == "native":
+        assert done[f"{way} fp32"].losses == done[f"{near} fp32"].losses
+        found, expected = done[f"{way} fp32"], done[f"{near} fp32"]
+        assert_same(found.tensors("weights"), expected.tensors("weights"))
     assert exactly(done[f"{way} fp32"]) == pytest.approx(exactly(done[f"{near} fp32"]), rel=1e-6)
     if way in BF16:
         there = done[f"{near} bf16"].tensors("gradients")
@@ -223,23 +254,54 @@ def test_resume_is_bit_identical(
     """A checkpoint half-way, and the second half again in fresh processes: as if nothing had
     happened."""
     unbroken, after = done[f"{way} {kind}"], resumed[f"{way} {kind}"]
-    assert after.losses == unbroken.losses[HALF[kind] :]
-    assert after.norms == unbroken.norms[HALF[kind] :]
+    assert after.losses == unbroken.losses[HALF:]
+    assert after.norms == unbroken.norms[HALF:]
     assert_same(after.tensors("weights"), unbroken.tensors("weights"))
+
+
+@pytest.mark.parametrize(
+    ("way", "name"), [(way, name) for name, (_, ways) in OTHERWISE.items() for way in ways]
+)
+def test_another_step_is_the_native_engines(
+    done: dict[str, Task], resumed: dict[str, Task], way: str, name: str
+) -> None:
+    """And goes on bit by bit."""
+    expected, found, after = done[f"native {name}"], done[f"{way} {name}"], resumed[f"{way} {name}"]
+    sixteen = name == "fp16"
+    assert found.skipped == expected.skipped
+    assert exactly(found) == pytest.approx(exactly(expected), abs=5e-3 if sixteen else 1e-5)
+    assert found.norms == pytest.approx(expected.norms, rel=2e-2 if sixteen else 1e-5)
+    weights = found.tensors("weights")
+    for key, weight in expected.tensors("weights").items():
+        assert torch.allclose(weights[key], weight, atol=1e-2 if sixteen else 1e-4), key
+    assert after.losses == found.losses[2:]
+    assert_same(after.tensors("weights"), weights)
+
+
+def test_the_running_mean_is_not_the_last_weights(done: dict[str, Task]) -> None:
+    mean, last = done["stage 1 ema"].tensors("weights"), done["stage 1 full"].tensors("weights")
+    assert done["stage 1 ema"].losses == done["stage 1 full"].losses
+    assert all(not torch.equal(mean[name], weight) for name, weight in last.items())
+
+
+@pytest.mark.parametrize(("way", "kind"), RECOMPUTED)
+def test_what_is_recomputed_is_what_was_computed(
+    done: dict[str, Task], way: str, kind: str
+) -> None:
+    assert done[f"{way} {kind}"].losses == done[f"{way} fp32"].losses[:3]
 
 
 @pytest.mark.parametrize(("reader", "writer"), CROSSINGS)
 def test_stages_and_engines_read_each_other(
     done: dict[str, Task], resumed: dict[str, Task], reader: str, writer: str
 ) -> None:
-    first = HALF["fp32"]
-    expected = exactly(done["native fp32"])[first : first + 2]
+    expected = exactly(done["native fp32"])[HALF : HALF + 2]
     assert exactly(resumed[f"{reader} from {writer}"]) == pytest.approx(expected, rel=1e-5)
 
 
 @pytest.mark.parametrize("way", BF16)
 def test_bf16_follows_fp32(done: dict[str, Task], way: str) -> None:
-    expected = exactly(done["native fp32"])[: WHOLE["bf16"]]
+    expected = exactly(done["native fp32"])
     found = exactly(done[f"{way} bf16"])
     assert found == pytest.approx(expected, abs=0.02)
     assert found != expected
@@ -269,7 +331,7 @@ def test_a_nan_in_one_ranks_loss_moves_no_rank(
     done: dict[str, Task], resumed: dict[str, Task], kept: Path, way: str, kind: str
 ) -> None:
     """Neither weights nor running means; and the step after it is a usual one."""
-    spoilt, step = resumed[f"{way} {kind} spoilt"], HALF[kind]
+    spoilt, step = resumed[f"{way} {kind} spoilt"], HALF
     before = state(place(kept, way, kind) / f"step-{step:08d}")
     assert_same(state(kept / f"spoilt-{way}-{kind}" / f"step-{step + 1:08d}"), before)
     assert [bool(reason) for reason in spoilt.skipped] == [True, False]

@@ -142,7 +142,8 @@ def _stage_activation_bytes(shape: ModelShape, job: JobSpec, stage: int, layers:
 
 
 def _native_state(held: _Held, job: JobSpec) -> tuple[int, int, int]:
-    """Weights, gradients and optimizer of FSDP2's ZeRO stages."""
+    """Weights, gradients and optimizer of FSDP2's ZeRO stages. An offloaded optimizer counts: its
+    state is on the device while it steps."""
     plan, compute = job.plan, _COMPUTE_BYTES[job.precision]
     holders = plan.data * plan.context
     kept = -(-held.all // (holders // plan.replicate if plan.zero_stage else 1))
@@ -214,6 +215,8 @@ def layer_activation_bytes(shape: ModelShape, job: JobSpec) -> int:
 def _kept_activation_bytes(shape: ModelShape, job: JobSpec) -> int:
     """Bytes that one layer keeps of each token from its forward to its backward pass."""
     compute, tensor = _COMPUTE_BYTES[job.precision], job.plan.tensor
+    if _offloads_activations(job):
+        return 0
     if job.recompute == "none":
         return layer_activation_bytes(shape, job)
     whole = compute * shape.hidden
@@ -226,8 +229,13 @@ def _kept_activation_bytes(shape: ModelShape, job: JobSpec) -> int:
 
 
 def _recomputed_bytes(shape: ModelShape, job: JobSpec) -> int:
-    """Bytes a token of the one layer that is computed again."""
-    return 0 if job.recompute == "none" else layer_activation_bytes(shape, job)
+    """Bytes a token of the one layer that is computed again, or fetched from the host."""
+    stays = job.recompute == "none" and not _offloads_activations(job)
+    return 0 if stays else layer_activation_bytes(shape, job)
+
+
+def _offloads_activations(job: JobSpec) -> bool:
+    return job.offload.activations != "none" and job.resources.device != "cpu"
 
 
 def _norm_bytes(width: int, compute: int) -> int:

@@ -8,7 +8,7 @@ from pydantic import Field, model_validator
 
 from rayline.errors import SpecError
 from rayline.spec.document import Document
-from rayline.spec.engines import why_engine_cannot
+from rayline.spec.engines import check_engine, why_engine_cannot
 from rayline.spec.evaluation import EvaluationSpec
 from rayline.spec.model import ModelRef, ModelShape
 from rayline.spec.offload import OffloadSpec
@@ -92,7 +92,7 @@ class JobSpec(Document):
     init: Literal["weights", "random"] = "weights"
     """weights: start from the model's weights. random: from its config alone, drawn from seed."""
     engine: Literal["native", "deepspeed"] = "native"
-    """native: PyTorch device mesh, FSDP2 and pipelining. deepspeed: ZeRO 0 to 3."""
+    """native: PyTorch device mesh, FSDP2 and pipelining. deepspeed: ZeRO 0 to 3, and AutoTP."""
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
     """bf16 and fp16 compute in 16 bits and keep weights, gradients' sums and optimizer states in
     fp32; fp16, for GPUs without bf16, scales the loss and skips steps whose gradients overflow."""
@@ -178,6 +178,7 @@ class JobSpec(Document):
     def check(self, model: ModelShape, workers_per_node: int | None = None) -> None:
         """Refuse what the plan, the model and the batch cannot do together. Raises SpecError."""
         self.plan.check(model, self.batch.sequences, workers_per_node)
+        check_engine(self, model)
         rows = self.plan.data * self.plan.microbatches
         self.batch.check_parts(rows, f"{self.plan.data} x {self.plan.microbatches}")
         parts = self.plan.context * (self.plan.tensor if self.plan.sequence else 1)

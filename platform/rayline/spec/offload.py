@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Literal, Self
-
-from pydantic import Field, model_validator
+from typing import Literal
 
 from rayline.spec.document import Document
 
-Place = Literal["none", "cpu", "nvme"]
-"""Where something stays between uses: on the device, in the host's memory, in files."""
+Place = Literal["none", "cpu"]
+"""Where something stays between uses: on the device, or in the host's memory."""
 
 
 class OffloadSpec(Document):
@@ -17,21 +15,8 @@ class OffloadSpec(Document):
     they are."""
 
     optimizer: Place = "none"
-    """Where optimizer states, and the fp32 copies of the weights, stay."""
+    """Where optimizer states stay; under deepspeed the fp32 weights too, and the host steps."""
     parameters: Place = "none"
-    """Where the weights that compute stay; needs plan.zero_stage 3."""
-    nvme_dir: str | None = Field(default=None, min_length=1)
-    """Folder for what goes to nvme, best on a fast local disk; each worker writes files of its own
-    there, which are worth nothing once the run is over."""
-
-    @model_validator(mode="after")
-    def _has_a_folder(self) -> Self:
-        to_files = [name for name in ("optimizer", "parameters") if getattr(self, name) == "nvme"]
-        if to_files and self.nvme_dir is None:
-            raise ValueError(f"{to_files[0]} nvme needs a folder: set nvme_dir")
-        if self.nvme_dir is not None and not to_files:
-            raise ValueError(
-                f"nvme_dir {self.nvme_dir} is given, but nothing goes there; set optimizer: nvme, "
-                "or leave it out"
-            )
-        return self
+    """Where the weights that compute stay; engine deepspeed, plan.zero_stage 3."""
+    activations: Place = "none"
+    """Where what layers save for the backward pass stays until then; engine native."""

@@ -13,7 +13,6 @@ shards.
 from __future__ import annotations
 
 import copy
-import math
 from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
@@ -40,6 +39,7 @@ from rayline.train.gather import whole_tensors
 from rayline.train.holdings import all_names, native_shards
 from rayline.train.loss_scale import LossScale
 from rayline.train.objective import count_targets
+from rayline.train.offload import offload_activations
 from rayline.train.optimizer import ShardedOptimizer, check_groups
 from rayline.train.recompute import recompute_layers
 from rayline.train.stages import COMPUTE_DTYPE, WorkerStages
@@ -89,6 +89,8 @@ def _split(stage: ModelStage, job: JobSpec, mesh: GangMesh) -> TensorSplit:
     if mesh.context_group is not None:
         stage.share_sequences(mesh.context_group, mesh.coordinate.context)
     recompute_layers(stage.blocks, job.recompute)
+    if job.offload.activations == "cpu":
+        offload_activations(stage.blocks)
     if plan.data * plan.context > 1 or job.precision != "fp32":
         dtype = COMPUTE_DTYPE[job.precision]
         split_over_data_axis(stage, stage.blocks, mesh.data, plan, dtype)
@@ -153,7 +155,8 @@ class NativeEngine:
         self._partial = self._partial_groups(split.partial)
         shards = native_shards(self._parameters, self._layout, self.tied, mesh)
         decay = None if job.ema is None else job.ema.decay
-        self._optimizer = ShardedOptimizer(shards, job.optim, average_decay=decay)
+        on_host = job.offload.optimizer == "cpu"
+        self._optimizer = ShardedOptimizer(shards, job.optim, decay, on_host=on_host)
         self._loss_scale = LossScale() if job.precision == "fp16" else None
         self._multiplier = 1.0
 
@@ -195,14 +198,10 @@ class NativeEngine:
     def _scaled_fitly(self, outcome: StepOutcome) -> StepOutcome:
         """The outcome, marked where the gradients overflowed for the loss's scale; the next step
         has the scale that follows from it."""
-        scale = self._loss_scale
-        if scale is None:
+        if self._loss_scale is None:
             return outcome
-        overflowed = (
-            scale.can_fall and math.isfinite(outcome.loss) and not math.isfinite(outcome.grad_norm)
-        )
-        self._loss_scale = scale.after(overflowed=overflowed)
-        return replace(outcome, overflowed_at=scale.value if overflowed else None)
+        overflowed_at, self._loss_scale = self._loss_scale.judged(outcome.loss, outcome.grad_norm)
+        return replace(outcome, overflowed_at=overflowed_at)
 
     def _forward_backward(self, batch: Batch) -> tuple[float, int]:
         """Sum of losses and count of target tokens over this rank's sequences; 0, 0 on a rank
@@ -345,6 +344,7 @@ class NativeEngine:
         if self._loss_scale is not None:
             self._loss_scale = LossScale.from_scalars(scalars)
         self.tied.copy_weights()
-        for name in sorted(self.tied.here)[:1]:
-            for slot in self._optimizer.slots(name):
-                self.tied.copy_state(partial(self._optimizer.slot, slot))
+        with self._optimizer.on_device():
+            for name in sorted(self.tied.here)[:1]:
+                for slot in self._optimizer.slots(name):
+                    self.tied.copy_state(partial(self._optimizer.slot, slot))
