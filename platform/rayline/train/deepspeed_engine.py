@@ -4,9 +4,9 @@ over the tensor axis.
 What it computes is what the native engine computes. DeepSpeed averages gradients over ranks, and
 by default over microbatches too; a mean over the target tokens of the global batch is something
 else as soon as ranks hold different numbers of them. So the tokens are counted first, and each
-microbatch's summed loss is handed over times ranks / tokens: DeepSpeed's mean over ranks is then
-the sum that is wanted. Checkpoints are in the common form: whole float32 tensors, cut along dim 0
-over the ranks, so that any stage, and the native engine, goes on from them.
+microbatch's summed loss is handed over times data ranks / tokens: DeepSpeed's mean over them is
+then the sum that is wanted. Checkpoints are in the common form: whole float32 tensors, cut along
+dim 0 over the ranks, so that any stage, and the native engine, goes on from them.
 """
 
 from __future__ import annotations
@@ -102,11 +102,11 @@ def _optimizer(model: WholeModel, spec: OptimSpec) -> torch.optim.Optimizer:
         names.add(name)
         alike[rate_and_decay(name, weight.dim(), spec)].append(weight)
     check_groups(spec, names)
-    groups = [
+    told = [
         {"params": weights, "lr_scale": lr_scale, "weight_decay": decay}
         for (lr_scale, decay), weights in alike.items()
     ]
-    return torch_optimizer(spec, groups)
+    return torch_optimizer(spec, told)
 
 
 def _configuration(job: JobSpec, device: torch.device) -> dict[str, Any]:

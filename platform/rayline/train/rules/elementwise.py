@@ -46,16 +46,16 @@ def torch_slots(spec: OptimSpec) -> tuple[str, ...]:
     is SGD's momentum: torch's, which begins at the first gradient, comes to the same)."""
     if isinstance(spec, SgdSpec) and not spec.momentum:
         return ()
-    return _SLOTS[spec.kind]
+    return _SLOTS[type(spec)]
 
 
-_SLOTS = {
-    "adamw": ("exp_avg", "exp_avg_sq"),
-    "lion": ("exp_avg",),
-    "sgd": ("momentum_buffer",),
-    "rmsprop": ("square_avg",),
-    "adagrad": ("sum",),
-    "adadelta": ("square_avg", "acc_delta"),
+_SLOTS: dict[type[OptimSpec], tuple[str, ...]] = {
+    AdamWSpec: ("exp_avg", "exp_avg_sq"),
+    LionSpec: ("exp_avg",),
+    SgdSpec: ("momentum_buffer",),
+    RmspropSpec: ("square_avg",),
+    AdagradSpec: ("sum",),
+    AdadeltaSpec: ("square_avg", "acc_delta"),
 }
 
 
