@@ -71,6 +71,26 @@ def test_deepspeed_keeps_what_the_zero_paper_says(
     assert estimate.optimizer_bytes == pytest.approx(optimizer * parameters, rel=1e-4)
 
 
+def test_what_is_offloaded_is_not_on_the_device() -> None:
+    """Unless the device is the host."""
+    fields = {"engine": "deepspeed", "precision": "bf16", "plan.data": 4}
+    here = estimate_memory(SHAPE, job(**fields))
+    fields |= {"offload.optimizer": "cpu", "offload.parameters": "cpu"}
+    away = estimate_memory(SHAPE, job(**fields))
+    parameters = count_parameters(SHAPE)
+
+    assert away.optimizer_bytes == 0
+    assert here.weights_bytes - away.weights_bytes == pytest.approx(1.5 * parameters, rel=1e-4)
+    assert estimate_memory(SHAPE, job(**fields, **{"resources.device": "cpu"})) == here
+
+
+def test_offloaded_activations_are_those_of_one_layer() -> None:
+    here = estimate_memory(SHAPE, job())
+    away = estimate_memory(SHAPE, job(**{"offload.activations": "cpu"}))
+    one = 64 * 128 * layer_activation_bytes(SHAPE, job())
+    assert here.activations_bytes - away.activations_bytes == 11 * one
+
+
 @pytest.mark.parametrize(
     ("optim", "each"),
     [

@@ -77,23 +77,6 @@ def test_another_kind_is_put_whole_in_place_of_the_first() -> None:
         job().changed({"optim.kind": "sgd"})
 
 
-@pytest.mark.parametrize(
-    "sections",
-    [
-        {"optim": {"lr": 1e-3, "kind": "lion"}},
-        {"optim": {"lr": 1e-3, "groups": [{"match": "*norm*", "lr_scale": 0.1}]}},
-        {"ema": {"decay": 0.9}},
-        {"recompute": "full"},
-        {"plan": {"data": 2, "expert": 2}},
-        {"objective": {"router_aux_loss": 0.01}},
-    ],
-)
-def test_deepspeed_refuses_what_only_the_native_engine_has(sections: dict[str, Any]) -> None:
-    job(**sections)
-    with pytest.raises(SpecError, match="engine: native"):
-        job(engine="deepspeed", **sections)
-
-
 def test_a_split_backward_pass_refuses_selective_recomputation() -> None:
     plan = {"pipeline": 2, "schedule": "zero_bubble", "microbatches": 4}
     job(plan=plan, recompute="full")

@@ -19,7 +19,9 @@ from rayline.spec import JobSpec
 
 TIMEOUT_S = 280
 _FORKS = multiprocessing.get_context("forkserver")
-_FORKS.set_forkserver_preload(["support.engine_rank", "rayline.train.native"])
+_FORKS.set_forkserver_preload(
+    ["support.engine_rank", "rayline.train.native", "rayline.train.deepspeed_engine"]
+)
 
 
 @dataclass

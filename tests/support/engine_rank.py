@@ -4,6 +4,7 @@ Started by `engine_gang.run_gang` with a JSON list of tasks, done one after anot
 group. Rank 0 writes what came out.
 """
 
+import gc
 import json
 import os
 from pathlib import Path
@@ -149,6 +150,8 @@ def run_tasks(rank: int, world: int, port: int, listing: Path, log: Path) -> Non
         os.dup2(said.fileno(), 1)
         os.dup2(said.fileno(), 2)
     torch.set_num_threads(1)
+    # DeepSpeed collects garbage at every start, and would search all that was imported.
+    gc.freeze()
     address = f"tcp://127.0.0.1:{port}"
     dist.init_process_group("gloo", init_method=address, rank=rank, world_size=world)
     for task in json.loads(listing.read_text()):

@@ -45,9 +45,20 @@ def test_it_never_falls_below_one() -> None:
 
 
 @pytest.mark.dist
-def test_gradients_that_overflow_move_nothing_and_lower_the_scale(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("engine", "stage", "offload"),
+    [
+        ("native", 3, {}),
+        *(("deepspeed", stage, {}) for stage in range(4)),
+        ("deepspeed", 1, {"optimizer": "cpu"}),
+        ("deepspeed", 3, {"optimizer": "cpu"}),
+    ],
+)
+def test_gradients_that_overflow_move_nothing_and_lower_the_scale(
+    tmp_path: Path, engine: str, stage: int, offload: dict[str, str]
+) -> None:
     model = write_tiny_model(tmp_path, hidden=64, ffn=128, layers=1)
-    spec = job({}, precision="fp16")
+    spec = job({"zero_stage": stage}, precision="fp16", engine=engine, offload=offload)
     place = spec.plan.coordinate(0)
     context = WorkerContext(0, 1, 0, place, "127.0.0.1", free_port(), "cpu")
     asked: list[float] = []
@@ -57,18 +68,18 @@ def test_gradients_that_overflow_move_nothing_and_lower_the_scale(tmp_path: Path
         return True
 
     with joined(context) as device:
-        engine = build_engine(spec, context, model, device)
+        one = build_engine(spec, context, model, device)
         huge = {"optimizer_steps": 0, **LossScale(2.0**40, 5).scalars()}
-        engine.restore(engine.pieces(), huge)
-        begun = {name: weight.clone() for name, weight in engine.weights()}
+        one.restore(one.pieces(), huge)
+        begun = {name: weight.clone() for name, weight in one.weights()}
         ids, labels = global_batch(spec, 64, 1)
-        outcome = engine.step(Batch(ids, labels), 1e-3, admits)
+        outcome = one.step(Batch(ids, labels), 1e-3, admits)
         assert (outcome.applied, outcome.overflowed_at) == (False, 2.0**40)
         assert asked == []
-        assert all(torch.equal(weight, begun[name]) for name, weight in engine.weights())
-        assert engine.scalars() == {"optimizer_steps": 0, **LossScale(2.0**39).scalars()}
-        engine.restore(engine.pieces(), {"optimizer_steps": 0, **LossScale(2.0**10).scalars()})
-        outcome = engine.step(Batch(ids, labels), 1e-3, admits)
+        assert all(torch.equal(weight, begun[name]) for name, weight in one.weights())
+        assert one.scalars() == {"optimizer_steps": 0, **LossScale(2.0**39).scalars()}
+        one.restore(one.pieces(), {"optimizer_steps": 0, **LossScale(2.0**10).scalars()})
+        outcome = one.step(Batch(ids, labels), 1e-3, admits)
         assert outcome.applied
         assert asked == [outcome.grad_norm]
-        assert any(not torch.equal(weight, begun[name]) for name, weight in engine.weights())
+        assert any(not torch.equal(weight, begun[name]) for name, weight in one.weights())

@@ -79,6 +79,29 @@ def stepped(spec: OptimSpec, steps: int = STEPS) -> dict[str, torch.Tensor]:
     return tensors
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_state_that_waits_on_the_host_steps_bit_by_bit(kind: str) -> None:
+    """Between steps it is in host memory alone, where checkpoints read and fill it."""
+    tensors = weights()
+    optimizer = ShardedOptimizer(alone(tensors), spec_of(kind), 0.9, on_host=True)
+    expected = weights()
+    usual = ShardedOptimizer(alone(expected), spec_of(kind), 0.9)
+    for one in (optimizer, usual):
+        one.begin_averages()
+    for step in range(1, 4):
+        for one in (optimizer, usual):
+            one.step(gradients(step), LR / step)
+    assert all(torch.equal(tensors[name], weight) for name, weight in expected.items())
+    for name in SHAPES:
+        assert optimizer.slots(name) == usual.slots(name)
+        for found, there in zip(optimizer.pieces(name), usual.pieces(name), strict=True):
+            assert torch.equal(found.data, there.data), found.slot
+            waiting = optimizer.slot(found.slot, name)
+            with optimizer.on_device():
+                assert optimizer.slot(found.slot, name).data_ptr() != waiting.data_ptr()
+            assert optimizer.slot(found.slot, name).data_ptr() == waiting.data_ptr()
+
+
 Update = Callable[[str, torch.Tensor, torch.Tensor, int, float, float], None]
 
 

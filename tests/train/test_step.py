@@ -90,6 +90,13 @@ def otherwise(plan: dict[str, Any], model: Path, kept: Path) -> dict[str, Task]:
         "ramp": Task(spec("adamw", plan, **RAMP), model, last=STEPS),
         "full": Task(spec("adamw", plan, recompute="full"), model, last=HALF),
         "selective": Task(spec("adamw", plan, recompute="selective"), model, last=HALF),
+        "offloading": Task(
+            spec("adamw", plan, offload={"optimizer": "cpu", "activations": "cpu"}),
+            model,
+            first=HALF + 1,
+            last=STEPS,
+            load=kept / "adamw" / f"step-{HALF:08d}",
+        ),
         "averaged": Task(averaged, model, last=STEPS, save=kept / "averaged", save_at=HALF),
         "averaged after": Task(averaged, model, first=HALF + 1, last=STEPS, load=begun),
         "unspoilt": Task(guarded, model, last=2),
@@ -172,6 +179,12 @@ def test_a_nan_in_one_ranks_loss_names_that_rank(gang: dict[str, Task]) -> None:
 @pytest.mark.parametrize("kind", ["full", "selective"])
 def test_what_is_recomputed_is_what_was_computed(gang: dict[str, Task], kind: str) -> None:
     assert gang[kind].losses == gang["adamw"].losses[:HALF]
+
+
+def test_what_waits_on_the_host_changes_no_bit(gang: dict[str, Task]) -> None:
+    """States and activations, from a checkpoint of a job that offloads nothing."""
+    assert gang["offloading"].losses == gang["adamw"].losses[HALF:]
+    assert_same_weights(gang["offloading"], gang["adamw"])
 
 
 def test_an_average_is_kept_in_shards_and_resumes_bit_by_bit(

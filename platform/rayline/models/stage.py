@@ -174,6 +174,12 @@ class ModelStage(nn.Module):
             yield self.whole_name(name), parameter
 
 
+def transformer_layers(model: PreTrainedModel) -> list[nn.Module]:
+    """The layers of a whole model, first to last. Raises SpecError where it has no one list of
+    them."""
+    return list(getattr(model.base_model, _StageParts.find(model, model.config).layers))
+
+
 class _StageParts:
     """Names of what lies before, in and behind the layers, read from how the model is built. (Its
     pipeline plan says the same where there is one, but some models have none.)"""

@@ -146,7 +146,8 @@ def _stage_activation_bytes(shape: ModelShape, job: JobSpec, stage: int, layers:
 
 
 def _native_state(held: _Held, job: JobSpec) -> tuple[int, int, int]:
-    """Weights, gradients and optimizer of FSDP2's ZeRO stages."""
+    """Weights, gradients and optimizer of FSDP2's ZeRO stages. An offloaded optimizer counts: its
+    state is on the device while it steps."""
     plan, compute = job.plan, _COMPUTE_BYTES[job.precision]
     holders = plan.data * plan.context
     shards = holders // plan.replicate if plan.zero_stage else 1
@@ -183,15 +184,21 @@ def _optimizer_bytes(held: _Held, job: JobSpec, kept: int, share: float) -> int:
 
 
 def _deepspeed_state(held: _Held, job: JobSpec) -> tuple[int, int, int]:
-    """The same of DeepSpeed's: each stage shards one thing more, as in the paper."""
+    """The same of DeepSpeed's: each stage shards one thing more, as in the paper. What is offloaded
+    counts nothing, unless the device is the host itself."""
     plan, compute = job.plan, _COMPUTE_BYTES[job.precision]
     shard = -(-held.all // plan.data)
     near = min(held.all, 2 * held.layer + held.ends)
-    computed = compute * (shard + near if plan.zero_stage == 3 else held.all)
     mastered = shard if plan.zero_stage >= 1 else held.all
+    computed = compute * (shard + near if plan.zero_stage == 3 else held.all)
     master = 0 if job.precision == "fp32" else _FP32_BYTES * mastered
     gradients = _FP32_BYTES * (shard if plan.zero_stage >= 2 else held.all)
     optimizer = _optimizer_bytes(held, job, mastered, mastered / max(1, held.all))
+    if job.resources.device != "cpu":
+        if job.offload.parameters != "none":
+            computed = compute * near
+        if job.offload.optimizer != "none":
+            master = optimizer = 0
     return computed + master, gradients, optimizer
 
 
@@ -216,6 +223,8 @@ def layer_activation_bytes(shape: ModelShape, job: JobSpec) -> int:
 def _kept_activation_bytes(shape: ModelShape, job: JobSpec) -> int:
     """Bytes that one layer keeps of each token from its forward to its backward pass."""
     compute, tensor = _COMPUTE_BYTES[job.precision], job.plan.tensor
+    if _offloads_activations(job):
+        return 0
     if job.recompute == "none":
         return layer_activation_bytes(shape, job)
     whole = compute * shape.hidden
@@ -228,8 +237,13 @@ def _kept_activation_bytes(shape: ModelShape, job: JobSpec) -> int:
 
 
 def _recomputed_bytes(shape: ModelShape, job: JobSpec) -> int:
-    """Bytes a token of the one layer that is computed again."""
-    return 0 if job.recompute == "none" else layer_activation_bytes(shape, job)
+    """Bytes a token of the one layer that is computed again, or fetched from the host."""
+    stays = job.recompute == "none" and not _offloads_activations(job)
+    return 0 if stays else layer_activation_bytes(shape, job)
+
+
+def _offloads_activations(job: JobSpec) -> bool:
+    return job.offload.activations != "none" and job.resources.device != "cpu"
 
 
 def _norm_bytes(width: int, compute: int) -> int:

@@ -12,6 +12,7 @@ from rayline.spec.job import (
 )
 from rayline.spec.manifest import FORMAT_VERSION, CheckpointManifest, ShardFile, TensorPiece
 from rayline.spec.model import ModelRef, ModelShape
+from rayline.spec.offload import OffloadSpec
 from rayline.spec.optim import (
     AdadeltaSpec,
     AdafactorSpec,
@@ -79,6 +80,7 @@ __all__ = [
     "ModelShape",
     "MuonSpec",
     "ObjectiveSpec",
+    "OffloadSpec",
     "OptimSpec",
     "ParallelPlan",
     "PlateauSchedule",

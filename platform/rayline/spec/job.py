@@ -8,8 +8,10 @@ from pydantic import Field, model_validator
 
 from rayline.errors import SpecError
 from rayline.spec.document import Document
+from rayline.spec.engines import check_engine, why_engine_cannot
 from rayline.spec.evaluation import EvaluationSpec
 from rayline.spec.model import ModelRef, ModelShape
+from rayline.spec.offload import OffloadSpec
 from rayline.spec.optim import AnyOptimSpec
 from rayline.spec.plan import ParallelPlan
 from rayline.spec.profile import ProfileSpec
@@ -90,7 +92,7 @@ class JobSpec(Document):
     init: Literal["weights", "random"] = "weights"
     """weights: start from the model's weights. random: from its config alone, drawn from seed."""
     engine: Literal["native", "deepspeed"] = "native"
-    """native: PyTorch device mesh, FSDP2 and pipelining. deepspeed: ZeRO 0 to 3."""
+    """native: PyTorch device mesh, FSDP2 and pipelining. deepspeed: ZeRO 0 to 3, and AutoTP."""
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
     """bf16 and fp16 compute in 16 bits and keep weights, gradients' sums and optimizer states in
     fp32; fp16, for GPUs without bf16, scales the loss and skips steps whose gradients overflow."""
@@ -110,6 +112,7 @@ class JobSpec(Document):
     recompute: Literal["none", "selective", "full"] = "none"
     """What the backward pass computes again instead of keeping it. full: each layer, from its
     input. selective: all but products of matrices and attention."""
+    offload: OffloadSpec = OffloadSpec()
     plan: ParallelPlan = ParallelPlan()
     checkpoint: CheckpointSpec = CheckpointSpec()
     resources: ResourceSpec = ResourceSpec()
@@ -125,26 +128,9 @@ class JobSpec(Document):
 
     @model_validator(mode="after")
     def _engine_can(self) -> Self:
-        plan = self.plan
-        if self.engine == "deepspeed" and plan.tensor * plan.pipeline * plan.context > 1:
-            raise ValueError(
-                "engine deepspeed splits along plan.data only; for tensor, pipeline or context use "
-                "engine: native"
-            )
-        if self.engine == "deepspeed" and (plan.expert > 1 or self.objective.router_aux_loss):
-            raise ValueError(
-                "engine deepspeed knows no plan.expert above 1 and no objective.router_aux_loss; "
-                "use engine: native"
-            )
-        if self.engine == "deepspeed" and self.precision == "fp16":
-            raise ValueError("engine deepspeed knows no precision fp16; use engine: native")
-        if self.engine == "deepspeed" and (self.ema is not None or self.recompute != "none"):
-            raise ValueError("engine deepspeed knows no ema or recompute; use engine: native")
-        if self.engine == "deepspeed" and (self.optim.kind != "adamw" or self.optim.groups):
-            raise ValueError(
-                "engine deepspeed knows optim.kind adamw without optim.groups; for "
-                f"{self.optim.kind} or groups use engine: native"
-            )
+        reason = why_engine_cannot(self)
+        if reason is not None:
+            raise ValueError(reason)
         if self.stop_after_step is not None and self.stop_after_step > self.steps:
             raise ValueError(
                 f"stop_after_step {self.stop_after_step} lies after steps {self.steps}"
@@ -192,6 +178,7 @@ class JobSpec(Document):
     def check(self, model: ModelShape, workers_per_node: int | None = None) -> None:
         """Refuse what the plan, the model and the batch cannot do together. Raises SpecError."""
         self.plan.check(model, self.batch.sequences, workers_per_node)
+        check_engine(self, model)
         if self.objective.router_aux_loss and not model.experts:
             raise SpecError(
                 "objective.router_aux_loss",

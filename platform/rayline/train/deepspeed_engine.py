@@ -1,11 +1,12 @@
-"""The deepspeed engine: ZeRO stages 0 to 3 (Rajbhandari et al. 2020) over the data axis.
+"""The deepspeed engine: ZeRO stages 0 to 3 (Rajbhandari et al. 2020) over the data axis, and AutoTP
+over the tensor axis.
 
 What it computes is what the native engine computes. DeepSpeed averages gradients over ranks, and
 by default over microbatches too; a mean over the target tokens of the global batch is something
 else as soon as ranks hold different numbers of them. So the tokens are counted first, and each
-microbatch's summed loss is handed over times ranks / tokens: DeepSpeed's mean over ranks is then
-the sum that is wanted. Checkpoints are in the common form: whole float32 tensors, cut along dim 0
-over the ranks, so that any stage, and the native engine, goes on from them.
+microbatch's summed loss is handed over times data ranks / tokens: DeepSpeed's mean over them is
+then the sum that is wanted. Checkpoints are in the common form: whole float32 tensors, cut along
+dim 0 over the ranks, so that any stage, and the native engine, goes on from them.
 """
 
 from __future__ import annotations
@@ -13,10 +14,11 @@ from __future__ import annotations
 import math
 import os
 import warnings
+from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import deepspeed
 import torch
@@ -26,16 +28,19 @@ from deepspeed.accelerator.cpu_accelerator import CPU_Accelerator
 from deepspeed.utils import groups
 from torch import nn
 
-from rayline.errors import SpecError
 from rayline.parallel.piece import Piece
 from rayline.parallel.vocabulary import VocabularySlice
-from rayline.spec import AdamWSpec, JobSpec, WorkerContext
+from rayline.spec import JobSpec, OffloadSpec, OptimSpec, WorkerContext
 from rayline.train.deepspeed_model import WholeModel, build_whole_model, initial_weights
-from rayline.train.deepspeed_state import scattered_state
+from rayline.train.deepspeed_state import ScatteredState, scattered_state
+from rayline.train.deepspeed_tensor import OverTensorAxis, cut_dims, layer_specs
 from rayline.train.engine import Admits, Batch, Fault, StepOutcome, admit_all
 from rayline.train.faults import MOST_NAMED, find_faults
+from rayline.train.loss_scale import LossScale
 from rayline.train.objective import count_targets, summed_cross_entropy
-from rayline.train.optimizer import SLOTS
+from rayline.train.optimizer import AVERAGE, check_groups, rate_and_decay
+from rayline.train.rules.elementwise import torch_optimizer, torch_slots
+from rayline.train.stages import COMPUTE_DTYPE
 
 BUCKET_ELEMENTS = 50_000_000
 """Gradients and weights travel in buckets of this many elements: 200 MB in float32, where
@@ -51,15 +56,15 @@ def build_deepspeed_engine(
     _make_ready(context, device)
     model = build_whole_model(job, model_directory)
     # Before stage 3 empties parameters: whether they are matrices is asked of their shape.
-    adamw = _adamw(model, cast(AdamWSpec, job.optim))  # the spec lets nothing else come here
-    configuration = _configuration(job)
-    if configuration["bf16"]["enabled"]:
-        model.bfloat16_weights()
+    optimizer = _optimizer(model, job.optim)
+    configuration = {**_configuration(job, device), **_tensor_parallel(job, model)}
+    if job.precision != "fp32" and job.plan.zero_stage > 0:
+        model.turn_weights(COMPUTE_DTYPE[job.precision])
     if job.plan.zero_stage == 3:
         # Cut weight by weight, so that no device ever holds the whole model.
         deepspeed.zero.Init(module=model, config_dict_or_path=configuration)
-    wrapped, *_ = deepspeed.initialize(model=model, optimizer=adamw, config=configuration)
-    engine = DeepSpeedEngine(job, wrapped, model, device)
+    wrapped, *_ = deepspeed.initialize(model=model, optimizer=optimizer, config=configuration)
+    engine = DeepSpeedEngine(job, context, wrapped, model, device)
     # Last, because DeepSpeed would begin its float32 weights with what it had rounded to bf16.
     engine.take_weights(initial_weights(job, model_directory))
     return engine
@@ -68,8 +73,8 @@ def build_deepspeed_engine(
 def _make_ready(context: WorkerContext, device: torch.device) -> None:
     """Set what DeepSpeed holds in globals of the process, left by an engine before this one or
     guessed from the machine."""
-    if device.type == "cpu" and get_accelerator().device_name() != "cpu":
-        set_accelerator(CPU_Accelerator())
+    if device.type == "cpu" and not isinstance(get_accelerator(), _Host):
+        set_accelerator(_Host())
     # DeepSpeed takes the device's number from this variable and from nowhere else.
     os.environ["LOCAL_RANK"] = str(context.local_rank)
     # Groups of a torch.distributed that is gone, where this process has trained before.
@@ -81,24 +86,30 @@ def _make_ready(context: WorkerContext, device: torch.device) -> None:
     warnings.filterwarnings("ignore", r"`torch\.distributed\.\w+` is deprecated", FutureWarning)
 
 
-def _adamw(model: WholeModel, spec: AdamWSpec) -> torch.optim.Optimizer:
-    """torch's AdamW, so that nothing is compiled; the groups are the native engine's."""
-    weights = list(model.parameters())
-    decayed = {
-        "params": [weight for weight in weights if weight.dim() >= 2],
-        "weight_decay": spec.weight_decay,
-    }
-    others = {"params": [weight for weight in weights if weight.dim() < 2], "weight_decay": 0.0}
-    return torch.optim.AdamW(
-        [group for group in (decayed, others) if group["params"]],
-        lr=spec.lr,
-        betas=spec.betas,
-        eps=spec.eps,
-        fused=True,
-    )
+class _Host(CPU_Accelerator):
+    """DeepSpeed allows fp16 only where oneDNN has it; torch computes in it on any CPU."""
+
+    def is_fp16_supported(self) -> bool:
+        """Yes, if slowly."""
+        return True
 
 
-def _configuration(job: JobSpec) -> dict[str, Any]:
+def _optimizer(model: WholeModel, spec: OptimSpec) -> torch.optim.Optimizer:
+    """torch's own, so that nothing is compiled; the groups are the native engine's."""
+    alike: dict[tuple[float, float], list[nn.Parameter]] = defaultdict(list)
+    names = set()
+    for name, weight in model.parameters_by_name():
+        names.add(name)
+        alike[rate_and_decay(name, weight.dim(), spec)].append(weight)
+    check_groups(spec, names)
+    told = [
+        {"params": weights, "lr_scale": lr_scale, "weight_decay": decay}
+        for (lr_scale, decay), weights in alike.items()
+    ]
+    return torch_optimizer(spec, told)
+
+
+def _configuration(job: JobSpec, device: torch.device) -> dict[str, Any]:
     """DeepSpeed's configuration, in its own words
     (https://www.deepspeed.ai/docs/config-json/)."""
     stage = job.plan.zero_stage
@@ -111,24 +122,68 @@ def _configuration(job: JobSpec) -> dict[str, Any]:
             "reduce_bucket_size": BUCKET_ELEMENTS,
             "allgather_bucket_size": BUCKET_ELEMENTS,
             "stage3_prefetch_bucket_size": BUCKET_ELEMENTS,
+            **_offload(job.offload, device),
         },
+        # torch's AdamW steps on the host, too; DeepSpeed's own would have to be compiled.
+        "zero_force_ds_cpu_optimizer": False,
+        "zero_allow_untested_optimizer": True,
         "bf16": {"enabled": job.precision == "bf16" and stage > 0},
+        # Not 0, which would let DeepSpeed choose the scale.
+        "fp16": {"enabled": job.precision == "fp16" and stage > 0, "loss_scale": 1.0},
         "data_types": {"grad_accum_dtype": "fp32"},
         # In bf16, DeepSpeed would sum gradients over the ranks in bf16.
         "communication_data_type": "fp32",
     }
 
 
+def _tensor_parallel(job: JobSpec, model: WholeModel) -> dict[str, Any]:
+    """The part of DeepSpeed's configuration that cuts matrices over the tensor axis."""
+    if job.plan.tensor == 1:
+        return {}
+    told = {"use_default_specs": False, "layer_specs": layer_specs(model.tensor_words)}
+    return {"tensor_parallel": {"autotp_size": job.plan.tensor, "partition_config": told}}
+
+
+def _offload(spec: OffloadSpec, device: torch.device) -> dict[str, Any]:
+    """What stays elsewhere; pinned where there is a device to copy to."""
+    places = {"offload_optimizer": spec.optimizer, "offload_param": spec.parameters}
+    return {
+        key: {"device": place, "pin_memory": device.type != "cpu"}
+        for key, place in places.items()
+        if place != "none"
+    }
+
+
 class DeepSpeedEngine:
     """One rank under ZeRO. See `rayline.train.engine.Engine` for the contract."""
 
-    def __init__(self, job: JobSpec, engine: Any, model: WholeModel, device: torch.device) -> None:
+    def __init__(
+        self,
+        job: JobSpec,
+        context: WorkerContext,
+        engine: Any,
+        model: WholeModel,
+        device: torch.device,
+    ) -> None:
         self._job = job
+        # Tensor ranks compute the same loss: the first of them is heard.
+        self._is_heard = context.coordinate.tensor == 0
         self._engine = engine
         self._device = device
         self._parameters = dict(model.parameters_by_name())
-        self._shapes = {name: _shape(weight) for name, weight in self._parameters.items()}
-        self._state = scattered_state(engine)
+        self._slots = (*torch_slots(job.optim), *([] if job.ema is None else [AVERAGE]))
+        self._state: ScatteredState = scattered_state(engine, self._slots)
+        dims = {}
+        if job.plan.tensor > 1:
+            cut = cut_dims(model.tensor_words, list(self._parameters))
+            dims = {self._parameters[name]: dim for name, dim in cut.items()}
+            group = groups.get_tensor_model_parallel_group()
+            self._state = OverTensorAxis(self._state, dims, group)
+        self._shapes = {
+            name: _shape(weight, dims.get(weight), job.plan.tensor)
+            for name, weight in self._parameters.items()
+        }
+        self._loss_scale = LossScale() if job.precision == "fp16" else None
         whole: Any = model.model
         vocab = int(whole.config.vocab_size)
         self._vocabulary = VocabularySlice(0, vocab, vocab, None)
@@ -140,21 +195,38 @@ class DeepSpeedEngine:
         for name, whole in weights:
             self._state.put(self._parameters[name], None, whole.to(self._device))
         self._state.publish()
+        if self._job.ema is not None:
+            self._state.masters.begin_average()
 
     def step(self, batch: Batch, lr: float, admits: Admits = admit_all) -> StepOutcome:
         """Forward, backward, clip, optimizer step."""
         loss, tokens = self._forward_backward(batch)
-        outcome = StepOutcome(loss=loss, grad_norm=self._state.gradient_norm(), tokens=tokens)
+        outcome = self._scaled_fitly(
+            StepOutcome(loss=loss, grad_norm=self._state.gradient_norm(), tokens=tokens)
+        )
+        if outcome.overflowed_at is not None:
+            self._state.drop_gradients()
+            return replace(outcome, applied=False)
         if not admits(outcome.loss, outcome.grad_norm):
             faults = find_faults(outcome, self._loss_here, {})
             faults += tuple(Fault(None, what) for what in self._faulty_gradients(outcome))
             self._state.drop_gradients()
             return replace(outcome, applied=False, faults=faults[:MOST_NAMED])
         for group in self._engine.optimizer.param_groups:
-            group["lr"] = lr
+            group["lr"] = lr * group["lr_scale"]
         self._engine.step()
         self._steps_done += 1
+        if self._job.ema is not None:
+            self._state.masters.move_average(self._job.ema.decay)
         return outcome
+
+    def _scaled_fitly(self, outcome: StepOutcome) -> StepOutcome:
+        """The outcome, marked where the gradients overflowed for the loss's scale; the next step
+        has the scale that follows from it."""
+        if self._loss_scale is None:
+            return outcome
+        overflowed_at, self._loss_scale = self._loss_scale.judged(outcome.loss, outcome.grad_norm)
+        return replace(outcome, overflowed_at=overflowed_at)
 
     def _faulty_gradients(self, outcome: StepOutcome) -> list[str]:
         """Parameters whose sum of gradients over the ranks is not finite: DeepSpeed keeps no
@@ -168,8 +240,11 @@ class DeepSpeedEngine:
         """Mean loss and target tokens of the global batch; afterwards DeepSpeed holds the gradient
         of that mean."""
         input_ids, labels = batch.input_ids.to(self._device), batch.labels.to(self._device)
-        tokens = int(self._sum_over_ranks(count_targets(labels)))
+        tokens = int(self._sum_over_data(count_targets(labels)))
         self._engine.train()
+        if self._loss_scale is not None:
+            self._state.set_loss_scale(self._loss_scale.value)
+        factor = self._state.loss_factor * self._job.plan.data / tokens
         parts = self._job.plan.microbatches
         losses = []
         for number, (ids, targets) in enumerate(
@@ -178,14 +253,16 @@ class DeepSpeedEngine:
             self._engine.set_gradient_accumulation_boundary(number == parts)
             logits = self._engine(ids)
             loss = summed_cross_entropy(logits, targets, self._vocabulary, self._job.objective)
-            self._engine.backward(loss * (dist.get_world_size() / tokens), scale_wrt_gas=False)
+            self._engine.backward(loss * factor, scale_wrt_gas=False)
             losses.append(loss.detach())
+        self._state.settle()
         self._loss_here = float(torch.stack(losses).sum())
-        return self._sum_over_ranks(self._loss_here) / tokens, tokens
+        return self._sum_over_data(self._loss_here) / tokens, tokens
 
-    def _sum_over_ranks(self, value: float) -> float:
+    def _sum_over_data(self, value: float) -> float:
         # float64 counts tokens exactly up to 2**53.
-        total = torch.tensor(value, dtype=torch.float64, device=self._device)
+        own = value if self._is_heard else 0.0
+        total = torch.tensor(own, dtype=torch.float64, device=self._device)
         dist.all_reduce(total)
         return total.item()
 
@@ -205,8 +282,8 @@ class DeepSpeedEngine:
         with torch.no_grad():
             logits = self._engine(batch.input_ids.to(self._device))
             loss = summed_cross_entropy(logits, labels, self._vocabulary)
-        tokens = int(self._sum_over_ranks(count_targets(labels)))
-        return self._sum_over_ranks(float(loss)), tokens
+        tokens = int(self._sum_over_data(count_targets(labels)))
+        return self._sum_over_data(float(loss)), tokens
 
     def logits(self, input_ids: torch.Tensor) -> torch.Tensor | None:
         """The whole logits, on rank 0."""
@@ -223,8 +300,10 @@ class DeepSpeedEngine:
                 yield name, whole.cpu().clone()
 
     def take_average(self) -> None:
-        """There is none."""
-        raise SpecError("ema", "engine deepspeed keeps no running mean of the weights")
+        """The mean's rectangles into the weights'."""
+        for weight in self._parameters.values():
+            self._state.put(weight, None, self._state.whole(weight, AVERAGE))
+        self._state.publish()
 
     def pieces(self) -> list[Piece]:
         """Copies of the rows of weights and running means that this rank writes."""
@@ -237,7 +316,7 @@ class DeepSpeedEngine:
         """Key in a checkpoint, parameter and slot of every tensor, the same on every rank."""
         for name in self._parameters:
             yield f"weight/{name}", name, None
-            for slot in SLOTS:
+            for slot in self._slots:
                 yield f"optimizer/{slot}/{name}", name, slot
 
     def _piece(self, key: str, name: str, whole: torch.Tensor) -> Piece:
@@ -250,8 +329,9 @@ class DeepSpeedEngine:
         return Piece(key, shape, offset, data, owner=bool(rows.numel()))
 
     def scalars(self) -> dict[str, float | int]:
-        """Steps that the running means have seen."""
-        return {"optimizer_steps": self._steps_done}
+        """The optimizer's step count, and the loss's scale."""
+        scale = {} if self._loss_scale is None else self._loss_scale.scalars()
+        return {"optimizer_steps": self._steps_done, **scale}
 
     def restore(self, pieces: list[Piece], scalars: dict[str, float | int]) -> None:
         """Give every rank's rows back to DeepSpeed."""
@@ -261,7 +341,9 @@ class DeepSpeedEngine:
             self._state.put(self._parameters[name], slot, whole)
         self._state.publish()
         self._steps_done = int(scalars["optimizer_steps"])
-        self._state.set_steps_done(self._steps_done)
+        self._state.masters.set_steps_done(self._steps_done)
+        if self._loss_scale is not None:
+            self._loss_scale = LossScale.from_scalars(scalars)
 
     def _gather_rows(self, piece: Piece, shape: tuple[int, ...]) -> torch.Tensor:
         """The whole tensor from every rank's rows; collective."""
@@ -276,9 +358,11 @@ class DeepSpeedEngine:
         return torch.cat(gathered)[:rows].reshape(shape)
 
 
-def _shape(weight: nn.Parameter) -> tuple[int, ...]:
-    """Shape of the whole parameter; under stage 3 the parameter itself is empty between uses."""
-    return tuple(getattr(weight, "ds_shape", weight.shape))
+def _shape(weight: nn.Parameter, cut: int | None, parts: int) -> tuple[int, ...]:
+    """Shape of the whole parameter, of which each rank holds one of `parts` along dim `cut`; under
+    stage 3 the parameter itself is empty between uses."""
+    shape = tuple(getattr(weight, "ds_shape", weight.shape))
+    return tuple(size * parts if dim == cut else size for dim, size in enumerate(shape))
 
 
 def _rows(shape: tuple[int, ...], rank: int, world: int) -> tuple[int, int]:

@@ -5,18 +5,21 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import torch
 from accelerate import init_empty_weights
 from torch import nn
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
-from rayline.models.stage import load_config
+from rayline.models.stage import load_config, transformer_layers
 from rayline.models.stored import StoredNames
 from rayline.models.weights import draw_random, read_pretrained
 from rayline.parallel.attention import training_attention
 from rayline.parallel.piece import Piece
 from rayline.spec import JobSpec
+from rayline.train.recompute import recompute_layers
+from rayline.train.stages import COMPUTE_DTYPE
 
 
 class WholeModel(nn.Module):
@@ -35,21 +38,31 @@ class WholeModel(nn.Module):
         """Each parameter once, tied ones by their first name, with its Hugging Face name."""
         yield from self.model.named_parameters()
 
-    def bfloat16_weights(self) -> None:
-        """Let weights be bf16; buffers, such as the rotary frequencies, stay float32."""
+    @property
+    def tensor_words(self) -> dict[str, str]:
+        """The model's tensor plan: pattern of a module's Hugging Face name to its word."""
+        whole: Any = self.model
+        return dict(whole.tp_plan)
+
+    def turn_weights(self, dtype: torch.dtype) -> None:
+        """Let weights be of this type; buffers, such as the rotary frequencies, stay float32."""
         for weight in self.model.parameters():
-            weight.data = weight.data.bfloat16()
+            weight.data = weight.data.to(dtype)
 
 
-class Bf16WholeModel(WholeModel):
-    """The same, computed in bf16 from weights that stay in float32.
+class CastWholeModel(WholeModel):
+    """The same, computed in 16 bits from weights that stay in float32.
 
     Casting is part of the graph, so gradients come back, and add up, in float32. It serves ZeRO
-    stage 0, for which DeepSpeed itself has no bf16 with sums in float32."""
+    stage 0, for which DeepSpeed itself has no 16 bits with sums in float32."""
+
+    def __init__(self, model: nn.Module, dtype: torch.dtype) -> None:
+        super().__init__(model)
+        self._dtype = dtype
 
     def forward(self, input_ids: torch.Tensor) -> torch.Tensor:
-        """Logits in bf16."""
-        cast = {name: weight.bfloat16() for name, weight in self.model.named_parameters()}
+        """Logits in 16 bits."""
+        cast = {name: weight.to(self._dtype) for name, weight in self.model.named_parameters()}
         arguments = {"input_ids": input_ids, "use_cache": False}
         logits: torch.Tensor = torch.func.functional_call(self.model, cast, (), arguments).logits
         return logits
@@ -63,8 +76,10 @@ def build_whole_model(job: JobSpec, model_directory: Path) -> WholeModel:
     for name, buffer in model.named_buffers():
         buffer.copy_(buffers[name])
     model.tie_weights()
-    casts_itself = job.precision == "bf16" and job.plan.zero_stage == 0
-    return Bf16WholeModel(model) if casts_itself else WholeModel(model)
+    recompute_layers(transformer_layers(model), job.recompute)
+    if job.precision != "fp32" and job.plan.zero_stage == 0:
+        return CastWholeModel(model, COMPUTE_DTYPE[job.precision])
+    return WholeModel(model)
 
 
 def _on_meta(model_directory: Path) -> PreTrainedModel:

@@ -11,6 +11,7 @@ here and nowhere else. Written against DeepSpeed 0.19.8.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any, Protocol
 
 import torch
@@ -29,12 +30,25 @@ from deepspeed.utils import (
 )
 from torch import nn
 
-from rayline.train.optimizer import SLOTS
+from rayline.train.deepspeed_masters import Masters
 
 
 class ScatteredState(Protocol):
-    """Collective: every rank calls each method, for the parameters in the same order. `slot` is a
-    name out of SLOTS, or None for the weight itself; tensors are float32 on the device."""
+    """Collective: every rank calls each method, for the parameters in the same order. `slot` is one
+    of the optimizer's, or None for the weight itself; tensors are float32 on the device. Gradients
+    are those of the loss as it is, whatever scale the backward pass took place at."""
+
+    masters: Masters
+    """What the optimizer steps on this rank."""
+
+    @property
+    def loss_factor(self) -> float:
+        """What the loss is to be multiplied by, besides what DeepSpeed multiplies it by."""
+        ...
+
+    def set_loss_scale(self, scale: float) -> None:
+        """The scale of the next backward passes."""
+        ...
 
     def whole(self, parameter: nn.Parameter, slot: str | None) -> torch.Tensor:
         """The whole tensor, on every rank."""
@@ -48,8 +62,12 @@ class ScatteredState(Protocol):
         """Let what computes (copies, gathered weights) follow what was put."""
         ...
 
+    def settle(self) -> None:
+        """Called once after the last microbatch, before anything asks for gradients."""
+        ...
+
     def gradient(self, parameter: nn.Parameter) -> torch.Tensor:
-        """The reduced gradient, after the last microbatch and before the step."""
+        """The reduced gradient, after `settle` and before the step."""
         ...
 
     def gradient_norm(self) -> float:
@@ -61,52 +79,36 @@ class ScatteredState(Protocol):
         """Forget gradients as if no backward pass had been."""
         ...
 
-    def set_steps_done(self, steps: int) -> None:
-        """Steps that the running means have seen: AdamW's bias correction."""
-        ...
 
-
-def scattered_state(engine: Any) -> ScatteredState:
-    """The class that fits DeepSpeed's engine, with AdamW's running means made: zero before the
-    first step, which DeepSpeed leaves undone and a checkpoint needs."""
+def scattered_state(engine: Any, slots: Sequence[str]) -> ScatteredState:
+    """The class that fits DeepSpeed's engine, with a state of these slots for each parameter."""
     if not engine.zero_optimization():
-        return OnParameters(engine)
+        return OnParameters(engine, slots)
     if isinstance(engine.optimizer, DeepSpeedZeroOptimizer_Stage3):
-        return InPaddedPartitions(engine.optimizer)
-    return InFlatPartitions(engine.optimizer)
-
-
-def _make_running_means(adamw: torch.optim.Optimizer, tensors: list[torch.Tensor]) -> None:
-    for tensor in tensors:
-        adamw.state[tensor] = {
-            "step": torch.zeros((), dtype=torch.float32, device=tensor.device),
-            **{slot: torch.zeros_like(tensor.data) for slot in SLOTS},
-        }
-
-
-def _set_steps_done(adamw: torch.optim.Optimizer, steps: int) -> None:
-    for state in adamw.state.values():
-        state["step"].fill_(steps)
-
-
-def _norm(found: torch.Tensor | float) -> float:
-    """DeepSpeed writes -1 for a norm that is not finite."""
-    norm = float(found)
-    return norm if norm >= 0 else math.nan
+        return InPaddedPartitions(engine.optimizer, slots)
+    return InFlatPartitions(engine.optimizer, slots)
 
 
 class OnParameters:
     """Stage 0: every rank holds everything."""
 
-    def __init__(self, engine: Any) -> None:
+    def __init__(self, engine: Any, slots: Sequence[str]) -> None:
         self._engine = engine
-        self._adamw: torch.optim.Optimizer = engine.optimizer
-        _make_running_means(self._adamw, list(engine.module.parameters()))
+        self._scale = 1.0
+        self.masters = Masters(engine.optimizer, list(engine.module.parameters()), slots)
+
+    @property
+    def loss_factor(self) -> float:
+        """All of the scale: DeepSpeed has none for weights in float32."""
+        return self._scale
+
+    def set_loss_scale(self, scale: float) -> None:
+        """The scale of the next backward passes."""
+        self._scale = scale
 
     def whole(self, parameter: nn.Parameter, slot: str | None) -> torch.Tensor:
         """The whole tensor, on every rank."""
-        held: torch.Tensor = self._adamw.state[parameter][slot] if slot else parameter.detach()
-        return held
+        return self.masters.state[parameter][slot] if slot else parameter.detach()
 
     def put(self, parameter: nn.Parameter, slot: str | None, whole: torch.Tensor) -> None:
         """Take over a whole tensor."""
@@ -119,6 +121,12 @@ class OnParameters:
         """The reduced gradient of the microbatches so far."""
         return torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
 
+    def settle(self) -> None:
+        """Scale the gradients back."""
+        if self._scale != 1.0:
+            gradients = [weight.grad for weight in self._engine.module.parameters()]
+            torch._foreach_div_([grad for grad in gradients if grad is not None], self._scale)
+
     def gradient_norm(self) -> float:
         """Its norm: every rank holds all of it."""
         gradients = [self.gradient(weight) for weight in self._engine.module.parameters()]
@@ -128,21 +136,51 @@ class OnParameters:
         """Forget gradients as if no backward pass had been."""
         self._engine.zero_grad()
 
-    def set_steps_done(self, steps: int) -> None:
-        """Steps that the running means have seen."""
-        _set_steps_done(self._adamw, steps)
 
-
-class InFlatPartitions:
-    """Stages 1 and 2, and the optimizer of its own that DeepSpeed takes for stage 1 in bf16."""
+class _InZeroOptimizer:
+    """What the stages above 0 have in common: DeepSpeed's optimizer around torch's, which scales
+    the loss, and steps with gradients that it has scaled back."""
 
     def __init__(self, optimizer: Any) -> None:
         self._optimizer = optimizer
+        self._scale = 1.0
+
+    @property
+    def loss_factor(self) -> float:
+        """Nothing: DeepSpeed multiplies the loss itself."""
+        return 1.0
+
+    def set_loss_scale(self, scale: float) -> None:
+        """The scale of the next backward passes."""
+        self._scale = scale
+        # BF16_Optimizer knows no scale.
+        if not isinstance(self._optimizer, BF16_Optimizer):
+            self._optimizer.override_loss_scale(scale)
+
+    def settle(self) -> None:
+        """Nothing to do: DeepSpeed's step scales back."""
+
+    def gradient(self, parameter: nn.Parameter) -> torch.Tensor:
+        """The reduced gradient of the microbatches so far."""
+        gradient: torch.Tensor = safe_get_full_grad(parameter)
+        return gradient if self._scale == 1.0 else gradient / self._scale
+
+    def _norm(self, found: torch.Tensor | float) -> float:
+        """DeepSpeed writes -1 for a norm that is not finite."""
+        norm = float(found)
+        return norm / self._scale if norm >= 0 else math.nan
+
+
+class InFlatPartitions(_InZeroOptimizer):
+    """Stages 1 and 2, and the optimizer of its own that DeepSpeed takes for stage 1 in bf16."""
+
+    def __init__(self, optimizer: Any, slots: Sequence[str]) -> None:
+        super().__init__(optimizer)
         if isinstance(optimizer, BF16_Optimizer):
             partitions = optimizer.fp32_groups_flat_partition
         else:
             partitions = optimizer.single_partition_of_fp32_groups
-        _make_running_means(optimizer.optimizer, partitions)
+        self.masters = Masters(optimizer.optimizer, partitions, slots)
         optimizer._lazy_init_hp_params_optimizer_state()
 
     def whole(self, parameter: nn.Parameter, slot: str | None) -> torch.Tensor:
@@ -162,17 +200,13 @@ class InFlatPartitions:
         """Let what computes follow what was put."""
         self._optimizer.update_lp_params()
 
-    def gradient(self, parameter: nn.Parameter) -> torch.Tensor:
-        """The reduced gradient of the microbatches so far."""
-        return safe_get_full_grad(parameter)
-
     def gradient_norm(self) -> float:
         """Its norm, as DeepSpeed's step takes it."""
         optimizer = self._optimizer
         if isinstance(optimizer, BF16_Optimizer):
             gradients, _ = optimizer.get_grads_for_norm()
-            return _norm(get_global_norm_of_tensors(gradients, mpu=optimizer.mpu))
-        return _norm(optimizer.scaled_global_norm())
+            return self._norm(get_global_norm_of_tensors(gradients, mpu=optimizer.mpu))
+        return self._norm(optimizer.scaled_global_norm())
 
     def drop_gradients(self) -> None:
         """Forget gradients as if no backward pass had been."""
@@ -181,21 +215,20 @@ class InFlatPartitions:
         optimizer.zero_grad(set_to_none=True)
         if not isinstance(optimizer, BF16_Optimizer):
             optimizer._release_preflattened_grad_buffers()
+            if optimizer.cpu_offload:
+                optimizer.reset_cpu_buffers()
             for gradients in (optimizer.averaged_gradients, optimizer.all_grad_tensors):
                 gradients.update(dict.fromkeys(gradients))
             optimizer.micro_step_id = -1
 
-    def set_steps_done(self, steps: int) -> None:
-        """Steps that the running means have seen."""
-        _set_steps_done(self._optimizer.optimizer, steps)
 
-
-class InPaddedPartitions:
+class InPaddedPartitions(_InZeroOptimizer):
     """Stage 3: each parameter is cut into equal parts, the last ones padded."""
 
-    def __init__(self, optimizer: DeepSpeedZeroOptimizer_Stage3) -> None:
-        self._optimizer = optimizer
-        _make_running_means(optimizer.optimizer, optimizer.fp32_partitioned_groups_flat)
+    def __init__(self, optimizer: DeepSpeedZeroOptimizer_Stage3, slots: Sequence[str]) -> None:
+        super().__init__(optimizer)
+        partitions = optimizer.fp32_partitioned_groups_flat
+        self.masters = Masters(optimizer.optimizer, partitions, slots)
 
     def whole(self, parameter: nn.Parameter, slot: str | None) -> torch.Tensor:
         """The whole tensor, on every rank."""
@@ -226,19 +259,16 @@ class InPaddedPartitions:
         if optimizer.persistent_parameters:
             optimizer.persistent_parameters[0].all_gather(optimizer.persistent_parameters)
 
-    def gradient(self, parameter: nn.Parameter) -> torch.Tensor:
-        """The reduced gradient of the microbatches so far."""
-        return safe_get_full_grad(parameter)
-
     def gradient_norm(self) -> float:
         """Its norm, as DeepSpeed's step takes it."""
-        return _norm(combine_grad_norm_groups(self._optimizer._get_norm_groups()))
+        return self._norm(combine_grad_norm_groups(self._optimizer._get_norm_groups()))
 
     def drop_gradients(self) -> None:
         """Forget gradients as if no backward pass had been."""
-        self._optimizer.zero_grad(set_to_none=True)
-        self._optimizer.averaged_gradients = {}
-
-    def set_steps_done(self, steps: int) -> None:
-        """Steps that the running means have seen."""
-        _set_steps_done(self._optimizer.optimizer, steps)
+        optimizer = self._optimizer
+        optimizer.zero_grad(set_to_none=True)
+        optimizer.averaged_gradients = {}
+        # What it has seen of this step would count as an overflow of the next one.
+        optimizer.inf_or_nan_tracker.zero_()
+        if optimizer.offload_optimizer:
+            optimizer.reset_cpu_buffers()

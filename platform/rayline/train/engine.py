@@ -1,5 +1,5 @@
 """Engine: what the loop asks of whatever computes a step. Two implementations: `native`
-(torch DeviceMesh, DTensor, FSDP2, torch.distributed.pipelining) and `deepspeed` (ZeRO 0 to 3).
+(torch DeviceMesh, DTensor, FSDP2, torch.distributed.pipelining) and `deepspeed` (ZeRO, AutoTP).
 
 Every method is called by every rank, in the same order: most are collective. Losses are summed
 over target tokens and divided once, by the number of target tokens in the whole global batch, so

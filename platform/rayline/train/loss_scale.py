@@ -4,6 +4,7 @@ constants are torch.amp.GradScaler's)."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -23,6 +24,12 @@ class LossScale:
     def can_fall(self) -> bool:
         """Whether an overflow can be the scale's fault: at 1 it is the gradient's own."""
         return self.value > 1.0
+
+    def judged(self, loss: float, grad_norm: float) -> tuple[float | None, LossScale]:
+        """What a step of this loss and gradient norm says of the scale: the scale at which the
+        gradients overflowed, None where they did not, and the scale of the next step."""
+        overflowed = self.can_fall and math.isfinite(loss) and not math.isfinite(grad_norm)
+        return self.value if overflowed else None, self.after(overflowed=overflowed)
 
     def after(self, *, overflowed: bool) -> LossScale:
         """The scale of the next step."""

@@ -13,7 +13,6 @@ shards.
 from __future__ import annotations
 
 import copy
-import math
 from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
@@ -42,6 +41,7 @@ from rayline.train.gather import whole_tensors
 from rayline.train.holdings import all_names, native_shards
 from rayline.train.loss_scale import LossScale
 from rayline.train.objective import count_targets
+from rayline.train.offload import offload_activations
 from rayline.train.optimizer import ShardedOptimizer, check_groups
 from rayline.train.recompute import recompute_layers
 from rayline.train.routing import Routing
@@ -94,6 +94,8 @@ def _split(stage: ModelStage, job: JobSpec, mesh: GangMesh) -> TensorSplit:
     if plan.expert > 1:
         split.experts = spread_experts(stage.model, stage.expert_words, mesh.expert_group)
     recompute_layers(stage.blocks, job.recompute)
+    if job.offload.activations == "cpu":
+        offload_activations(stage.blocks)
     shards = plan.data * plan.context > 1 and not _keeps_replicas(job)
     if shards or job.precision != "fp32":
         dtype = COMPUTE_DTYPE[job.precision]
@@ -179,7 +181,8 @@ class NativeEngine:
         shards = native_shards(self._parameters, self._layout, self.tied, mesh)
         decay = None if job.ema is None else job.ema.decay
         self._routing = Routing.find(stages.by_number, job, mesh, device)
-        self._optimizer = ShardedOptimizer(shards, job.optim, average_decay=decay)
+        on_host = job.offload.optimizer == "cpu"
+        self._optimizer = ShardedOptimizer(shards, job.optim, decay, on_host=on_host)
         self._loss_scale = LossScale() if job.precision == "fp16" else None
         self._multiplier = 1.0
 
@@ -223,14 +226,10 @@ class NativeEngine:
     def _scaled_fitly(self, outcome: StepOutcome) -> StepOutcome:
         """The outcome, marked where the gradients overflowed for the loss's scale; the next step
         has the scale that follows from it."""
-        scale = self._loss_scale
-        if scale is None:
+        if self._loss_scale is None:
             return outcome
-        overflowed = (
-            scale.can_fall and math.isfinite(outcome.loss) and not math.isfinite(outcome.grad_norm)
-        )
-        self._loss_scale = scale.after(overflowed=overflowed)
-        return replace(outcome, overflowed_at=scale.value if overflowed else None)
+        overflowed_at, self._loss_scale = self._loss_scale.judged(outcome.loss, outcome.grad_norm)
+        return replace(outcome, overflowed_at=overflowed_at)
 
     def _forward_backward(self, batch: Batch) -> tuple[float, int]:
         """Sum of losses and count of target tokens over this rank's sequences; 0, 0 on a rank
@@ -377,6 +376,7 @@ class NativeEngine:
         if self._loss_scale is not None:
             self._loss_scale = LossScale.from_scalars(scalars)
         self.tied.copy_weights()
-        for name in sorted(self.tied.here)[:1]:
-            for slot in self._optimizer.slots(name):
-                self.tied.copy_state(partial(self._optimizer.slot, slot))
+        with self._optimizer.on_device():
+            for name in sorted(self.tied.here)[:1]:
+                for slot in self._optimizer.slots(name):
+                    self.tied.copy_state(partial(self._optimizer.slot, slot))

@@ -7,18 +7,18 @@ so the same code runs under every plan.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
 import torch
 
 from rayline.errors import SpecError
 from rayline.spec import OptimSpec
+from rayline.train.offload import HostState
 from rayline.train.rules import Member, Rule, State, make_rule
 from rayline.train.shards import Shards
 
-SLOTS = ("exp_avg", "exp_avg_sq")
-"""AdamW's running means: of the gradient, and of its square."""
 AVERAGE = "average"
 """Slot of the running mean of a weight itself."""
 
@@ -40,9 +40,16 @@ class StatePiece:
 class ShardedOptimizer:
     """The optimizer that the spec asks for, on this rank's shards, by parameter name."""
 
-    def __init__(self, shards: Shards, spec: OptimSpec, average_decay: float | None = None) -> None:
+    def __init__(
+        self,
+        shards: Shards,
+        spec: OptimSpec,
+        average_decay: float | None = None,
+        *,
+        on_host: bool = False,
+    ) -> None:
         """`average_decay`: decay of a running mean of the weights, kept as one more slot; None
-        keeps none."""
+        keeps none. `on_host`: whether the state stays in the host's memory between steps."""
         self._shards = shards
         self._members = {name: _member(name, shards, spec) for name in shards.holdings}
         self._rule: Rule = make_rule(spec, self._members, shards)
@@ -56,19 +63,31 @@ class ShardedOptimizer:
             else {}
         )
         self.steps_done = 0
+        self._host_state = HostState(self._tensors()) if on_host else None
+
+    def _tensors(self) -> Iterator[torch.Tensor]:
+        for own in self._state.values():
+            yield from own.values()
+        yield from self._averages.values()
+
+    def on_device(self) -> AbstractContextManager[None]:
+        """While it lasts, the state is on the parameters' device, whatever `on_host` says."""
+        return nullcontext() if self._host_state is None else self._host_state.on_device()
 
     def step(self, gradients: Mapping[str, torch.Tensor], lr: float) -> None:
         """One update in place from this rank's gradients, by parameter name, float32, laid out as
         the parameters. Collective within the stage for rules that are not element by element."""
         self.steps_done += 1
-        self._rule.step(self._members, self._state, gradients, lr, self.steps_done)
-        if self._averages and self._decay is not None:
-            weights = [self._members[name].local for name in self._averages]
-            torch._foreach_lerp_(list(self._averages.values()), weights, 1 - self._decay)
+        with self.on_device():
+            self._rule.step(self._members, self._state, gradients, lr, self.steps_done)
+            if self._averages and self._decay is not None:
+                weights = [self._members[name].local for name in self._averages]
+                torch._foreach_lerp_(list(self._averages.values()), weights, 1 - self._decay)
 
     def slot(self, slot: str, name: str) -> torch.Tensor:
         """Live storage of one tensor of a parameter's state."""
-        return self._averages[name] if slot == AVERAGE else self._state[name][slot]
+        tensor = self._averages[name] if slot == AVERAGE else self._state[name][slot]
+        return tensor if self._host_state is None else self._host_state.live(tensor)
 
     def slots(self, name: str) -> list[str]:
         """Names of the tensors of a parameter's state."""
@@ -93,26 +112,31 @@ class ShardedOptimizer:
 
     def begin_averages(self) -> None:
         """Let the running means of the weights start at the weights, once those are filled in."""
-        for name, average in self._averages.items():
-            average.copy_(self._members[name].local)
+        for name in self._averages:
+            self.slot(AVERAGE, name).copy_(self._members[name].local)
 
     def take_averages(self) -> None:
         """Put the running means of the weights in place of the weights."""
-        for name, average in self._averages.items():
-            self._members[name].local.copy_(average)
+        for name in self._averages:
+            self._members[name].local.copy_(self.slot(AVERAGE, name))
 
 
 def _member(name: str, shards: Shards, spec: OptimSpec) -> Member:
-    """The parameter with the rate and the decay that the first matching group gives it."""
     holding = shards.holdings[name]
     ruled_as = holding.ruled_as or name
-    decay = spec.weight_decay if len(holding.shape) >= 2 else 0.0
-    member = Member(name, ruled_as, holding.local, holding.shape, 1.0, decay)
+    lr_scale, decay = rate_and_decay(ruled_as, len(holding.shape), spec)
+    return Member(name, ruled_as, holding.local, holding.shape, lr_scale, decay)
+
+
+def rate_and_decay(name: str, dims: int, spec: OptimSpec) -> tuple[float, float]:
+    """What the first matching group, or the common rule, makes of a parameter of so many dims: the
+    factor of its learning rate, and its weight decay."""
+    decay = spec.weight_decay if dims >= 2 else 0.0
     for group in spec.groups:
-        if fnmatchcase(ruled_as, group.match):
+        if fnmatchcase(name, group.match):
             kept = decay if group.weight_decay is None else group.weight_decay
-            return replace(member, lr_scale=group.lr_scale, weight_decay=kept)
-    return member
+            return group.lr_scale, kept
+    return 1.0, decay
 
 
 def check_groups(spec: OptimSpec, names: set[str]) -> None:

@@ -1,16 +1,62 @@
-"""Rules that go element by element: torch's own optimizers, and Lion. No rank asks another."""
+"""Rules that go element by element: torch's own optimizers, and Lion. No rank asks another, and it
+does not matter how parameters are cut."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 
-from rayline.spec import AdadeltaSpec, AdagradSpec, LionSpec, RmspropSpec, SgdSpec
+from rayline.spec import (
+    AdadeltaSpec,
+    AdagradSpec,
+    AdamWSpec,
+    LionSpec,
+    OptimSpec,
+    RmspropSpec,
+    SgdSpec,
+)
+from rayline.train.rules.lion import Lion
 from rayline.train.rules.member import Member, State, alike
 
-MakeOptimizer = Callable[[list[dict[str, Any]]], torch.optim.Optimizer]
+
+def torch_optimizer(spec: OptimSpec, groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
+    """The optimizer of an elementwise kind; `groups` are torch's. Raises TypeError for others."""
+    match spec:
+        case AdamWSpec():  # Loshchilov & Hutter 2019
+            betas, eps = spec.betas, spec.eps
+            return torch.optim.AdamW(groups, lr=spec.lr, betas=betas, eps=eps, fused=True)
+        case LionSpec():
+            return Lion(groups, spec.betas)
+        case SgdSpec():
+            momentum, nesterov = spec.momentum, spec.nesterov
+            return torch.optim.SGD(groups, lr=spec.lr, momentum=momentum, nesterov=nesterov)
+        case RmspropSpec():
+            return torch.optim.RMSprop(groups, lr=spec.lr, alpha=spec.alpha, eps=spec.eps)
+        case AdagradSpec():
+            return torch.optim.Adagrad(groups, lr=spec.lr, eps=spec.eps)
+        case AdadeltaSpec():
+            return torch.optim.Adadelta(groups, lr=spec.lr, rho=spec.rho, eps=spec.eps)
+    raise TypeError(f"{type(spec).__name__} does not go element by element")
+
+
+def torch_slots(spec: OptimSpec) -> tuple[str, ...]:
+    """torch's names of the tensors of its state that have the parameter's shape; zero at first (so
+    is SGD's momentum: torch's, which begins at the first gradient, comes to the same)."""
+    if isinstance(spec, SgdSpec) and not spec.momentum:
+        return ()
+    return _SLOTS[type(spec)]
+
+
+_SLOTS: dict[type[OptimSpec], tuple[str, ...]] = {
+    AdamWSpec: ("exp_avg", "exp_avg_sq"),
+    LionSpec: ("exp_avg",),
+    SgdSpec: ("momentum_buffer",),
+    RmspropSpec: ("square_avg",),
+    AdagradSpec: ("sum",),
+    AdadeltaSpec: ("square_avg", "acc_delta"),
+}
 
 
 class TorchRule:
@@ -19,11 +65,7 @@ class TorchRule:
 
     whole_slots: frozenset[str] = frozenset()
 
-    def __init__(
-        self, members: Mapping[str, Member], make: MakeOptimizer, slots: tuple[str, ...]
-    ) -> None:
-        """`slots`: torch's names of the state's tensors, each of the parameter's shape and zero
-        at first; "step" goes without saying."""
+    def __init__(self, members: Mapping[str, Member], spec: OptimSpec) -> None:
         self._parameters = {m.name: torch.nn.Parameter(m.local) for m in members.values()}
         groups = [
             {
@@ -33,8 +75,8 @@ class TorchRule:
             }
             for group in alike(members)
         ]
-        self._optimizer = make(groups) if groups else None
-        self._slots = slots
+        self._optimizer = torch_optimizer(spec, groups) if groups else None
+        self._slots = torch_slots(spec)
         self._counters: list[torch.Tensor] = []
         self._counted = 0
 
@@ -71,83 +113,3 @@ class TorchRule:
         for parameter in self._parameters.values():
             parameter.grad = None
         self._counted = number
-
-
-def adamw_rule(members: Mapping[str, Member], betas: tuple[float, float], eps: float) -> TorchRule:
-    """AdamW (Loshchilov & Hutter 2019), fused."""
-
-    def make(groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
-        return torch.optim.AdamW(groups, betas=betas, eps=eps, fused=True)
-
-    return TorchRule(members, make, ("exp_avg", "exp_avg_sq"))
-
-
-def sgd_rule(members: Mapping[str, Member], spec: SgdSpec) -> TorchRule:
-    """SGD; a momentum that begins at zero equals torch's, which begins at the first gradient."""
-
-    def make(groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
-        return torch.optim.SGD(groups, lr=spec.lr, momentum=spec.momentum, nesterov=spec.nesterov)
-
-    return TorchRule(members, make, ("momentum_buffer",) if spec.momentum else ())
-
-
-def rmsprop_rule(members: Mapping[str, Member], spec: RmspropSpec) -> TorchRule:
-    """RMSprop."""
-
-    def make(groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
-        return torch.optim.RMSprop(groups, alpha=spec.alpha, eps=spec.eps)
-
-    return TorchRule(members, make, ("square_avg",))
-
-
-def adagrad_rule(members: Mapping[str, Member], spec: AdagradSpec) -> TorchRule:
-    """Adagrad."""
-
-    def make(groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
-        return torch.optim.Adagrad(groups, eps=spec.eps)
-
-    return TorchRule(members, make, ("sum",))
-
-
-def adadelta_rule(members: Mapping[str, Member], spec: AdadeltaSpec) -> TorchRule:
-    """Adadelta."""
-
-    def make(groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
-        return torch.optim.Adadelta(groups, rho=spec.rho, eps=spec.eps)
-
-    return TorchRule(members, make, ("square_avg", "acc_delta"))
-
-
-class LionRule:
-    """Lion (Chen et al. 2023, algorithm 2)."""
-
-    whole_slots: frozenset[str] = frozenset()
-
-    def __init__(self, members: Mapping[str, Member], spec: LionSpec) -> None:
-        self._groups = alike(members)
-        self._betas = spec.betas
-
-    def begin(self, member: Member) -> State:
-        """A mean of zero."""
-        return {"exp_avg": torch.zeros_like(member.local)}
-
-    def step(
-        self,
-        members: Mapping[str, Member],
-        state: Mapping[str, State],
-        gradients: Mapping[str, torch.Tensor],
-        lr: float,
-        number: int,
-    ) -> None:
-        """The sign of the mean interpolated towards the gradient; then the mean moves on."""
-        shown, kept = self._betas
-        for group in self._groups:
-            rate = lr * group[0].lr_scale
-            weights = [member.local for member in group]
-            means = [state[member.name]["exp_avg"] for member in group]
-            grads = [gradients[member.name] for member in group]
-            updates = torch._foreach_lerp(means, grads, 1 - shown)
-            torch._foreach_sign_(updates)
-            torch._foreach_mul_(weights, 1 - rate * group[0].weight_decay)
-            torch._foreach_add_(weights, updates, alpha=-rate)
-            torch._foreach_lerp_(means, grads, 1 - kept)

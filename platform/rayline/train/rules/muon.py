@@ -9,8 +9,8 @@ from fnmatch import fnmatchcase
 
 import torch
 
-from rayline.spec import MuonSpec
-from rayline.train.rules.elementwise import adamw_rule
+from rayline.spec import AdamWSpec, MuonSpec
+from rayline.train.rules.elementwise import TorchRule
 from rayline.train.rules.member import Member, State
 from rayline.train.shards import Shards
 
@@ -46,7 +46,7 @@ class MuonRule:
         self._shards = shards
         self._matrices = {name: m for name, m in members.items() if self._turns(m)}
         others = {name: m for name, m in members.items() if name not in self._matrices}
-        self._adamw = adamw_rule(others, spec.betas, spec.eps)
+        self._adamw = TorchRule(others, AdamWSpec(lr=spec.lr, betas=spec.betas, eps=spec.eps))
 
     def _turns(self, member: Member) -> bool:
         by_adamw = any(fnmatchcase(member.ruled_as, name) for name in self._spec.adamw_for)

@@ -1,0 +1,103 @@
+"""What each engine is asked for and can't do: refused by name, with what to do instead."""
+
+from typing import Any
+
+import pytest
+
+from rayline.errors import SpecError
+from rayline.spec import JobSpec, ModelShape
+
+JOB: dict[str, Any] = {
+    "name": "offloading",
+    "model": {"directory": "models/tiny"},
+    "steps": 20,
+    "data": {"kind": "text", "files": ["a.txt"], "sequence_tokens": 64},
+    "batch": {"sequences": 8},
+    "optim": {"lr": 1e-3},
+    "engine": "deepspeed",
+}
+
+
+@pytest.mark.parametrize(
+    ("changes", "offload"),
+    [
+        ({"plan.zero_stage": 1}, {"optimizer": "cpu"}),
+        ({"plan.zero_stage": 2}, {"optimizer": "cpu"}),
+        ({"plan.zero_stage": 3}, {"parameters": "cpu"}),
+        ({"plan.zero_stage": 3}, {"optimizer": "cpu", "parameters": "cpu"}),
+        ({"engine": "native", "plan.zero_stage": 0}, {"optimizer": "cpu", "activations": "cpu"}),
+    ],
+)
+def test_an_engine_offloads_what_it_can(changes: dict[str, Any], offload: dict[str, str]) -> None:
+    fields = {f"offload.{name}": place for name, place in offload.items()}
+    job = JobSpec.parse(JOB).changed(changes | fields)
+    assert job.offload.model_dump(exclude_defaults=True) == offload
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"plan.zero_stage": 0, "offload.optimizer": "cpu"}, "zero_stage 0 shards nothing"),
+        (
+            {"plan.zero_stage": 2, "offload.parameters": "cpu"},
+            "parameters cpu needs plan.zero_stage 3, found 2",
+        ),
+        ({"offload.activations": "cpu"}, "use recompute: full, or engine: native"),
+        ({"offload.optimizer": "disk"}, "offload.optimizer"),
+        ({"engine": "native", "offload.parameters": "cpu"}, "or engine: deepspeed"),
+        (
+            {"engine": "native", "offload.activations": "cpu", "recompute": "full"},
+            "use one of the two",
+        ),
+    ],
+)
+def test_what_cannot_be_offloaded_is_refused(changes: dict[str, Any], said: str) -> None:
+    with pytest.raises(SpecError, match=said):
+        JobSpec.parse(JOB).changed(changes)
+
+
+@pytest.mark.parametrize("kind", ["adafactor", "adam8bit", "adagrad", "lamb", "muon"])
+def test_deepspeed_refuses_what_its_partitions_would_falsify(kind: str) -> None:
+    optim = {"lr": 1e-3, "kind": kind}
+    JobSpec.parse(JOB | {"engine": "native", "optim": optim})
+    with pytest.raises(SpecError, match=f"optim.kind {kind} .*; use engine: native"):
+        JobSpec.parse(JOB | {"optim": optim})
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"plan.pipeline": 2}, "no plan.pipeline, found 2; use engine: native"),
+        ({"plan.context": 2}, "no plan.context, found 2; use engine: native"),
+        ({"plan.data": 2, "plan.expert": 2}, "no plan.expert, found 2; use engine: native"),
+        ({"objective.router_aux_loss": 0.01}, "no objective.router_aux_loss; use engine: native"),
+        ({"plan.data": 4, "plan.replicate": 2}, "no plan.replicate, found 2; use engine: native"),
+        ({"plan.sequence": True}, "no plan.sequence, found True; use engine: native"),
+        ({"plan.tensor": 2, "plan.zero_stage": 3}, "plan.zero_stage 1 or 2, found 3"),
+        ({"plan.tensor": 2, "plan.zero_stage": 0}, "plan.zero_stage 1 or 2, found 0"),
+        ({"recompute": "selective"}, "use recompute: full, plan.zero_stage 0, 1 or 2"),
+    ],
+)
+def test_deepspeed_refuses_what_it_cannot_combine(changes: dict[str, Any], said: str) -> None:
+    with pytest.raises(SpecError, match=said):
+        JobSpec.parse(JOB).changed(changes)
+
+
+def test_deepspeed_gives_each_tensor_rank_a_head_of_its_own() -> None:
+    shape = ModelShape(
+        layers=2,
+        hidden=64,
+        heads=4,
+        kv_heads=2,
+        head_dim=16,
+        ffn=128,
+        vocab=64,
+        tied_embeddings=False,
+        max_positions=64,
+        architecture="LlamaForCausalLM",
+    )
+    job = JobSpec.parse(JOB).changed({"plan.tensor": 2, "plan.zero_stage": 1})
+    job.check(shape)
+    job.changed({"plan.tensor": 4, "engine": "native"}).check(shape)
+    with pytest.raises(SpecError, match=r"(?s)plan\.tensor.*1\.\.2.*engine: native"):
+        job.changed({"plan.tensor": 4}).check(shape)
