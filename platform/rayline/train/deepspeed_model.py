@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import torch
 from accelerate import init_empty_weights
@@ -14,22 +15,32 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 from rayline.models.stage import load_config
 from rayline.models.stored import StoredNames
 from rayline.models.weights import draw_random, read_pretrained
-from rayline.parallel.attention import training_attention
+from rayline.parallel.attention import check_packing, documents_mask, training_attention
 from rayline.parallel.piece import Piece
 from rayline.spec import JobSpec
 
 
 class WholeModel(nn.Module):
-    """Maps int64 ids [sequences, tokens] to logits [sequences, tokens, vocab]."""
+    """Maps int64 ids [sequences, tokens], and each token's place in its document where documents
+    are packed, to logits [sequences, tokens, vocab]."""
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
         self.model = model
 
-    def forward(self, input_ids: torch.Tensor) -> torch.Tensor:
+    def forward(
+        self, input_ids: torch.Tensor, positions: torch.Tensor | None = None
+    ) -> torch.Tensor:
         """Logits in the type of the weights."""
-        logits: torch.Tensor = self.model(input_ids=input_ids, use_cache=False).logits
+        logits: torch.Tensor = self.model(**self._inputs(input_ids, positions)).logits
         return logits
+
+    def _inputs(self, input_ids: torch.Tensor, positions: torch.Tensor | None) -> dict[str, Any]:
+        inputs: dict[str, Any] = {"input_ids": input_ids, "use_cache": False}
+        if positions is not None:
+            inputs["position_ids"] = positions
+            inputs["attention_mask"] = documents_mask(positions)
+        return inputs
 
     def parameters_by_name(self) -> Iterator[tuple[str, nn.Parameter]]:
         """Each parameter once, tied ones by their first name, with its Hugging Face name."""
@@ -47,17 +58,20 @@ class Bf16WholeModel(WholeModel):
     Casting is part of the graph, so gradients come back, and add up, in float32. It serves ZeRO
     stage 0, for which DeepSpeed itself has no bf16 with sums in float32."""
 
-    def forward(self, input_ids: torch.Tensor) -> torch.Tensor:
+    def forward(
+        self, input_ids: torch.Tensor, positions: torch.Tensor | None = None
+    ) -> torch.Tensor:
         """Logits in bf16."""
-        cast = {name: weight.bfloat16() for name, weight in self.model.named_parameters()}
-        arguments = {"input_ids": input_ids, "use_cache": False}
-        logits: torch.Tensor = torch.func.functional_call(self.model, cast, (), arguments).logits
+        rounded = {name: weight.bfloat16() for name, weight in self.model.named_parameters()}
+        inputs = self._inputs(input_ids, positions)
+        logits: torch.Tensor = torch.func.functional_call(self.model, rounded, (), inputs).logits
         return logits
 
 
 def build_whole_model(job: JobSpec, model_directory: Path) -> WholeModel:
     """The model on CPU with weights of no value: `initial_weights` has them. Raises SpecError."""
     model = _on_meta(model_directory)
+    check_packing(model, job.data.packing)
     buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
     model.to_empty(device="cpu")
     for name, buffer in model.named_buffers():
