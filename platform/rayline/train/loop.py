@@ -21,7 +21,7 @@ import torch
 import torch.distributed as dist
 
 from rayline import checkpoint
-from rayline.data import collate, load_dataset
+from rayline.data import collate
 from rayline.errors import CheckpointError, SpecError
 from rayline.models.stage import load_config
 from rayline.spec import (
@@ -68,7 +68,7 @@ def run_rank(
     """
     shape = ModelShape.from_config(load_config(model_directory).to_dict())
     job.check(shape)
-    feed = TrainingFeed.of(job, context.coordinate, load_dataset(job.data, model_directory))
+    feed = TrainingFeed.load(job, context.coordinate, model_directory)
     held_out = HeldOutFeed.load(job, context.coordinate, model_directory)
     torch.manual_seed(job.seed)
     with joined(context) as device:
