@@ -22,6 +22,7 @@ from rayline.actors.controller import Controller, Observer
 from rayline.actors.gang import Assignment
 from rayline.actors.interrupt import StopRequest
 from rayline.actors.placement import Placement, refuse_impossible
+from rayline.actors.tokenizing import tokenize_on_cluster
 from rayline.actors.worker import RankFunction, train_rank
 from rayline.errors import InterruptedByUser
 from rayline.planner import estimate_memory, read_model_shape
@@ -86,6 +87,7 @@ def train(
             held=worker_bundle(job.resources, gpu),
             function=rank_function,
         )
+        tokenize_on_cluster(assignment.job, model_directory, cluster.nodes())
         placement = Placement(bundles, placement_group)
         with _tracked(job, parent_run_id) as run, request.listening():
             restarted = partial(run.event, "restarted")

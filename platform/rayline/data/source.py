@@ -210,6 +210,12 @@ def _reading(file: SourceFile) -> Iterator[None]:
         raise SpecError(str(file), f"can't be read: {wrong.strerror or wrong}") from None
 
 
+def size_bytes(file: SourceFile, kind: Kind) -> int:
+    """Of a file, or of all in a dataset's folder. Raises SpecError."""
+    with _reading(file):
+        return sum(part.size_bytes() for part in stored_file(file, kind).files_below())
+
+
 def stored_file(file: SourceFile, kind: Kind) -> StoredFile:
     """The file or the dataset's folder that the address names. Raises SpecError where there is none
     or it is of another kind."""
