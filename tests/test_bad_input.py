@@ -151,6 +151,47 @@ CASES = [
         ["data.files[0]", "no such file", "nowhere.jsonl", "working directory"],
     ),
     Case(
+        "an address of a kind that nobody knows",
+        train("data.files=['nosuch://bucket/a.jsonl']"),
+        2,
+        ["data.files[0]", "nosuch://bucket/a.jsonl", "can't be read here", "fsspec"],
+    ),
+    Case(
+        "files and a mixture",
+        train("data.mixture=[{files: [a.jsonl]}]"),
+        2,
+        ["data", "exactly one of files and mixture"],
+    ),
+    Case(
+        "a source of no weight",
+        train("data.files=null", "data.mixture=[{files: [a.jsonl], weight: 0}]"),
+        2,
+        ["data.mixture", "weight", "0", "greater than 0"],
+    ),
+    Case(
+        "a packing that is none",
+        train("data.packing=tight"),
+        2,
+        ["data.packing", "tight", "'dense' or 'documents'"],
+    ),
+    Case(
+        "held out by files and by a fraction",
+        train("evaluation.every_steps=1", "evaluation.fraction=0.1", "evaluation.files=[a.jsonl]"),
+        2,
+        ["evaluation", "exactly one of files and fraction"],
+    ),
+    Case(
+        "a parquet file that is none",
+        lambda folder: [
+            "train",
+            str(job(folder)),
+            "--set",
+            f"data.files=[{written(folder / 'a.parquet', 'PAR1 and no more')}]",
+        ],
+        2,
+        ["data.files[0]", "a.parquet", "can't be read as parquet"],
+    ),
+    Case(
         "an empty data file",
         lambda folder: ["train", str(with_data(folder, ""))],
         2,

@@ -78,7 +78,7 @@ class Client:
             from rayline.data import HELD_OUT_FILES, check_files
 
         check_files(job.data)
-        if job.evaluation_data is not None:
+        if job.evaluation_data not in (None, job.data):
             check_files(job.evaluation_data, HELD_OUT_FILES)
 
     def verify(

@@ -27,6 +27,19 @@ def test_relative_paths_are_made_absolute_and_nothing_else_changes(make_job: Mak
     assert placed.data.files == ["/home/of/driver/a.txt", "/data/b.txt"]
     assert placed.tracking.uri == f"sqlite:///{Path.cwd()}/mlflow.db"
     assert anchored_job(placed, Path("/elsewhere")) == placed
+    mixture = [
+        {"files": ["a.txt", "s3://bucket/b.parquet"], "weight": 2.0},
+        {"files": ["/data/c"], "weight": 1.0},
+    ]
+    mixed = job.changed({"data.files": None, "data.mixture": mixture, "data.cache_dir": "kept"})
+    data = anchored_job(mixed, Path("/home/of/driver")).data
+    assert data.files is None
+    assert [part.files for part in data.sources] == [
+        ["/home/of/driver/a.txt", "s3://bucket/b.parquet"],
+        ["/data/c"],
+    ]
+    assert [part.weight for part in data.sources] == [2.0, 1.0]
+    assert data.cache_dir == "/home/of/driver/kept"
     watched = job.changed({"evaluation.files": ["c.txt"], "evaluation.every_steps": 2})
     there = anchored_job(watched, Path("/home/of/driver"))
     assert there.evaluation is not None

@@ -14,7 +14,7 @@ from ray import cloudpickle
 from safetensors.torch import load_file, save_file
 
 from rayline.actors import train
-from rayline.data import SampleOrder, collate, load_dataset, share
+from rayline.data import collate, load_dataset, share
 from rayline.models.tiny import write_tiny_model
 from rayline.spec import JobSpec, StepReport, TrainResult, WorkerContext
 from rayline.train.build import build_engine
@@ -47,7 +47,7 @@ def gradients_then_train(
 ) -> TrainResult:
     """The first step's gradients, kept in the job's folder, then the job itself."""
     dataset = load_dataset(job.data, model_directory)
-    indices = SampleOrder(len(dataset), job.seed).indices(0, job.batch.sequences)
+    indices = dataset.order(job.seed).indices(0, job.batch.sequences)
     mine = share(indices, context.coordinate.data, job.plan.data)
     with joined(context) as device:
         engine = build_engine(job, context, model_directory, device)

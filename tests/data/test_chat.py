@@ -6,7 +6,7 @@ import pytest
 from transformers import PreTrainedTokenizerBase
 
 from rayline.data.chat import tokenize_chat
-from rayline.data.source import Chat, Message, Place
+from rayline.data.record import Chat, Message, Place
 from rayline.errors import SpecError
 from rayline.models.tiny import CHAT_TEMPLATE
 

@@ -112,18 +112,23 @@ def test_a_begin_token_of_the_tokenizer_stays_and_ends_are_not_doubled(
 
         dataset = load_dataset(spec, tmp_path / "own")
 
-        assert tokenizer.decode(dataset.tokens) == f"{bos}ab{eos}{bos}cd{eos}"
+        (source,) = dataset.sources
+        assert (
+            tokenizer.decode(source.corpus.read(0, source.corpus.size)[0])
+            == f"{bos}ab{eos}{bos}cd{eos}"
+        )
 
 
-def test_a_batch_is_two_tensors(data: Any, tokenizer_dir: Path) -> None:
+def test_a_batch_of_plain_windows_is_two_tensors(data: Any, tokenizer_dir: Path) -> None:
     dataset = load_dataset(data("text", *[{"text": "abcdefg"}] * 5, tokens=8), tokenizer_dir)
 
-    input_ids, labels = collate(dataset, [2, 0, 2])
+    input_ids, labels, positions = collate(dataset, [2, 0, 2])
 
     assert input_ids.dtype == labels.dtype == torch.int64
     assert input_ids.shape == labels.shape == (3, 8)
     assert torch.equal(input_ids[0], input_ids[2])
     assert torch.equal(input_ids[:, 1:], labels[:, :-1])
+    assert positions is None
 
 
 def test_a_tokenizer_that_cannot_serve_is_refused(

@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 from rayline.data import check_files, check_tokenizer
-from rayline.data.source import Message, read_chats, read_passages
+from rayline.data.record import Message
+from rayline.data.source import read_chats, read_passages
 from rayline.errors import SpecError
 from rayline.spec import DataSpec
 

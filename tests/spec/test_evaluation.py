@@ -40,6 +40,15 @@ def test_held_out_files_are_read_as_the_training_files_are() -> None:
     job = JobSpec.parse(JOB | {"evaluation": {"files": ["b.txt"], "every_steps": 5}})
     assert job.evaluation_data == job.data.model_copy(update={"files": ["b.txt"]})
     assert JobSpec.parse(JOB).evaluation_data is None
+    mixed = job.changed({"data.files": None, "data.mixture": [{"files": ["c.txt"]}]})
+    assert mixed.evaluation_data == job.evaluation_data
+    assert (job.held_out_fraction, mixed.held_out_fraction) == (0.0, 0.0)
+
+
+def test_a_fraction_is_held_out_of_the_training_data() -> None:
+    job = JobSpec.parse(JOB | {"evaluation": {"fraction": 0.02, "every_steps": 5}})
+    assert job.evaluation_data == job.data
+    assert job.held_out_fraction == 0.02
 
 
 def test_a_run_is_neither_measured_nor_traced_unless_asked() -> None:
@@ -74,6 +83,12 @@ def test_what_names_no_steps_is_refused(text: str) -> None:
         ({"profile.first_step": 0, "profile.last_step": 2}, "greater than or equal to 1"),
         ({"evaluation.files": [], "evaluation.every_steps": 5}, "evaluation.files"),
         ({"evaluation.files": ["b.txt"]}, r"evaluation\.every_steps"),
+        ({"evaluation.every_steps": 5}, "evaluation: give exactly one of files and fraction"),
+        (
+            {"evaluation.every_steps": 5, "evaluation.files": ["b"], "evaluation.fraction": 0.1},
+            "evaluation: give exactly one of files and fraction",
+        ),
+        ({"evaluation.every_steps": 5, "evaluation.fraction": 1.0}, "less than 1"),
     ],
 )
 def test_what_cannot_be_measured_is_refused(changes: dict[str, Any], said: str) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import CONFIG_MAPPING, AutoModelForCausalLM
+from transformers import CONFIG_MAPPING, AutoConfig, AutoModelForCausalLM
 
 _SIZES: dict[str, Any] = {
     "vocab_size": 264,
@@ -45,10 +45,16 @@ ARCHITECTURES: dict[str, dict[str, Any]] = {
 """transformers' model_type to what its config has beside the common sizes."""
 
 
+def write_config(directory: Path, model_type: str, **changes: Any) -> Path:
+    """config.json of a model of this type; returns `directory`."""
+    settings = {**_SIZES, **ARCHITECTURES[model_type], **changes}
+    CONFIG_MAPPING[model_type](**settings).save_pretrained(directory)
+    return directory
+
+
 def write_architecture(directory: Path, model_type: str, **changes: Any) -> Path:
     """config.json and safetensors of a model of this type; returns `directory`."""
-    settings = {**_SIZES, **ARCHITECTURES[model_type], **changes}
-    config = CONFIG_MAPPING[model_type](**settings)
+    config = AutoConfig.from_pretrained(write_config(directory, model_type, **changes))
     torch.manual_seed(11)
     model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
     with torch.no_grad():

@@ -7,6 +7,7 @@ group. Rank 0 writes what came out.
 import gc
 import json
 import os
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +37,19 @@ def global_batch(job: JobSpec, vocab: int, step: int) -> tuple[torch.Tensor, tor
     for row in range(shape[0]):
         labels[row, : (row * 5) % (shape[1] - 1)] = NO_TARGET
     return ids, labels
+
+
+def packed_positions(job: JobSpec) -> torch.Tensor | None:
+    """Each token's place in its document, of a whole batch: rows of documents of uneven lengths;
+    None where sequences are one document each."""
+    if job.data.packing == "dense":
+        return None
+    tokens = job.data.sequence_tokens
+    rows = []
+    for row in range(job.batch.sequences):
+        cuts = [0, 1 + row % 3, 4 + row, tokens * 2 // 3 + row % 4, tokens]
+        rows.append([n for begin, end in pairwise(cuts) for n in range(end - begin)])
+    return torch.tensor(rows)
 
 
 def context_of(job: JobSpec) -> WorkerContext:
@@ -91,7 +105,9 @@ def do(task: dict[str, Any]) -> None:
 
     def share(step: int) -> Batch:
         ids, labels = global_batch(job, config.vocab_size, step)
-        return Batch(ids.chunk(job.plan.data)[here], labels.chunk(job.plan.data)[here])
+        positions = packed_positions(job)
+        place = None if positions is None else positions.chunk(job.plan.data)[here]
+        return Batch(ids.chunk(job.plan.data)[here], labels.chunk(job.plan.data)[here], place)
 
     def keep(kind: str, tensors: dict[str, torch.Tensor]) -> None:
         if context.rank == 0:

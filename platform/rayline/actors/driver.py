@@ -22,10 +22,11 @@ from rayline.actors.controller import Controller, Observer
 from rayline.actors.gang import Assignment
 from rayline.actors.interrupt import StopRequest
 from rayline.actors.placement import Placement, refuse_impossible
+from rayline.actors.tokenizing import tokenize_on_cluster
 from rayline.actors.worker import RankFunction, train_rank
 from rayline.errors import InterruptedByUser
 from rayline.planner import estimate_memory, read_model_shape
-from rayline.spec import JobSpec, ModelRef, ModelShape, TrainResult
+from rayline.spec import DataSpec, JobSpec, ModelRef, ModelShape, TrainResult
 from rayline.tracking import (
     TrackedRun,
     anchored,
@@ -86,6 +87,7 @@ def train(
             held=worker_bundle(job.resources, gpu),
             function=rank_function,
         )
+        tokenize_on_cluster(assignment.job, model_directory, cluster.nodes())
         placement = Placement(bundles, placement_group)
         with _tracked(job, parent_run_id) as run, request.listening():
             restarted = partial(run.event, "restarted")
@@ -111,15 +113,33 @@ def anchored_job(job: JobSpec, home: Path) -> JobSpec:
         )
     changes: dict[str, object] = {
         "output_dir": str(directory),
-        "data.files": [str(home / Path(file).expanduser()) for file in job.data.files],
+        "data": _anchored_data(job.data, home),
         "tracking.uri": anchored(job.tracking).uri,
     }
-    if job.evaluation is not None:
-        held_out = [str(home / Path(file).expanduser()) for file in job.evaluation.files]
-        changes["evaluation.files"] = held_out
+    if job.evaluation is not None and job.evaluation.files is not None:
+        changes["evaluation.files"] = _anchored_files(job.evaluation.files, home)
     if job.model.directory is not None:
         changes["model.directory"] = str(home / Path(job.model.directory).expanduser())
     return job.changed(changes)
+
+
+def _anchored_data(data: DataSpec, home: Path) -> dict[str, object]:
+    changes: dict[str, object] = {}
+    if data.files is not None:
+        changes["files"] = _anchored_files(data.files, home)
+    if data.mixture is not None:
+        changes["mixture"] = [
+            {"files": _anchored_files(part.files, home), "weight": part.weight}
+            for part in data.mixture
+        ]
+    if data.cache_dir is not None:
+        changes["cache_dir"] = str(home / Path(data.cache_dir).expanduser())
+    return data.changed(changes).model_dump(mode="json")
+
+
+def _anchored_files(files: list[str], home: Path) -> list[str]:
+    """An address means the same everywhere."""
+    return [file if "://" in file else str(home / Path(file).expanduser()) for file in files]
 
 
 def _checked_model(job: JobSpec) -> tuple[Path, ModelShape]:

@@ -175,10 +175,12 @@ class Bench:
         self._plan = plan
         self._scratch = scratch
         self._model = scratch / "model"
+        self._chats = scratch / "chats.jsonl"
         self._job = plan.job
         if not plan.whole:
-            chats = scratch / "chats.jsonl"
-            self._job = plan.job.changed({"data.kind": "chat", "data.files": [str(chats)]})
+            made_up = {"files": [str(self._chats)], "mixture": None, "cache_dir": None}
+            data = {f"data.{key}": value for key, value in made_up.items()}
+            self._job = plan.job.changed({"data.kind": "chat", **data})
         self._calls = 0
 
     @property
@@ -198,13 +200,12 @@ class Bench:
             run([self._call("model", "folder:write_whole_model", *whole)])
         else:
             small = (self._model, plan.config, plan.job.seed)
-            (chats,) = self._job.data.files
             # No batch holds a chat twice, and the data still begins anew within the steps.
             count = 2 * plan.job.batch.sequences + 1
             run(
                 [
                     self._call("model", "folder:write_small_model", *small),
-                    self._call("data", "folder:write_chats", Path(chats), count),
+                    self._call("data", "folder:write_chats", self._chats, count),
                 ]
             )
         folder = self._scratch / "reference"

@@ -21,7 +21,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from rayline.data.source import Chat, Message
+from rayline.data.record import Chat, Message
 from rayline.errors import SpecError
 
 if TYPE_CHECKING:

@@ -1,9 +1,8 @@
-"""TokenDataset: all samples of a job as one run of tokens, and where in it each sample lies.
+"""TokenDataset: the samples of a job, each a few pieces of a run of tokens.
 
-Every rank builds the same dataset from the same files: tokens are small beside a model, and a
-sampler whose whole state is one number then needs nothing from anyone. A chat is one sample. Text
-is packed: documents follow each other, an end token between them, and a window begins where the
-one before it ended.
+Every rank has the same dataset: shards of tokens are mapped from files, or made in memory where
+there is no cache, and a sampler whose whole state is one number then needs nothing from anyone. How
+documents become sequences is `rayline.data.packing`'s.
 
 torch and transformers are imported only where they are needed, so that the driver can check files
 without waiting for them.
@@ -11,34 +10,41 @@ without waiting for them.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import islice
+from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-from rayline.data.chat import tokenize_chat
+from rayline.data.cache import TokenCache
+from rayline.data.corpus import Corpus, TokenShard
+from rayline.data.order import MixtureOrder
+from rayline.data.packing import (
+    Packing,
+    one_piece_each,
+    pack_whole,
+    pack_within_documents,
+    pack_without_boundaries,
+)
+from rayline.data.shards import Tokenizing, cached_shards
 from rayline.data.source import (
     TRAINING_FILES,
+    SourceFile,
     check_tokenizer,
-    no_chat_template,
-    read_chats,
-    read_passages,
+    files_by_source,
 )
+from rayline.data.split import ALL, Split
 from rayline.errors import SpecError
 from rayline.spec import DataSpec
 
 if TYPE_CHECKING:
     import torch
-    from transformers import PreTrainedTokenizerBase
 
 NO_LOSS = -100
 """Label of a place without loss: torch.nn.functional.cross_entropy's ignore_index."""
-_PASSAGES_AT_ONCE = 1024
-"""Passages handed to the tokenizer together; it spreads them over the cores."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,166 +55,167 @@ class Sample:
     """[sequence_tokens]."""
     labels: npt.NDArray[np.int64]
     """[sequence_tokens]: the token to predict at each place, NO_LOSS where there is none."""
+    positions: npt.NDArray[np.int64]
+    """[sequence_tokens]: each token's place in its piece, from 0; what fills the end counts on."""
+
+
+class Collated(NamedTuple):
+    """Samples as tensors on the CPU, int64 [samples, sequence_tokens] each."""
+
+    input_ids: torch.Tensor
+    labels: torch.Tensor
+    positions: torch.Tensor | None
+    """None where a sequence is one piece: positions then count from its first token."""
 
 
 @dataclass(frozen=True, slots=True)
+class PackedSource:
+    """The samples of one source of a mixture."""
+
+    corpus: Corpus
+    packing: Packing
+    weight: float
+
+
+@dataclass(frozen=True)
 class TokenDataset:
-    """Samples of `sequence_tokens`; `len()` of them, reached by number."""
+    """Samples of `sequence_tokens`; `len()` of them, reached by number, source after source."""
 
     sequence_tokens: int
-    tokens: npt.NDArray[np.int32]
-    """All tokens of all samples, one after another."""
-    learnt: npt.NDArray[np.bool_]
-    """For each of them: is it to be predicted?"""
-    starts: npt.NDArray[np.int64]
-    """Where in `tokens` each sample begins."""
-    stops: npt.NDArray[np.int64]
-    """Where it ends: at most sequence_tokens + 1 further on, for the last one is predicted only."""
+    sources: tuple[PackedSource, ...]
+    within_documents: bool
+    """Whether a sample may hold several pieces, which do not see each other."""
     pad_id: int
     cut_samples: int
     """Chats that were longer than a sequence and lost their end."""
 
+    @cached_property
+    def _ends(self) -> npt.NDArray[np.int64]:
+        return np.cumsum([len(source.packing) for source in self.sources], dtype=np.int64)
+
     def __len__(self) -> int:
-        return len(self.starts)
+        return int(self._ends[-1])
 
     def __getitem__(self, index: int) -> Sample:
-        place = slice(self.starts[index], self.stops[index])
-        tokens, learnt = self.tokens[place], self.learnt[place]
+        owner = int(np.searchsorted(self._ends, index, side="right"))
+        source = self.sources[owner]
+        own = index - (int(self._ends[owner - 1]) if owner else 0)
         input_ids = np.full(self.sequence_tokens, self.pad_id, dtype=np.int64)
         labels = np.full(self.sequence_tokens, NO_LOSS, dtype=np.int64)
-        input_ids[: len(tokens) - 1] = tokens[:-1]
-        labels[: len(tokens) - 1] = np.where(learnt[1:], tokens[1:], NO_LOSS)
-        return Sample(input_ids, labels)
+        positions = np.arange(self.sequence_tokens, dtype=np.int64)
+        packing, begin = source.packing, 0
+        for piece in range(packing.firsts[own], packing.firsts[own + 1]):
+            tokens, learnt = source.corpus.read(packing.starts[piece], packing.stops[piece])
+            end = begin + len(tokens) - 1
+            input_ids[begin:end] = tokens[:-1]
+            labels[begin:end] = np.where(learnt[1:], tokens[1:], NO_LOSS)
+            positions[begin:] = np.arange(self.sequence_tokens - begin)
+            begin = end
+        return Sample(input_ids, labels, positions)
+
+    def order(self, seed: int) -> MixtureOrder:
+        """The order in which a run with this seed takes the samples."""
+        sizes = tuple(len(source.packing) for source in self.sources)
+        return MixtureOrder(sizes, tuple(source.weight for source in self.sources), seed)
 
 
-def load_dataset(spec: DataSpec, tokenizer_dir: Path, field: str = TRAINING_FILES) -> TokenDataset:
-    """Read and tokenize all files of `spec` with the tokenizer of a model folder.
+def load_dataset(
+    spec: DataSpec,
+    tokenizer_dir: Path,
+    field: str = TRAINING_FILES,
+    *,
+    split: Split = ALL,
+    cache_dir: Path | None = None,
+) -> TokenDataset:
+    """The samples of all files of `spec`, by the tokenizer of a model folder.
 
     Called by every rank, once a list of files; the result is the same on each. `field` is where the
-    job names the files. Raises SpecError naming the file and the line, or the field, that can't be
-    used.
+    job names the files, `split` says which documents are taken. Tokens are mapped from shards below
+    `cache_dir`, made there by whoever is first; without one each caller tokenizes into memory.
+    Raises SpecError naming the file and the line, or the field, that can't be used.
     """
     check_tokenizer(spec, tokenizer_dir)
-    tokenizer = _load_tokenizer(tokenizer_dir)
-    if spec.kind == "text":
-        return _packed(spec, tokenizer, field)
-    if not tokenizer.chat_template:
-        raise no_chat_template(tokenizer_dir)
-    return _chats(spec, tokenizer, field)
+    tokenizing = Tokenizing(spec.kind, tokenizer_dir)
+    cache = None if cache_dir is None else TokenCache(cache_dir)
+    sources, pad_ids, cut = [], [], 0
+    for part, files in zip(spec.sources, files_by_source(spec, field), strict=True):
+        shards: list[TokenShard] = []
+        for file in files:
+            if cache is None:
+                own, pad_id = (tokenizing.shard(file),), tokenizing.pad_id
+            else:
+                found = cached_shards(file, spec.kind, tokenizer_dir, cache)
+                own, pad_id = found.shards, found.pad_id
+            if spec.kind == "chat":
+                cut += sum(_check_chats(shard, file, spec.sequence_tokens) for shard in own)
+            shards += own
+            pad_ids.append(pad_id)
+        corpus = Corpus(shards, [split.kept(shard.digests) for shard in shards])
+        packing = _packed(corpus, spec, files[0].field, split)
+        sources.append(PackedSource(corpus, packing, part.weight))
+    within_documents = spec.packing == "documents"
+    return TokenDataset(spec.sequence_tokens, tuple(sources), within_documents, pad_ids[0], cut)
 
 
-def collate(dataset: TokenDataset, indices: Sequence[int]) -> tuple[torch.Tensor, torch.Tensor]:
-    """input_ids and labels, int64 [len(indices), sequence_tokens], on the CPU; every rank."""
+def collate(dataset: TokenDataset, indices: Sequence[int]) -> Collated:
+    """The samples of these numbers, on the CPU; every rank."""
     import torch
 
     samples = [dataset[index] for index in indices]
-    return (
+    positions = None
+    if dataset.within_documents:
+        positions = torch.from_numpy(np.stack([sample.positions for sample in samples]))
+    return Collated(
         torch.from_numpy(np.stack([sample.input_ids for sample in samples])),
         torch.from_numpy(np.stack([sample.labels for sample in samples])),
+        positions,
     )
 
 
-def _load_tokenizer(directory: Path) -> PreTrainedTokenizerBase:
-    from transformers import AutoTokenizer
-
-    try:
-        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
-            directory, local_files_only=True
-        )
-    except Exception as wrong:  # noqa: BLE001 - a damaged file makes tokenizers raise Exception
-        raise SpecError(f"model ({directory})", f"the tokenizer can't be loaded: {wrong}") from None
-    if not tokenizer.is_fast:
+def _check_chats(shard: TokenShard, file: SourceFile, sequence_tokens: int) -> int:
+    """How many chats are longer than a sequence. Raises SpecError at the first whose answers then
+    lie behind its end."""
+    ends = np.minimum(shard.stops, shard.starts + sequence_tokens + 1)
+    learnt = np.append(np.flatnonzero(shard.learnt), len(shard.tokens))
+    # The first token is never predicted: nothing comes before it.
+    following = learnt[np.searchsorted(learnt, shard.starts + 1)]
+    lost = np.flatnonzero(following >= ends)
+    if len(lost):
+        chat = int(lost[0])
+        begin, stop = int(shard.starts[chat]), int(shard.stops[chat])
+        first = int(min(following[chat], stop)) - begin
         raise SpecError(
-            f"model ({directory})",
-            "the tokenizer can't tell which words a token stands for",
-            value=type(tokenizer).__name__,
-            allowed="a fast tokenizer, with a tokenizer.json",
+            f"{file}, {_unit(file)} {shard.places[chat]}",
+            f"nothing is left to learn once it is cut to data.sequence_tokens: the answer "
+            f"begins after {first} tokens",
+            value=sequence_tokens,
+            allowed=f"{first} or more",
+            fix=f"--set data.sequence_tokens={stop - begin - 1}, or remove it",
         )
-    return tokenizer
+    return int((ends < shard.stops).sum())
 
 
-def _chats(spec: DataSpec, tokenizer: PreTrainedTokenizerBase, field: str) -> TokenDataset:
-    longest = spec.sequence_tokens + 1
-    tokens: list[npt.NDArray[np.int32]] = []
-    learnt: list[npt.NDArray[np.bool_]] = []
-    cut = 0
-    for chat in read_chats(spec, field):
-        found = tokenize_chat(tokenizer, chat)
-        # The first token is never predicted: nothing comes before it.
-        if not any(found.learnt[1:longest]):
-            first = next((i for i, flag in enumerate(found.learnt) if flag), len(found.ids))
-            raise SpecError(
-                str(chat.place),
-                f"nothing is left to learn once it is cut to data.sequence_tokens: the answer "
-                f"begins after {first} tokens",
-                value=spec.sequence_tokens,
-                allowed=f"{first} or more",
-                fix=f"--set data.sequence_tokens={len(found.ids) - 1}, or remove the line",
-            )
-        cut += len(found.ids) > longest
-        tokens.append(np.asarray(found.ids[:longest], dtype=np.int32))
-        learnt.append(np.asarray(found.learnt[:longest], dtype=np.bool_))
-    stops = np.cumsum([len(part) for part in tokens], dtype=np.int64)
-    return TokenDataset(
-        sequence_tokens=spec.sequence_tokens,
-        tokens=np.concatenate(tokens),
-        learnt=np.concatenate(learnt),
-        starts=np.concatenate([[0], stops[:-1]]).astype(np.int64),
-        stops=stops,
-        pad_id=_pad_id(tokenizer),
-        cut_samples=cut,
-    )
+def _unit(file: SourceFile) -> str:
+    return "line" if file.address.endswith(".jsonl") else "row"
 
 
-def _packed(spec: DataSpec, tokenizer: PreTrainedTokenizerBase, field: str) -> TokenDataset:
-    if tokenizer.eos_token_id is None:
-        raise SpecError(
-            "data.kind",
-            "the model's tokenizer has no end token to put between documents",
-            value="text",
-            fix="set eos_token in its tokenizer_config.json",
-        )
-    texts = (passage.text for passage in read_passages(spec, field))
-    tokens = np.concatenate(list(_documents(texts, tokenizer)))
-    # Neighbouring windows share one token: the last of one, which it only predicts, is the first
-    # that the next one reads. So every token but the very first is predicted exactly once.
-    windows = (len(tokens) - 1) // spec.sequence_tokens
-    if windows == 0:
+def _packed(corpus: Corpus, spec: DataSpec, field: str, split: Split) -> Packing:
+    if spec.kind == "chat":
+        pack = pack_whole if spec.packing == "documents" else one_piece_each
+        packing = pack(corpus.stops, spec.sequence_tokens)
+    elif spec.packing == "documents":
+        packing = pack_within_documents(corpus.stops, spec.sequence_tokens)
+    else:
+        packing = pack_without_boundaries(corpus.size, spec.sequence_tokens)
+    if not corpus.size:
+        raise split.empty(field)
+    if not len(packing):
+        tokens = corpus.size
         raise SpecError(
             "data.sequence_tokens",
-            f"{field} hold {len(tokens)} tokens in all, not one complete sequence",
+            f"{field} hold {tokens} tokens in all{split}, not one complete sequence",
             value=spec.sequence_tokens,
-            allowed=f"2..{len(tokens) - 1}" if len(tokens) > 2 else "",
+            allowed=f"2..{tokens - 1}" if tokens > 2 else "",
             fix="give more text, or shorter sequences",
         )
-    starts = np.arange(windows, dtype=np.int64) * spec.sequence_tokens
-    return TokenDataset(
-        sequence_tokens=spec.sequence_tokens,
-        tokens=tokens,
-        learnt=np.ones(len(tokens), dtype=np.bool_),
-        starts=starts,
-        stops=starts + spec.sequence_tokens + 1,
-        pad_id=_pad_id(tokenizer),
-        cut_samples=0,
-    )
-
-
-def _documents(
-    texts: Iterable[str], tokenizer: PreTrainedTokenizerBase
-) -> Iterator[npt.NDArray[np.int32]]:
-    """Each text's tokens, an end token behind them. What the tokenizer by itself puts in front of
-    a text (Llama 3: a begin token) stays."""
-    remaining, end = iter(texts), tokenizer.eos_token_id
-    while some := list(islice(remaining, _PASSAGES_AT_ONCE)):
-        for ids in tokenizer(some, return_attention_mask=False, verbose=False)["input_ids"]:
-            ended = ids if ids[-1:] == [end] else [*ids, end]
-            yield np.asarray(ended, dtype=np.int32)
-
-
-def _pad_id(tokenizer: PreTrainedTokenizerBase) -> int:
-    """What fills the end of a short sequence. No loss is taken there, and causal attention looks
-    back only, so any token of the vocabulary serves."""
-    for token in (tokenizer.pad_token_id, tokenizer.eos_token_id):
-        if token is not None:
-            return int(token)
-    return 0
+    return packing

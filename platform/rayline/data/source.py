@@ -1,18 +1,23 @@
-"""Sources: files of chats or of plain text, read line by line and refused where they are wrong.
+"""Sources: files of chats or of plain text, read record by record and refused where they are wrong.
 
 Nothing here needs torch or a tokenizer, so the driver checks every line of the data before a
-worker is started, and the workers read it by the same rules. Whatever is wrong is named by its
-place: the field of the spec, the file and the line.
+worker is started, and the workers read it by the same rules. A file is named by a path or by any
+address that fsspec knows; what reads tables and addresses is imported only where one is met.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Literal
 
+from rayline.data.record import Chat, Passage, Place, chat_of, object_of, passage_of
+from rayline.data.storage import StoredFile
+from rayline.data.table import Row, Table, open_dataset, open_parquet
 from rayline.errors import SpecError
 from rayline.spec import DataSpec
 
@@ -20,60 +25,57 @@ TRAINING_FILES = "data.files"
 """The field of a job that names its training files; errors begin with it."""
 HELD_OUT_FILES = "evaluation.files"
 """The one that names the files it is measured on."""
-ROLES = ("system", "user", "assistant")
-_MESSAGE_KEYS = {"role", "content"}
-_SUFFIXES = {"chat": (".jsonl",), "text": (".jsonl", ".txt")}
-_CHAT_FORM = '{"messages": [{"role": "user", "content": "..."}, ...]}'
+Kind = Literal["chat", "text"]
+_SUFFIXES = {"chat": (".jsonl", ".parquet"), "text": (".parquet", ".jsonl", ".txt")}
+_COLUMN = {"chat": "messages", "text": "text"}
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
-    """One line of one of the spec's files."""
+class SourceFile:
+    """One file of a job, and where the job names it."""
 
     field: str
-    """Which list of the job's the file stands in, such as data.files."""
+    """The list that it stands in, such as data.files or data.mixture[0].files."""
     index: int
-    """Place of the file in that list, from 0."""
-    file: str
-    line: int
-    """From 1, as editors count."""
+    """Its place in that list, from 0."""
+    address: str
 
     def __str__(self) -> str:
-        return f"{self.field}[{self.index}] ({self.file}), line {self.line}"
+        return f"{self.field}[{self.index}] ({self.address})"
 
 
 @dataclass(frozen=True, slots=True)
-class Message:
-    """What one side said in one turn."""
+class FilePart:
+    """Some of a file's records that follow each other."""
 
-    role: str
-    content: str
-
-
-@dataclass(frozen=True, slots=True)
-class Chat:
-    """One conversation: system first where there is one, then a user, an assistant somewhere."""
-
-    place: Place
-    messages: tuple[Message, ...]
+    first: int
+    """Line or row that it begins with, from 1."""
+    offset: int
+    """Byte that its first line begins at; of no meaning to rows."""
+    count: int | None
+    """Lines, blank ones too, or rows; None for all that follow."""
 
 
-@dataclass(frozen=True, slots=True)
-class Passage:
-    """One document of plain text."""
-
-    place: Place
-    text: str
+def files_by_source(spec: DataSpec, field: str = TRAINING_FILES) -> list[list[SourceFile]]:
+    """The files of each source of `spec`, in order. `field` is where the job names the files, where
+    they are not a mixture."""
+    fields = [field]
+    if spec.mixture is not None:
+        fields = [f"data.mixture[{number}].files" for number in range(len(spec.mixture))]
+    return [
+        [SourceFile(name, index, address) for index, address in enumerate(source.files)]
+        for name, source in zip(fields, spec.sources, strict=True)
+    ]
 
 
 def check_files(spec: DataSpec, field: str = TRAINING_FILES) -> int:
-    """Read every line of every file; returns how many chats or passages there are.
+    """Read every record of every file; returns how many chats or passages there are.
 
     Called on the driver, before any worker starts. `field` is where the job names the files.
     Raises SpecError naming file and line.
     """
-    lines = read_chats(spec, field) if spec.kind == "chat" else read_passages(spec, field)
-    return sum(1 for _ in lines)
+    records = read_chats(spec, field) if spec.kind == "chat" else read_passages(spec, field)
+    return sum(1 for _ in records)
 
 
 def check_tokenizer(spec: DataSpec, directory: Path) -> None:
@@ -105,73 +107,144 @@ def no_chat_template(directory: Path) -> SpecError:
 
 
 def read_chats(spec: DataSpec, field: str = TRAINING_FILES) -> Iterator[Chat]:
-    """The chats of all files, in order. Raises SpecError at the first line that is wrong."""
-    for place, line in _lines(spec, field):
-        tree = _object(place, line)
-        if "messages" not in tree:
-            raise SpecError(
-                str(place), "has no key messages", value=sorted(tree), allowed=_CHAT_FORM
-            )
-        yield Chat(place, _messages(place, tree["messages"]))
+    """The chats of all files, in order. Raises SpecError at the first one that is wrong."""
+    for source in files_by_source(spec, field):
+        for file in source:
+            yield from chats_of(file)
 
 
 def read_passages(spec: DataSpec, field: str = TRAINING_FILES) -> Iterator[Passage]:
-    """The passages of all files, in order. Raises SpecError at the first line that is wrong."""
-    for place, line in _lines(spec, field):
-        if place.file.endswith(".txt"):
-            yield Passage(place, line)
-            continue
-        tree = _object(place, line)
-        if "text" not in tree:
-            raise SpecError(
-                str(place), "has no key text", value=sorted(tree), allowed='{"text": "..."}'
-            )
-        text = _text(place, "text", tree["text"])
-        if not text:
-            raise SpecError(str(place), "text is empty", fix="remove the line")
-        yield Passage(place, text)
+    """The passages of all files, in order. Raises SpecError at the first one that is wrong."""
+    for source in files_by_source(spec, field):
+        for file in source:
+            yield from passages_of(file)
 
 
-def _lines(spec: DataSpec, field: str) -> Iterator[tuple[Place, str]]:
-    """Every line that isn't blank, without its line end."""
-    for index, name in enumerate(spec.files):
-        file = _file(spec, field, index)
-        blank = True
-        try:
-            with file.open("rb") as stream:
-                for number, raw in enumerate(stream, start=1):
-                    place = Place(field, index, name, number)
-                    line = _decoded(place, raw)
-                    if line.strip():
-                        blank = False
-                        yield place, line
-        except OSError as wrong:
-            raise SpecError(
-                f"{field}[{index}] ({name})", f"can't be read: {wrong.strerror}"
-            ) from None
-        if blank:
-            raise SpecError(f"{field}[{index}] ({name})", "is empty", fix=f"remove it from {field}")
+def chats_of(file: SourceFile, part: FilePart | None = None) -> Iterator[Chat]:
+    """The chats of one file, or of a part of it. Raises SpecError."""
+    for place, record in _records(file, "chat", part):
+        tree = object_of(place, record) if isinstance(record, str) else record
+        yield chat_of(place, tree)
 
 
-def _file(spec: DataSpec, field: str, index: int) -> Path:
-    subject, file = f"{field}[{index}]", Path(spec.files[index])
-    if not file.exists():
+def passages_of(file: SourceFile, part: FilePart | None = None) -> Iterator[Passage]:
+    """The passages of one file, or of a part of it. Raises SpecError."""
+    for place, record in _records(file, "text", part):
+        if isinstance(record, str) and file.address.endswith(".txt"):
+            yield Passage(place, record)
+        else:
+            tree = object_of(place, record) if isinstance(record, str) else record
+            yield passage_of(place, tree)
+
+
+def parts_of(file: SourceFile, kind: Kind, records: int) -> list[FilePart]:
+    """The file in parts of so many records, the last one with fewer. Raises SpecError."""
+    if is_table(file, kind):
+        count = len(_table(file, kind))
+        return [
+            FilePart(first + 1, 0, min(records, count - first))
+            for first in range(0, count, records)
+        ]
+    parts: list[FilePart] = []
+    first, offset, held, number, end = 1, 0, 0, 0, 0
+    with _reading(file), stored_file(file, kind).open() as stream:
+        for number, raw in enumerate(stream, start=1):
+            end += len(raw)
+            held += bool(raw.strip())
+            if held == records:
+                parts.append(FilePart(first, offset, number - first + 1))
+                first, offset, held = number + 1, end, 0
+    if held:
+        parts.append(FilePart(first, offset, number - first + 1))
+    return parts
+
+
+def _records(
+    file: SourceFile, kind: Kind, part: FilePart | None
+) -> Iterator[tuple[Place, str | Row]]:
+    """Every line that isn't blank, or every row, with its place; of a whole file never none."""
+    found, whole = False, part or FilePart(1, 0, None)
+    with _reading(file):
+        for place, record in (
+            _rows(file, kind, whole) if is_table(file, kind) else _lines(file, kind, whole)
+        ):
+            found = True
+            yield place, record
+    if not found and part is None:
+        raise SpecError(str(file), "is empty", fix=f"remove it from {file.field}")
+
+
+def _lines(file: SourceFile, kind: Kind, part: FilePart) -> Iterator[tuple[Place, str]]:
+    with stored_file(file, kind).open() as stream:
+        stream.seek(part.offset)
+        for number, raw in enumerate(islice(stream, part.count), start=part.first):
+            place = Place(file.field, file.index, file.address, number)
+            line = _decoded(place, raw)
+            if line.strip():
+                yield place, line
+
+
+def _rows(file: SourceFile, kind: Kind, part: FilePart) -> Iterator[tuple[Place, Row]]:
+    table = _table(file, kind)
+    count = len(table) if part.count is None else part.count
+    for number, row in enumerate(table.rows(part.first - 1, count), start=part.first):
+        yield Place(file.field, file.index, file.address, number, "row"), row
+
+
+def is_table(file: SourceFile, kind: Kind) -> bool:
+    """Whether the file has rows, not lines. Raises SpecError where there is none."""
+    return stored_file(file, kind).is_folder or file.address.endswith(".parquet")
+
+
+def _table(file: SourceFile, kind: Kind) -> Table:
+    stored = stored_file(file, kind)
+    opened = open_dataset if stored.is_folder else open_parquet
+    return opened(stored, str(file), _COLUMN[kind])
+
+
+@contextmanager
+def _reading(file: SourceFile) -> Iterator[None]:
+    try:
+        yield
+    except OSError as wrong:
+        raise SpecError(str(file), f"can't be read: {wrong.strerror or wrong}") from None
+
+
+def size_bytes(file: SourceFile, kind: Kind) -> int:
+    """Of a file, or of all in a dataset's folder. Raises SpecError."""
+    with _reading(file):
+        return sum(part.size_bytes() for part in stored_file(file, kind).files_below())
+
+
+def stored_file(file: SourceFile, kind: Kind) -> StoredFile:
+    """The file or the dataset's folder that the address names. Raises SpecError where there is none
+    or it is of another kind."""
+    subject = f"{file.field}[{file.index}]"
+    stored = StoredFile.at(file.address, subject)
+    if not stored.exists():
         raise SpecError(
             subject,
             "no such file",
-            value=spec.files[index],
+            value=file.address,
             fix=f"paths are relative to the working directory, {Path.cwd()}",
         )
-    if not file.is_file():
-        raise SpecError(subject, "is not a file", value=spec.files[index])
-    if file.suffix not in _SUFFIXES[spec.kind]:
+    if stored.is_folder:
+        if not stored.holds("state.json"):
+            raise SpecError(
+                subject,
+                "is not a file, nor a folder that a dataset was saved to",
+                value=file.address,
+                allowed="a folder with state.json, which Dataset.save_to_disk of Hugging Face's "
+                "datasets writes; of several splits, the folder of one",
+            )
+    elif not file.address.endswith(_SUFFIXES[kind]):
         raise SpecError(
             subject,
-            f"data.kind {spec.kind} is not read from a file of this kind",
-            value=spec.files[index],
-            allowed=" or ".join(_SUFFIXES[spec.kind]),
+            f"data.kind {kind} is not read from a file of this kind",
+            value=file.address,
+            allowed=" or ".join(_SUFFIXES[kind]),
         )
-    return file
+    return stored
 
 
 def _decoded(place: Place, raw: bytes) -> str:
@@ -188,97 +261,6 @@ def _decoded(place: Place, raw: bytes) -> str:
         ) from None
 
 
-def _object(place: Place, line: str) -> dict[str, Any]:
-    try:
-        tree = json.loads(line)
-    except (ValueError, RecursionError) as wrong:
-        reason = (
-            f"{wrong.msg} at column {wrong.colno}"
-            if isinstance(wrong, json.JSONDecodeError)
-            else str(wrong)
-        )
-        raise SpecError(
-            str(place),
-            f"is not JSON: {reason}",
-            value=_brief(line),
-            allowed="one JSON object on each line",
-        ) from None
-    if not isinstance(tree, dict):
-        raise SpecError(
-            str(place),
-            "is JSON, but no object",
-            value=_brief(line),
-            allowed="one JSON object on each line",
-        )
-    return tree
-
-
-def _messages(place: Place, tree: Any) -> tuple[Message, ...]:
-    if not isinstance(tree, list) or not tree:
-        raise SpecError(
-            str(place), "messages is no list of messages", value=_brief(tree), allowed=_CHAT_FORM
-        )
-    messages = tuple(_message(place, number, item) for number, item in enumerate(tree))
-    roles = [message.role for message in messages]
-    if "system" in roles[1:]:
-        raise SpecError(
-            f"{place}, messages[{roles.index('system', 1)}]", "a system message comes first or not"
-        )
-    opening = roles[1] if roles[0] == "system" and len(roles) > 1 else roles[0]
-    if opening != "user":
-        raise SpecError(
-            str(place), "the first to speak must be the user", value=opening, allowed="user"
-        )
-    if "assistant" not in roles:
-        raise SpecError(
-            str(place),
-            "no assistant speaks, so there is nothing to learn",
-            value=roles,
-            fix="add the answer, or remove the line",
-        )
-    return messages
-
-
-def _message(place: Place, number: int, tree: Any) -> Message:
-    subject = f"{place}, messages[{number}]"
-    if not isinstance(tree, dict) or not _MESSAGE_KEYS.issubset(tree):
-        raise SpecError(
-            subject,
-            "is no message",
-            value=_brief(tree),
-            allowed='{"role": "...", "content": "..."}',
-        )
-    if more := sorted(set(tree) - _MESSAGE_KEYS):
-        raise SpecError(
-            subject,
-            "has keys that would be lost: only words are trained on",
-            value=more,
-            allowed="role, content",
-        )
-    if tree["role"] not in ROLES:
-        raise SpecError(
-            f"{subject}.role", "unknown role", value=tree["role"], allowed=", ".join(ROLES)
-        )
-    content = _text(place, f"messages[{number}].content", tree["content"])
-    if tree["role"] == "assistant" and not content.strip():
-        raise SpecError(f"{subject}.content", "the assistant says nothing", value=content)
-    return Message(tree["role"], content)
-
-
-def _text(place: Place, key: str, value: Any) -> str:
-    if not isinstance(value, str):
-        raise SpecError(f"{place}, {key}", "is no text", value=_brief(value), allowed="a string")
-    try:
-        value.encode()
-    except UnicodeEncodeError as wrong:
-        raise SpecError(
-            f"{place}, {key}",
-            "holds half a character (a lone surrogate), which no tokenizer can read",
-            value=value[wrong.start : wrong.start + 1],
-        ) from None
-    return value
-
-
 def _names_chat_template(directory: Path) -> bool:
     if any((directory / name).is_file() for name in ("chat_template.jinja", "chat_template.json")):
         return True
@@ -287,9 +269,3 @@ def _names_chat_template(directory: Path) -> bool:
     except (OSError, ValueError):
         return False
     return bool(config.get("chat_template"))
-
-
-def _brief(value: Any) -> Any:
-    """What an error shows of a value that may be very long."""
-    text = value if isinstance(value, str) else json.dumps(value)
-    return value if len(text) <= 80 else text[:77] + "..."

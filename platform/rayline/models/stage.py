@@ -23,7 +23,12 @@ from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
 
 from rayline.errors import SpecError
-from rayline.parallel.attention import is_plain_causal, share_sequences, training_attention
+from rayline.parallel.attention import (
+    documents_mask,
+    is_plain_causal,
+    share_sequences,
+    training_attention,
+)
 from rayline.parallel.pipeline import StageLayers
 from rayline.parallel.tensor import ModelParts
 from rayline.spec import ModelShape
@@ -80,13 +85,23 @@ class ModelStage(nn.Module):
             return (self._received, *args[1:]), kwargs
         return args, {**kwargs, "hidden_states": self._received}
 
-    def forward(self, received: torch.Tensor) -> torch.Tensor:
-        """Run the stage on token ids or on what the stage before sent."""
+    def forward(
+        self, received: torch.Tensor, positions: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """Run the stage on token ids or on what the stage before sent. `positions`, int64
+        [sequences, tokens of the whole sequence]: each token's place in its document, from 0; None
+        where a sequence is one document."""
         # Told, because the model would count the tokens of a rank's part of the sequence.
         tokens = received.shape[1] * (1 if self.layers.is_first_stage else self.sequence_parts)
+        inputs: dict[str, Any] = {"use_cache": False}
         first = self.context_place * tokens
-        positions = torch.arange(first, first + tokens, device=received.device).unsqueeze(0)
-        inputs: dict[str, Any] = {"use_cache": False, "position_ids": positions}
+        if positions is None:
+            place = torch.arange(first, first + tokens, device=received.device)
+            inputs["position_ids"] = place.unsqueeze(0)
+        else:
+            inputs["position_ids"] = positions[:, first : first + tokens]
+            # Four dims: transformers hands such a mask to every layer as it is.
+            inputs["attention_mask"] = documents_mask(positions)
         if self.layers.is_first_stage:
             inputs["input_ids"] = received
         else:

@@ -3,8 +3,9 @@
 transformers' models call whatever attention function their config names, and prepare masks for it
 from the length of what they are given. Under sequence or context parallelism that length is a
 part's, so this function needs no mask: training sequences are causal, padded at their ends only,
-and a sliding window is told by the model. It also applies the softcap that the fused attention of
-transformers leaves out in silence.
+and a sliding window is told by the model. Where sequences are packed with documents that do not see
+each other, the mask is `documents_mask`, made once and handed through the model. It also applies
+the softcap that the fused attention of transformers leaves out in silence.
 
 A model whose masks say more than that (chunks, blocks that look ahead) keeps transformers' own
 attention and prepared masks, and can't be split along its sequences.
@@ -19,7 +20,12 @@ import torch
 import torch.distributed as dist
 import torch.nn.functional as F
 from torch import nn
-from transformers import AttentionInterface, AttentionMaskInterface, PretrainedConfig
+from transformers import (
+    AttentionInterface,
+    AttentionMaskInterface,
+    PretrainedConfig,
+    PreTrainedModel,
+)
 
 from rayline.errors import SpecError
 from rayline.parallel.collectives import exchange
@@ -46,7 +52,8 @@ def causal_attention(
     **others: Any,
 ) -> tuple[torch.Tensor, None]:
     """`query` [sequences, heads, tokens, head size], `key` and `value` with as many heads or fewer;
-    returns [sequences, tokens, heads, head size]. Called by the model's attention layers."""
+    returns [sequences, tokens, heads, head size]. `attention_mask`: a `documents_mask`, or None
+    where a sequence is one document. Called by the model's attention layers."""
     if others.get("s_aux") is not None:
         raise SpecError("model", f"{type(module).__name__} has attention sinks, which is not known")
     context: dist.ProcessGroup | None = getattr(module, _CONTEXT, None)
@@ -54,16 +61,17 @@ def causal_attention(
         query, key, value = _tokens_for_heads(query, key, value, context)
     tokens = query.shape[2]
     window = None if sliding_window is None or sliding_window >= tokens else sliding_window
+    seen = _seen(attention_mask, tokens, window, query.device)
     if softcap is not None:
-        output = _softcapped(query, key, value, scaling, softcap, window, dropout)
+        output = _softcapped(query, key, value, scaling, softcap, seen, dropout)
     else:
         output = F.scaled_dot_product_attention(
             query,
             key,
             value,
-            attn_mask=None if window is None else _band(tokens, window, query.device),
+            attn_mask=seen,
             dropout_p=dropout,
-            is_causal=window is None,
+            is_causal=seen is None,
             scale=scaling,
             enable_gqa=key.shape[1] != query.shape[1],
         )
@@ -105,10 +113,46 @@ def is_plain_causal(config: PretrainedConfig) -> bool:
     return kinds <= _KNOWN_LAYER_TYPES and not bidirectional and chunks is None
 
 
+def check_packing(model: PreTrainedModel, packing: str) -> None:
+    """Refuse data.packing documents for a model of which not every layer attends by
+    `causal_attention`, to which a `documents_mask` is told: convolutions and states, say, carry
+    over from one document to the next. `model` may be a stage. Raises SpecError."""
+    attending = sum(hasattr(module, "num_key_value_groups") for module in model.modules())
+    plain = is_plain_causal(model.config) and attending == model.config.num_hidden_layers
+    if packing == "documents" and not plain:
+        raise SpecError(
+            "data.packing",
+            f"not every layer of {type(model).__name__} is plain causal attention, so documents of "
+            "one sequence can't be kept apart",
+            value=packing,
+            allowed="dense",
+        )
+
+
 def training_attention(config: PretrainedConfig) -> str | None:
     """The attention that a model of this config trains with: this one, or None for transformers'
     own choice."""
     return NAME if is_plain_causal(config) else None
+
+
+def documents_mask(positions: torch.Tensor) -> torch.Tensor:
+    """bool [sequences, 1, tokens, tokens]: True where a token (row) sees another: itself and those
+    before it in its document. `positions` int64 [sequences, tokens]: each token's place in its
+    document, from 0."""
+    # No token before a document's first one is in it.
+    place = torch.arange(positions.shape[1], device=positions.device)
+    begins = (place - positions).unsqueeze(2)
+    return ((place.unsqueeze(1) >= place) & (place >= begins)).unsqueeze(1)
+
+
+def _seen(
+    documents: torch.Tensor | None, tokens: int, window: int | None, device: torch.device
+) -> torch.Tensor | None:
+    """What a token sees, where that is less than all before it."""
+    if window is None:
+        return documents
+    band = _band(tokens, window, device)
+    return band if documents is None else documents & band
 
 
 def _band(tokens: int, window: int, device: torch.device) -> torch.Tensor:
@@ -125,7 +169,7 @@ def _softcapped(
     value: torch.Tensor,
     scaling: float | None,
     softcap: float,
-    window: int | None,
+    seen: torch.Tensor | None,
     dropout: float,
 ) -> torch.Tensor:
     """Scores squeezed into (-softcap, softcap) before the softmax (Gemma 2, section 2), which no
@@ -134,8 +178,8 @@ def _softcapped(
     keys, values = (part.repeat_interleave(groups, dim=1) for part in (key, value))
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
     scores = torch.tanh(query @ keys.transpose(2, 3) * scale / softcap) * softcap
-    tokens = query.shape[2]
-    seen = _band(tokens, window or tokens, query.device)
+    if seen is None:
+        seen = _band(query.shape[2], query.shape[2], query.device)
     shares = scores.float().masked_fill(~seen, float("-inf")).softmax(-1).to(query.dtype)
     return F.dropout(shares, dropout) @ values
 

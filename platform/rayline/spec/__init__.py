@@ -1,10 +1,10 @@
 """Frozen values that every room speaks of: specs, plans, references, reports. No torch, no Ray."""
 
+from rayline.spec.data import DataSpec, MixturePart
 from rayline.spec.document import Document
 from rayline.spec.evaluation import EvaluationSpec
 from rayline.spec.job import (
     CheckpointSpec,
-    DataSpec,
     ExportSpec,
     JobSpec,
     ResourceSpec,
@@ -76,6 +76,7 @@ __all__ = [
     "JobSpec",
     "LambSpec",
     "LionSpec",
+    "MixturePart",
     "ModelRef",
     "ModelShape",
     "MuonSpec",

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import PurePath
 from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
 from rayline.errors import SpecError
+from rayline.spec.data import DataSpec
 from rayline.spec.document import Document
 from rayline.spec.engines import check_engine, why_engine_cannot
 from rayline.spec.evaluation import EvaluationSpec
@@ -17,18 +19,6 @@ from rayline.spec.plan import ParallelPlan
 from rayline.spec.profile import ProfileSpec
 from rayline.spec.stages import SCHEDULES
 from rayline.spec.step import AverageSpec, BatchSpec, GuardSpec, ObjectiveSpec
-
-
-class DataSpec(Document):
-    """Where the training text comes from and how it becomes token sequences."""
-
-    kind: Literal["chat", "text"]
-    """chat: a line is {"messages": [{"role", "content"}, ...]}, the loss is on the assistant's
-    words only. text: a line is {"text": "..."} (or a line of a .txt file), packed without gaps."""
-    files: list[str] = Field(min_length=1)
-    """Paths of .jsonl (chat, text) or .txt (text) files, read in this order."""
-    sequence_tokens: int = Field(ge=2)
-    """Length of every training sequence, in tokens; longer chats are cut, shorter ones padded."""
 
 
 class CheckpointSpec(Document):
@@ -165,10 +155,23 @@ class JobSpec(Document):
 
     @property
     def evaluation_data(self) -> DataSpec | None:
-        """The held-out files, read as the training data is; None without an evaluation."""
+        """What the held-out text is read from, as the training data is: its own files, or the
+        training data where a fraction of that is held out; None without an evaluation."""
         if self.evaluation is None:
             return None
-        return self.data.model_copy(update={"files": self.evaluation.files})
+        if self.evaluation.files is None:
+            return self.data
+        return self.data.model_copy(update={"files": self.evaluation.files, "mixture": None})
+
+    @property
+    def held_out_fraction(self) -> float:
+        """Share of the documents of `data` that training leaves to the evaluation."""
+        return (self.evaluation and self.evaluation.fraction) or 0.0
+
+    @property
+    def token_directory(self) -> str:
+        """Folder of the token shards: data.cache_dir, or `.tokens` beside output_dir."""
+        return self.data.cache_dir or str(PurePath(self.directory).parent / ".tokens")
 
     @property
     def sequences_per_microbatch(self) -> int:

@@ -15,7 +15,7 @@ import math
 import os
 import warnings
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -247,17 +247,24 @@ class DeepSpeedEngine:
         factor = self._state.loss_factor * self._job.plan.data / tokens
         parts = self._job.plan.microbatches
         losses = []
-        for number, (ids, targets) in enumerate(
-            zip(input_ids.chunk(parts), labels.chunk(parts), strict=True), start=1
+        positions = self._positions(batch)
+        places: Sequence[torch.Tensor | None] = [None] * parts
+        if positions is not None:
+            places = positions.chunk(parts)
+        for number, (ids, targets, place) in enumerate(
+            zip(input_ids.chunk(parts), labels.chunk(parts), places, strict=True), start=1
         ):
             self._engine.set_gradient_accumulation_boundary(number == parts)
-            logits = self._engine(ids)
+            logits = self._engine(ids, place)
             loss = summed_cross_entropy(logits, targets, self._vocabulary, self._job.objective)
             self._engine.backward(loss * factor, scale_wrt_gas=False)
             losses.append(loss.detach())
         self._state.settle()
         self._loss_here = float(torch.stack(losses).sum())
         return self._sum_over_data(self._loss_here) / tokens, tokens
+
+    def _positions(self, batch: Batch) -> torch.Tensor | None:
+        return None if batch.positions is None else batch.positions.to(self._device)
 
     def _sum_over_data(self, value: float) -> float:
         # float64 counts tokens exactly up to 2**53.
@@ -280,7 +287,8 @@ class DeepSpeedEngine:
         self._engine.eval()
         labels = batch.labels.to(self._device)
         with torch.no_grad():
-            logits = self._engine(batch.input_ids.to(self._device))
+            input_ids = batch.input_ids.to(self._device)
+            logits = self._engine(input_ids, self._positions(batch))
             loss = summed_cross_entropy(logits, labels, self._vocabulary)
         tokens = int(self._sum_over_data(count_targets(labels)))
         return self._sum_over_data(float(loss)), tokens

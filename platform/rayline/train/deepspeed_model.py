@@ -15,7 +15,7 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 from rayline.models.stage import load_config, transformer_layers
 from rayline.models.stored import StoredNames
 from rayline.models.weights import draw_random, read_pretrained
-from rayline.parallel.attention import training_attention
+from rayline.parallel.attention import check_packing, documents_mask, training_attention
 from rayline.parallel.piece import Piece
 from rayline.spec import JobSpec
 from rayline.train.recompute import recompute_layers
@@ -23,16 +23,26 @@ from rayline.train.stages import COMPUTE_DTYPE
 
 
 class WholeModel(nn.Module):
-    """Maps int64 ids [sequences, tokens] to logits [sequences, tokens, vocab]."""
+    """Maps int64 ids [sequences, tokens], and each token's place in its document where documents
+    are packed, to logits [sequences, tokens, vocab]."""
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
         self.model = model
 
-    def forward(self, input_ids: torch.Tensor) -> torch.Tensor:
+    def forward(
+        self, input_ids: torch.Tensor, positions: torch.Tensor | None = None
+    ) -> torch.Tensor:
         """Logits in the type of the weights."""
-        logits: torch.Tensor = self.model(input_ids=input_ids, use_cache=False).logits
+        logits: torch.Tensor = self.model(**self._inputs(input_ids, positions)).logits
         return logits
+
+    def _inputs(self, input_ids: torch.Tensor, positions: torch.Tensor | None) -> dict[str, Any]:
+        inputs: dict[str, Any] = {"input_ids": input_ids, "use_cache": False}
+        if positions is not None:
+            inputs["position_ids"] = positions
+            inputs["attention_mask"] = documents_mask(positions)
+        return inputs
 
     def parameters_by_name(self) -> Iterator[tuple[str, nn.Parameter]]:
         """Each parameter once, tied ones by their first name, with its Hugging Face name."""
@@ -60,17 +70,20 @@ class CastWholeModel(WholeModel):
         super().__init__(model)
         self._dtype = dtype
 
-    def forward(self, input_ids: torch.Tensor) -> torch.Tensor:
+    def forward(
+        self, input_ids: torch.Tensor, positions: torch.Tensor | None = None
+    ) -> torch.Tensor:
         """Logits in 16 bits."""
         cast = {name: weight.to(self._dtype) for name, weight in self.model.named_parameters()}
-        arguments = {"input_ids": input_ids, "use_cache": False}
-        logits: torch.Tensor = torch.func.functional_call(self.model, cast, (), arguments).logits
+        inputs = self._inputs(input_ids, positions)
+        logits: torch.Tensor = torch.func.functional_call(self.model, cast, (), inputs).logits
         return logits
 
 
 def build_whole_model(job: JobSpec, model_directory: Path) -> WholeModel:
     """The model on CPU with weights of no value: `initial_weights` has them. Raises SpecError."""
     model = _on_meta(model_directory)
+    check_packing(model, job.data.packing)
     buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
     model.to_empty(device="cpu")
     for name, buffer in model.named_buffers():

@@ -27,6 +27,9 @@ class Batch:
     labels: torch.Tensor
     """int64 [sequences, sequence_tokens]: the token to predict at each place (already shifted by
     one), -100 where there is no loss."""
+    positions: torch.Tensor | None = None
+    """int64 [sequences, sequence_tokens]: each token's place in its document, from 0; attention
+    stays within a document. None where a sequence is one document."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,15 +7,29 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
-from rayline.data import HELD_OUT_FILES, SampleOrder, TokenDataset, collate, load_dataset, share
+from rayline.data import (
+    ALL,
+    HELD_OUT_FILES,
+    TRAINING_FILES,
+    MixtureOrder,
+    SampleOrder,
+    Split,
+    TokenDataset,
+    collate,
+    load_dataset,
+    share,
+)
 from rayline.errors import SpecError
 from rayline.spec import BatchSpec, Coordinate, EvalReport, JobSpec
 from rayline.train.engine import Batch, Engine
 from rayline.train.objective import NO_TARGET
 
+Order = SampleOrder | MixtureOrder
+"""Maps samples consumed and a count to the numbers of the samples that are next."""
+
 
 def samples_of_step(
-    order: SampleOrder, step: int, batch: BatchSpec, data_rank: int, data_size: int
+    order: Order, step: int, batch: BatchSpec, data_rank: int, data_size: int
 ) -> list[int]:
     """Numbers of the samples that one data rank computes in `step` (from 1). Which samples the
     shares of all ranks make up depends on the step alone, not on how many ranks there are."""
@@ -28,17 +42,24 @@ class TrainingFeed:
     """The training sequences of one data rank."""
 
     dataset: TokenDataset
-    order: SampleOrder
+    order: MixtureOrder
     size: BatchSpec
     """The global batch."""
     data_rank: int
     data_size: int
 
     @classmethod
-    def of(cls, job: JobSpec, place: Coordinate, dataset: TokenDataset) -> Self:
-        """The feed of the rank at `place`. Raises SpecError where there is no sample."""
-        order = SampleOrder(len(dataset), job.seed)
-        return cls(dataset, order, job.batch, place.data, job.plan.data)
+    def load(cls, job: JobSpec, place: Coordinate, model_directory: Path) -> Self:
+        """Read the training data, on every rank; the feed of the one at `place`. Raises SpecError
+        where it cannot be read."""
+        fraction = job.held_out_fraction
+        dataset = load_dataset(
+            job.data,
+            model_directory,
+            split=Split("training", fraction) if fraction else ALL,
+            cache_dir=Path(job.token_directory),
+        )
+        return cls(dataset, dataset.order(job.seed), job.batch, place.data, job.plan.data)
 
     def batch(self, step: int) -> Batch:
         """This data rank's share of the step's global batch."""
@@ -48,7 +69,7 @@ class TrainingFeed:
 
 @dataclass(frozen=True, slots=True)
 class HeldOutFeed:
-    """The held-out sequences, in the order of their files, and the measuring on them."""
+    """The held-out sequences, in the order of their sources, and the measuring on them."""
 
     dataset: TokenDataset
     sequences: int
@@ -61,16 +82,25 @@ class HeldOutFeed:
 
     @classmethod
     def load(cls, job: JobSpec, place: Coordinate, model_directory: Path) -> Self | None:
-        """Read the held-out files, on every rank; None where the job has no evaluation. Raises
-        SpecError where they cannot be read or hold fewer sequences than are asked for."""
+        """Read the held-out text, on every rank; None where the job has no evaluation. Raises
+        SpecError where it cannot be read or holds fewer sequences than are asked for."""
         if job.evaluation is None or job.evaluation_data is None:
             return None
-        dataset = load_dataset(job.evaluation_data, model_directory, HELD_OUT_FILES)
+        fraction, field, split = job.evaluation.fraction, HELD_OUT_FILES, ALL
+        if fraction is not None:
+            field, split = TRAINING_FILES, Split("held out", fraction)
+        dataset = load_dataset(
+            job.evaluation_data,
+            model_directory,
+            field,
+            split=split,
+            cache_dir=Path(job.token_directory),
+        )
         wanted = job.evaluation.sequences
         if wanted is not None and wanted > len(dataset):
             raise SpecError(
                 "evaluation.sequences",
-                "more than evaluation.files hold",
+                "more than are held out",
                 value=wanted,
                 allowed=f"1..{len(dataset)}",
                 fix=f"--set evaluation.sequences={len(dataset)}, or leave it out to take all",
@@ -83,11 +113,11 @@ class HeldOutFeed:
         are equally large; what lies past the last sequence has no target, so it adds nothing."""
         begin = first + self.data_rank * self.rows
         numbers = range(begin, begin + self.rows)
-        input_ids, labels = collate(
-            self.dataset, [min(number, self.sequences - 1) for number in numbers]
+        batch = Batch(
+            *collate(self.dataset, [min(number, self.sequences - 1) for number in numbers])
         )
-        labels[max(0, self.sequences - begin) :] = NO_TARGET
-        return Batch(input_ids, labels)
+        batch.labels[max(0, self.sequences - begin) :] = NO_TARGET
+        return batch
 
     def evaluate(self, engine: Engine, step: int) -> EvalReport:
         """Validation loss after `step` steps; every rank calls it and gets the same."""

@@ -21,7 +21,7 @@ import torch
 import torch.distributed as dist
 
 from rayline import checkpoint
-from rayline.data import collate, load_dataset
+from rayline.data import collate
 from rayline.errors import CheckpointError, SpecError
 from rayline.models.stage import load_config
 from rayline.spec import (
@@ -41,6 +41,7 @@ from rayline.train.export import export_verified
 from rayline.train.feed import HeldOutFeed, TrainingFeed
 from rayline.train.memory import peak_memory_bytes, peak_memory_of_ranks
 from rayline.train.pace import Pace
+from rayline.train.prefetch import Prefetch
 from rayline.train.process_group import any_rank, joined
 from rayline.train.profile import StepProfiler
 from rayline.train.speed import Utilization, measure_utilization
@@ -68,7 +69,7 @@ def run_rank(
     """
     shape = ModelShape.from_config(load_config(model_directory).to_dict())
     job.check(shape)
-    feed = TrainingFeed.of(job, context.coordinate, load_dataset(job.data, model_directory))
+    feed = TrainingFeed.load(job, context.coordinate, model_directory)
     held_out = HeldOutFeed.load(job, context.coordinate, model_directory)
     torch.manual_seed(job.seed)
     with joined(context) as device:
@@ -80,8 +81,11 @@ def run_rank(
         pace = Pace(job)
         run = _Run(job, context, engine, pace, feed, held_out, utilization, fingerprint, device)
         first_step = run.restore() + 1
-        with StepProfiler(job.profile, Path(job.directory) / "profile", context) as profiler:
-            last_step = run.train(first_step, profiler, observe, stop_requested)
+        with (
+            StepProfiler(job.profile, Path(job.directory) / "profile", context) as profiler,
+            Prefetch(feed.batch, job.last_step) as batches,
+        ):
+            last_step = run.train(first_step, batches, profiler, observe, stop_requested)
         memory = peak_memory_of_ranks(device)
         finished = last_step >= job.steps
         report = run.export(model_directory, last_step) if finished else None
@@ -176,6 +180,7 @@ class _Run:
     def train(
         self,
         first_step: int,
+        batches: Prefetch,
         profiler: StepProfiler,
         observe: Observe,
         stop_requested: Callable[[], bool],
@@ -186,7 +191,7 @@ class _Run:
             clock = _Clock()
             profiler.begin(step)
             profile_s = clock.lap_s()
-            batch = self.feed.batch(step)
+            batch = batches.batch(step)
             data_s = clock.lap_s()
             lr = self.pace.learning_rate(step)
             with profiler.engine():

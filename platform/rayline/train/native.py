@@ -25,6 +25,7 @@ from rayline.errors import SpecError
 from rayline.models.stage import ModelStage, load_config
 from rayline.models.stored import StoredNames
 from rayline.models.weights import draw_random, read_pretrained
+from rayline.parallel.attention import check_packing
 from rayline.parallel.data import split_experts_over_data_axis, split_over_data_axis
 from rayline.parallel.experts import find_experts, spread_experts
 from rayline.parallel.layout import TensorLayout, local_gradient, local_part
@@ -66,6 +67,7 @@ def build_native_engine(
     skeletons = copy.deepcopy(list(stages.values()))
     split = TensorSplit()
     for stage in stages.values():
+        check_packing(stage.model, job.data.packing)
         split.add(_split(stage, job, mesh), stage.whole_name)
         _materialize(stage, device)
     worker = WorkerStages(job, mesh, stages, split.vocabulary, device)
@@ -242,7 +244,10 @@ class NativeEngine:
         if self._routing is not None:
             self._routing.begin(batch.labels, labels, self._multiplier)
         losses = self._stages.forward_backward(
-            self._stages.own_tokens(batch.input_ids), labels, self._multiplier
+            self._stages.own_tokens(batch.input_ids),
+            labels,
+            self._positions(batch),
+            self._multiplier,
         )
         sum_partial_gradients(
             (local_gradient(self._parameters[name]), group) for name, group in self._partial.items()
@@ -254,6 +259,11 @@ class NativeEngine:
             return 0.0, 0
         loss_sum = float(torch.stack([loss.detach() for loss in losses]).sum())
         return loss_sum / self._multiplier, count_targets(labels)
+
+    def _positions(self, batch: Batch) -> torch.Tensor | None:
+        """Those of the whole sequences, on this rank's device: its tokens may see those that other
+        ranks hold."""
+        return None if batch.positions is None else batch.positions.to(self._device)
 
     def _local_gradients(self) -> dict[str, torch.Tensor]:
         """This rank's shard of each gradient, sums over target tokens."""
@@ -303,7 +313,8 @@ class NativeEngine:
     def evaluate(self, batch: Batch) -> tuple[float, int]:
         """Sums over all data ranks, through all stages without a schedule."""
         labels = self._stages.own_tokens(batch.labels)
-        loss = self._stages.loss(self._stages.own_tokens(batch.input_ids), labels)
+        input_ids = self._stages.own_tokens(batch.input_ids)
+        loss = self._stages.loss(input_ids, labels, self._positions(batch))
         total = torch.zeros(2, dtype=torch.float64, device=self._device)
         # Tensor ranks have the same loss: the first one counts.
         if loss is not None and self._mesh.coordinate.tensor == 0:

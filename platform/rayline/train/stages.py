@@ -3,7 +3,7 @@ the pipeline has one stage only."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 
 import torch
@@ -103,45 +103,62 @@ class WorkerStages:
         return part.contiguous().to(self._device)
 
     def forward_backward(
-        self, input_ids: torch.Tensor, labels: torch.Tensor, multiplier: float = 1.0
+        self,
+        input_ids: torch.Tensor,
+        labels: torch.Tensor,
+        positions: torch.Tensor | None = None,
+        multiplier: float = 1.0,
     ) -> list[torch.Tensor]:
         """Forward and backward of a step's microbatches; gradients are added to those that are
         there. Every rank of the pipeline calls it with its part of its data rank's share, int64
-        [sequences, own tokens]. Returns each microbatch's loss, a sum over its target tokens times
+        [sequences, own tokens]; `positions`, where documents are packed, are those of the whole
+        sequences. Returns each microbatch's loss, a sum over its target tokens times
         `multiplier`, as the gradients are; none on a rank that does not hold the last stage."""
         self._multiplier = multiplier
         for stage in self._stages.values():
             stage.train()
         if self._plan.pipeline == 1:
-            return self._accumulate(input_ids, labels)
+            return self._accumulate(input_ids, labels, positions)
         losses: list[torch.Tensor] = []
         args = (input_ids,) if self._mesh.is_first_stage else ()
         target = labels if self._mesh.is_last_stage else None
         schedule = self._schedule_of(len(input_ids) // self._plan.microbatches)
-        schedule.step(*args, target=target, losses=losses, return_outputs=False)
+        # Every stage gets them from its own rank: they are no part of what stages hand on.
+        told = {} if positions is None else {"positions": positions}
+        schedule.step(*args, target=target, losses=losses, return_outputs=False, **told)
         return losses
 
-    def _accumulate(self, input_ids: torch.Tensor, labels: torch.Tensor) -> list[torch.Tensor]:
+    def _accumulate(
+        self, input_ids: torch.Tensor, labels: torch.Tensor, positions: torch.Tensor | None
+    ) -> list[torch.Tensor]:
         """Microbatch after microbatch on a pipeline of one stage."""
         (stage,) = self._stages.values()
         parts = self._plan.microbatches
         losses = []
-        for number, (ids, targets) in enumerate(
-            zip(input_ids.chunk(parts), labels.chunk(parts), strict=True)
+        places: Sequence[torch.Tensor | None] = [None] * parts
+        if positions is not None:
+            places = positions.chunk(parts)
+        for number, (ids, targets, place) in enumerate(
+            zip(input_ids.chunk(parts), labels.chunk(parts), places, strict=True)
         ):
             choose_reduction(stage, self._plan, number)
-            loss = self._training_loss(stage(ids), targets)
+            loss = self._training_loss(stage(ids, place), targets)
             loss.backward()
             losses.append(loss)
         return losses
 
-    def loss(self, input_ids: torch.Tensor, labels: torch.Tensor) -> torch.Tensor | None:
+    def loss(
+        self,
+        input_ids: torch.Tensor,
+        labels: torch.Tensor,
+        positions: torch.Tensor | None = None,
+    ) -> torch.Tensor | None:
         """Sum of the plain cross-entropy over the target tokens, without gradients, on the ranks of
         the last stage; None on the others. Every rank of the pipeline calls it with its part of the
-        sequences."""
+        sequences, and with the positions of the whole ones where documents are packed."""
         for stage in self._stages.values():
             stage.eval()
-        logits = relay_forward(self._stages, self._mesh, self._shapes, input_ids)
+        logits = relay_forward(self._stages, self._mesh, self._shapes, input_ids, positions)
         if logits is None:
             return None
         return summed_cross_entropy(logits, labels, self._own_vocabulary, PLAIN)

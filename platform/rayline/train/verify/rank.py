@@ -13,7 +13,7 @@ from collections.abc import Sequence
 import torch
 from safetensors.torch import save_file
 
-from rayline.data import SampleOrder, collate, load_dataset, share
+from rayline.data import collate, load_dataset, share
 from rayline.spec import StepReport, WorkerContext
 from rayline.train.build import EngineBuilder, build_engine
 from rayline.train.engine import Batch
@@ -86,7 +86,7 @@ def _port(trial: Trial, rank: int, meeting: str) -> int:
 def _keep_start(trial: Trial, context: WorkerContext, build: EngineBuilder) -> None:
     job = verified_job(trial.job)
     dataset = load_dataset(job.data, trial.model)
-    indices = SampleOrder(len(dataset), job.seed).indices(0, job.batch.sequences)
+    indices = dataset.order(job.seed).indices(0, job.batch.sequences)
     mine = share(indices, context.coordinate.data, job.plan.data)
     with joined(context) as device:
         engine = build(job, context, trial.model, device)

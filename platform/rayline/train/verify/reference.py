@@ -17,13 +17,13 @@ import torch.nn.functional as F
 from safetensors.torch import save_file
 from transformers import AutoModelForCausalLM
 
-from rayline.data import SampleOrder, collate, load_dataset
+from rayline.data import Collated, collate, load_dataset
 from rayline.spec import AdamWSpec, JobSpec
 from rayline.train.schedule import learning_rate
 from rayline.train.verify.trial import ReferenceResult
 
 Tensors = dict[str, torch.Tensor]
-GlobalBatch = tuple[torch.Tensor, torch.Tensor]
+Inputs = dict[str, Any]
 
 
 def train_twice(job: JobSpec, model: Path, folder: Path, steps: int) -> ReferenceResult:
@@ -50,10 +50,10 @@ def train_twice(job: JobSpec, model: Path, folder: Path, steps: int) -> Referenc
     )
 
 
-def global_batches(job: JobSpec, model: Path, steps: int) -> Iterator[GlobalBatch]:
-    """input_ids and labels, int64 [sequences, sequence_tokens], of the steps from 1 on."""
+def global_batches(job: JobSpec, model: Path, steps: int) -> Iterator[Collated]:
+    """The whole batches of the steps from 1 on."""
     dataset = load_dataset(job.data, model)
-    order = SampleOrder(len(dataset), job.seed)
+    order = dataset.order(job.seed)
     count = job.batch.sequences
     for step in range(steps):
         yield collate(dataset, order.indices(step * count, count))
@@ -67,7 +67,7 @@ def _noise(first: Tensors, second: Tensors) -> dict[str, float]:
     return {name: float((first[name] - second[name]).norm()) for name in first}
 
 
-Backward = Callable[[torch.nn.Module, torch.Tensor, torch.Tensor], float]
+Backward = Callable[[torch.nn.Module, Collated], float]
 """Adds the gradient of the mean loss to the parameters and returns the loss."""
 
 
@@ -101,14 +101,14 @@ class PlainTraining:
             eps=optim.eps,
         )
 
-    def train(self, batches: list[GlobalBatch]) -> tuple[Tensors, list[float], list[float]]:
+    def train(self, batches: list[Collated]) -> tuple[Tensors, list[float], list[float]]:
         """A step a batch: step 1's gradients, and every step's loss and gradient norm."""
         gradients: Tensors = {}
         losses, norms = [], []
         optim = self._job.optim
-        for step, (ids, labels) in enumerate(batches, start=1):
+        for step, batch in enumerate(batches, start=1):
             self._adamw.zero_grad(set_to_none=False)
-            losses.append(self._backward(self._model, ids, labels))
+            losses.append(self._backward(self._model, batch))
             gradients = gradients or self._gradients()
             # Infinity leaves gradients as they are, and the norm is told all the same.
             limit = optim.clip_grad_norm or float("inf")
@@ -129,37 +129,44 @@ class PlainTraining:
         return {name: p.detach().clone() for name, p in self._parameters.items()}
 
 
-def all_at_once(model: torch.nn.Module, ids: torch.Tensor, labels: torch.Tensor) -> float:
+def all_at_once(model: torch.nn.Module, batch: Collated) -> float:
     """The definition: the mean over all target tokens."""
-    loss = _cross_entropy(model(input_ids=ids, use_cache=False).logits, labels, "mean")
+    inputs = _inputs(batch.input_ids, batch.positions)
+    loss = _cross_entropy(model(**inputs).logits, batch.labels, "mean")
     loss.backward()
     return loss.item()
 
 
-def one_by_one(model: torch.nn.Module, ids: torch.Tensor, labels: torch.Tensor) -> float:
+def one_by_one(model: torch.nn.Module, batch: Collated) -> float:
     """The same number, summed up from the last sequence to the first."""
-    return _one_by_one(lambda row: model(input_ids=row, use_cache=False).logits, ids, labels)
+    return _one_by_one(lambda inputs: model(**inputs).logits, batch)
 
 
-def one_by_one_in_bf16(model: torch.nn.Module, ids: torch.Tensor, labels: torch.Tensor) -> float:
+def one_by_one_in_bf16(model: torch.nn.Module, batch: Collated) -> float:
     """The same, forward and backward in bf16, gradients added up in float32."""
 
-    def logits(row: torch.Tensor) -> torch.Tensor:
+    def logits(inputs: Inputs) -> torch.Tensor:
         cast = {name: weight.bfloat16() for name, weight in model.named_parameters()}
-        arguments = {"input_ids": row, "use_cache": False}
-        found: torch.Tensor = torch.func.functional_call(model, cast, (), arguments).logits
+        found: torch.Tensor = torch.func.functional_call(model, cast, (), inputs).logits
         return found
 
-    return _one_by_one(logits, ids, labels)
+    return _one_by_one(logits, batch)
 
 
-def _one_by_one(
-    logits: Callable[[torch.Tensor], torch.Tensor], ids: torch.Tensor, labels: torch.Tensor
-) -> float:
-    targets = int((labels != -100).sum())
+def _inputs(input_ids: torch.Tensor, positions: torch.Tensor | None) -> Inputs:
+    """What the model is called with. Where documents are packed, transformers makes the mask out
+    of the positions: they begin anew with each document."""
+    return {"input_ids": input_ids, "position_ids": positions, "use_cache": False}
+
+
+def _one_by_one(logits: Callable[[Inputs], torch.Tensor], batch: Collated) -> float:
+    targets = int((batch.labels != -100).sum())
     total = 0.0
-    for row in reversed(range(len(ids))):
-        loss = _cross_entropy(logits(ids[row : row + 1]), labels[row : row + 1], "sum") / targets
+    for row in reversed(range(len(batch.labels))):
+        one = slice(row, row + 1)
+        positions = None if batch.positions is None else batch.positions[one]
+        inputs = _inputs(batch.input_ids[one], positions)
+        loss = _cross_entropy(logits(inputs), batch.labels[one], "sum") / targets
         loss.backward()
         total += loss.item()
     return total

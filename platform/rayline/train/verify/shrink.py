@@ -71,7 +71,8 @@ def shrink(job: JobSpec, config: Mapping[str, Any]) -> Shrunk:
     _silence(text)
     before, after = config.get("text_config") or config, text
     changes = [*_difference(before, after), *_difference(job.flat(), smaller.flat())]
-    data = f"data {job.data.kind} from {len(job.data.files)} files -> made-up chats, in bytes"
+    files = sum(len(source.files) for source in job.data.sources)
+    data = f"data {job.data.kind} from {files} files -> made-up chats, in bytes"
     return Shrunk(smaller, small, (*changes, data, "weights -> drawn at random"))
 
 
