@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from rayline.data import NO_LOSS, Split, load_dataset
 from rayline.data.tokenizing import content_digest
 from rayline.errors import SpecError
+from rayline.spec import DataSpec
 
 CONTENTS = st.lists(st.text(max_size=20), max_size=40)
 FRACTIONS = st.floats(0, 1, exclude_min=True, exclude_max=True)
@@ -88,6 +89,26 @@ def test_a_chat_is_held_out_whole_wherever_it_stands(data: Any, tokenizer_dir: P
     assert len(learnt) + len(kept) == len(set(learnt) | set(kept)) == 24
     turned = [json.loads(json.dumps(chat)) | {"id": 1} for chat in reversed(chats)]
     assert answers(turned, "held out") == kept[::-1]
+
+
+def test_a_small_source_may_give_nothing_to_the_held_out_side(
+    tmp_path: Path, tokenizer_dir: Path
+) -> None:
+    texts = {"small.txt": ["a"], "large.txt": [f"line {n}" for n in range(200)]}
+    for name, lines in texts.items():
+        (tmp_path / name).write_text("\n".join(lines))
+    fraction = 0.1
+    assert held_out(texts["small.txt"], fraction) == []
+    mixture = [{"files": [str(tmp_path / name)]} for name in texts]
+    for packing in ("dense", "documents"):
+        spec = DataSpec.parse(
+            {"kind": "text", "mixture": mixture, "sequence_tokens": 2, "packing": packing}
+        )
+        kept = load_dataset(spec, tokenizer_dir, split=Split("held out", fraction))
+        assert [len(source.packing) > 0 for source in kept.sources] == [False, True]
+        assert (kept[0].labels >= 0).all()
+        with pytest.raises(SpecError, match=r"data\.mixture\[0\]\.files hold 2 tokens"):
+            load_dataset(spec, tokenizer_dir, split=Split("training", fraction))
 
 
 def test_a_side_without_documents_is_refused(data: Any, tokenizer_dir: Path) -> None:

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from rayline.actors.bundles import Node
 from rayline.actors.environment import workers_environment
@@ -81,7 +81,7 @@ def _by_ray_data(
         [{"number": number} for number in range(len(tasks))], override_num_blocks=len(tasks)
     )
     done = rows.map(
-        _Tokenizer,
+        cast(Any, _Tokenizer),  # Ray's types leave out classes, which its documentation has
         fn_constructor_args=(job, model_directory, list(tasks)),
         compute=ray.data.ActorPoolStrategy(min_size=1, max_size=min(actors, len(tasks))),
         num_cpus=1,

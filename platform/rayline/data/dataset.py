@@ -138,11 +138,13 @@ def load_dataset(
     tokenizing = Tokenizing(spec.kind, tokenizer_dir)
     cache = None if cache_dir is None else TokenCache(cache_dir)
     sources, pad_ids, cut = [], [], 0
-    for part, files in zip(spec.sources, files_by_source(spec, field), strict=True):
+    listed = files_by_source(spec, field)
+    for part, files in zip(spec.sources, listed, strict=True):
         shards: list[TokenShard] = []
         for file in files:
+            own: Sequence[TokenShard]
             if cache is None:
-                own, pad_id = (tokenizing.shard(file),), tokenizing.pad_id
+                own, pad_id = [tokenizing.shard(file)], tokenizing.pad_id
             else:
                 found = cached_shards(file, spec.kind, tokenizer_dir, cache)
                 own, pad_id = found.shards, found.pad_id
@@ -151,8 +153,8 @@ def load_dataset(
             shards += own
             pad_ids.append(pad_id)
         corpus = Corpus(shards, [split.kept(shard.digests) for shard in shards])
-        packing = _packed(corpus, spec, files[0].field, split)
-        sources.append(PackedSource(corpus, packing, part.weight))
+        sources.append(PackedSource(corpus, _packed(corpus, spec), part.weight))
+    _check_sequences(sources, [files[0].field for files in listed], spec, split)
     within_documents = spec.packing == "documents"
     return TokenDataset(spec.sequence_tokens, tuple(sources), within_documents, pad_ids[0], cut)
 
@@ -199,23 +201,30 @@ def _unit(file: SourceFile) -> str:
     return "line" if file.address.endswith(".jsonl") else "row"
 
 
-def _packed(corpus: Corpus, spec: DataSpec, field: str, split: Split) -> Packing:
+def _packed(corpus: Corpus, spec: DataSpec) -> Packing:
     if spec.kind == "chat":
         pack = pack_whole if spec.packing == "documents" else one_piece_each
-        packing = pack(corpus.stops, spec.sequence_tokens)
-    elif spec.packing == "documents":
-        packing = pack_within_documents(corpus.stops, spec.sequence_tokens)
-    else:
-        packing = pack_without_boundaries(corpus.size, spec.sequence_tokens)
-    if not corpus.size:
+        return pack(corpus.stops, spec.sequence_tokens)
+    if spec.packing == "documents":
+        return pack_within_documents(corpus.stops, spec.sequence_tokens)
+    return pack_without_boundaries(corpus.size, spec.sequence_tokens)
+
+
+def _check_sequences(
+    sources: Sequence[PackedSource], fields: Sequence[str], spec: DataSpec, split: Split
+) -> None:
+    """Refuse a source without a sequence; of what is held out, one source with any is enough."""
+    found = [len(source.packing) for source in sources]
+    if all(found) or (split.side == "held out" and any(found)):
+        return
+    lacking = found.index(0)
+    tokens, field = sources[lacking].corpus.size, fields[lacking]
+    if not tokens:
         raise split.empty(field)
-    if not len(packing):
-        tokens = corpus.size
-        raise SpecError(
-            "data.sequence_tokens",
-            f"{field} hold {tokens} tokens in all{split}, not one complete sequence",
-            value=spec.sequence_tokens,
-            allowed=f"2..{tokens - 1}" if tokens > 2 else "",
-            fix="give more text, or shorter sequences",
-        )
-    return packing
+    raise SpecError(
+        "data.sequence_tokens",
+        f"{field} hold {tokens} tokens in all{split}, not one complete sequence",
+        value=spec.sequence_tokens,
+        allowed=f"2..{tokens - 1}" if tokens > 2 else "",
+        fix="give more text, or shorter sequences",
+    )

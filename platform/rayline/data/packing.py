@@ -44,7 +44,7 @@ def pack_within_documents(stops: Integers, sequence_tokens: int) -> Packing:
     `stops` [documents]: where in the run of all tokens each ends. Every token but the first of a
     document is predicted exactly once; what does not fill a window at the end is left out.
     """
-    starts = np.concatenate([[0], stops[:-1]]).astype(np.int64)
+    starts = np.concatenate([np.zeros(1, np.int64), stops])[:-1]
     places = np.maximum(stops - starts - 1, 0)
     # Places are counted through all documents; cuts are where a document or a window begins.
     begins = np.concatenate([[0], np.cumsum(places)]).astype(np.int64)
@@ -59,7 +59,7 @@ def pack_within_documents(stops: Integers, sequence_tokens: int) -> Packing:
 
 def one_piece_each(stops: Integers, sequence_tokens: int) -> Packing:
     """Every document a sequence of its own, cut to its length. `stops` as above."""
-    starts = np.concatenate([[0], stops[:-1]]).astype(np.int64)
+    starts = np.concatenate([np.zeros(1, np.int64), stops])[:-1]
     kept = np.minimum(stops, starts + sequence_tokens + 1)
     return Packing(starts, kept, np.arange(len(stops) + 1, dtype=np.int64))
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -124,7 +125,7 @@ class WorkerStages:
         target = labels if self._mesh.is_last_stage else None
         schedule = self._schedule_of(len(input_ids) // self._plan.microbatches)
         # Every stage gets them from its own rank: they are no part of what stages hand on.
-        told = {} if positions is None else {"positions": positions}
+        told: dict[str, Any] = {} if positions is None else {"positions": positions}
         schedule.step(*args, target=target, losses=losses, return_outputs=False, **told)
         return losses
 
