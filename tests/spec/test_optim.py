@@ -84,6 +84,7 @@ def test_another_kind_is_put_whole_in_place_of_the_first() -> None:
         {"optim": {"lr": 1e-3, "groups": [{"match": "*norm*", "lr_scale": 0.1}]}},
         {"ema": {"decay": 0.9}},
         {"recompute": "full"},
+        {"objective": {"chunk_tokens": 512}},
     ],
 )
 def test_deepspeed_refuses_what_only_the_native_engine_has(sections: dict[str, Any]) -> None:

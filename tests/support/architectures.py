@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import CONFIG_MAPPING, AutoModelForCausalLM
+from transformers import CONFIG_MAPPING, AutoModelForCausalLM, PretrainedConfig
 
 _SIZES: dict[str, Any] = {
     "vocab_size": 264,
@@ -45,10 +45,14 @@ ARCHITECTURES: dict[str, dict[str, Any]] = {
 """transformers' model_type to what its config has beside the common sizes."""
 
 
+def architecture_config(model_type: str, **changes: Any) -> PretrainedConfig:
+    """The config of a small model of this type."""
+    return CONFIG_MAPPING[model_type](**{**_SIZES, **ARCHITECTURES[model_type], **changes})
+
+
 def write_architecture(directory: Path, model_type: str, **changes: Any) -> Path:
     """config.json and safetensors of a model of this type; returns `directory`."""
-    settings = {**_SIZES, **ARCHITECTURES[model_type], **changes}
-    config = CONFIG_MAPPING[model_type](**settings)
+    config = architecture_config(model_type, **changes)
     torch.manual_seed(11)
     model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
     with torch.no_grad():

@@ -29,14 +29,12 @@ from rayline.data.source import (
     read_passages,
 )
 from rayline.errors import SpecError
-from rayline.spec import DataSpec
+from rayline.spec import NO_TARGET, DataSpec
 
 if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedTokenizerBase
 
-NO_LOSS = -100
-"""Label of a place without loss: torch.nn.functional.cross_entropy's ignore_index."""
 _PASSAGES_AT_ONCE = 1024
 """Passages handed to the tokenizer together; it spreads them over the cores."""
 
@@ -48,7 +46,7 @@ class Sample:
     input_ids: npt.NDArray[np.int64]
     """[sequence_tokens]."""
     labels: npt.NDArray[np.int64]
-    """[sequence_tokens]: the token to predict at each place, NO_LOSS where there is none."""
+    """[sequence_tokens]: the token to predict at each place, NO_TARGET where there is none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,9 +73,9 @@ class TokenDataset:
         place = slice(self.starts[index], self.stops[index])
         tokens, learnt = self.tokens[place], self.learnt[place]
         input_ids = np.full(self.sequence_tokens, self.pad_id, dtype=np.int64)
-        labels = np.full(self.sequence_tokens, NO_LOSS, dtype=np.int64)
+        labels = np.full(self.sequence_tokens, NO_TARGET, dtype=np.int64)
         input_ids[: len(tokens) - 1] = tokens[:-1]
-        labels[: len(tokens) - 1] = np.where(learnt[1:], tokens[1:], NO_LOSS)
+        labels[: len(tokens) - 1] = np.where(learnt[1:], tokens[1:], NO_TARGET)
         return Sample(input_ids, labels)
 
 

@@ -11,8 +11,10 @@ prepared.
 from __future__ import annotations
 
 import copy
+import functools
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +26,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig, Pre
 
 from rayline.errors import SpecError
 from rayline.parallel.attention import is_plain_causal, share_sequences, training_attention
+from rayline.parallel.chunked import summed_in_chunks
 from rayline.parallel.pipeline import StageLayers
 from rayline.parallel.tensor import ModelParts
 from rayline.spec import ModelShape
@@ -40,9 +43,21 @@ def load_config(directory: Path) -> PretrainedConfig:
         ) from None
 
 
+@dataclass(frozen=True, slots=True)
+class HeadLoss:
+    """A loss that the last stage computes together with the logits, chunk by chunk."""
+
+    loss: Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+    """Maps the logits [sequences, tokens, vocab held] and the labels [sequences, tokens] of a chunk
+    to a sum over its target tokens."""
+    chunk_tokens: int
+
+
 class ModelStage(nn.Module):
     """The layers of one stage. Maps int64 ids [sequences, tokens] (first stage) or hidden states
-    [sequences, tokens, hidden] to hidden states, or (last stage) to logits [.., vocab]."""
+    [sequences, tokens, hidden] to hidden states, or (last stage) to logits [.., vocab]; with
+    `head_loss` and labels the last stage maps to the sum of the losses, and no logits of all tokens
+    are ever there."""
 
     def __init__(self, config: PretrainedConfig, layers: StageLayers) -> None:
         super().__init__()
@@ -57,9 +72,14 @@ class ModelStage(nn.Module):
         """Ranks that hold parts of each sequence between blocks; set when the stage is split."""
         self.context_place = 0
         """Which part of each sequence this rank holds, counted from 0; set with the plan."""
+        self.head_loss: HeadLoss | None = None
+        """What the last stage computes where it is given labels; set with the job's objective."""
         self._parts = _StageParts.find(model, config)
         self._received: torch.Tensor | None = None
+        self._before_head: Any = None
         self._take_out_other_stages()
+        base: Any = model.base_model
+        base.forward = self._unless_before_head(base.forward)
 
     def _take_out_other_stages(self) -> None:
         parts, base = self._parts, self.model.base_model
@@ -80,8 +100,20 @@ class ModelStage(nn.Module):
             return (self._received, *args[1:]), kwargs
         return args, {**kwargs, "hidden_states": self._received}
 
-    def forward(self, received: torch.Tensor) -> torch.Tensor:
-        """Run the stage on token ids or on what the stage before sent."""
+    def _unless_before_head(self, forward: Any) -> Any:
+        """The layers' forward pass, which hands over `_before_head` while that is set: so the model
+        itself makes logits of a part of the tokens, with all that it does to them behind the
+        head."""
+
+        @functools.wraps(forward)
+        def unless(*args: Any, **kwargs: Any) -> Any:
+            return forward(*args, **kwargs) if self._before_head is None else self._before_head
+
+        return unless
+
+    def forward(self, received: torch.Tensor, labels: torch.Tensor | None = None) -> torch.Tensor:
+        """Run the stage on token ids or on what the stage before sent. `labels` int64 [sequences,
+        tokens]; a stage that is not the last one has no use for them."""
         # Told, because the model would count the tokens of a rank's part of the sequence.
         tokens = received.shape[1] * (1 if self.layers.is_first_stage else self.sequence_parts)
         first = self.context_place * tokens
@@ -92,12 +124,36 @@ class ModelStage(nn.Module):
         else:
             self._received = received
             inputs["inputs_embeds"] = received
-        if self.layers.is_last_stage:
-            output: torch.Tensor = self.model(**inputs).logits
+        if not self.layers.is_last_stage:
+            output: torch.Tensor = self.model.base_model(**inputs).last_hidden_state
+        elif self.head_loss is not None and labels is not None:
+            output = self._loss_in_chunks(self.head_loss, labels, inputs)
         else:
-            output = self.model.base_model(**inputs).last_hidden_state
+            output = self.model(**inputs).logits
         self._received = None
         return output
+
+    def _loss_in_chunks(
+        self, head_loss: HeadLoss, labels: torch.Tensor, inputs: dict[str, Any]
+    ) -> torch.Tensor:
+        """The sum of the losses over all tokens, float32."""
+        before = self.model.base_model(**inputs)
+
+        def loss(hidden: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+            self._before_head = type(before)(last_hidden_state=hidden)
+            logits = self.model(**inputs).logits
+            self._before_head = None
+            return head_loss.loss(logits, targets)
+
+        heads = [getattr(self.model, name) for name in self._parts.head]
+        return summed_in_chunks(
+            before.last_hidden_state,
+            labels,
+            loss,
+            [parameter for head in heads for parameter in head.parameters()],
+            chunk_tokens=head_loss.chunk_tokens,
+            sequence_parts=self.sequence_parts,
+        )
 
     @property
     def blocks(self) -> list[nn.Module]:

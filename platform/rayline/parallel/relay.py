@@ -13,11 +13,16 @@ from rayline.parallel.pipeline import StageShapes
 
 
 def relay_forward(
-    stages: Mapping[int, nn.Module], mesh: GangMesh, shapes: StageShapes, input_ids: torch.Tensor
+    stages: Mapping[int, nn.Module],
+    mesh: GangMesh,
+    shapes: StageShapes,
+    input_ids: torch.Tensor,
+    labels: torch.Tensor | None = None,
 ) -> torch.Tensor | None:
     """One forward pass through all stages; every rank of the pipeline calls it with its own, by
     number, first to last. Returns what the rank of the last stage has of the logits, None on the
-    others. `input_ids`: int64 [sequences, tokens] of any size, this rank's part of the
+    others; with `labels`, for a last stage that makes a loss of them, the loss. `input_ids`, and
+    `labels` like them: int64 [sequences, tokens] of any size, this rank's part of the
     sequences."""
     group, place, plan = mesh.pipeline_group, mesh.coordinate.pipeline, mesh.plan
     output = input_ids
@@ -29,7 +34,7 @@ def relay_forward(
             output = torch.empty(wire, dtype=shapes.dtype, device=input_ids.device)
             dist.recv(output, group=group, group_src=before)
         with torch.no_grad():
-            output = stage(output)
+            output = stage(output) if labels is None else stage(output, labels=labels)
         if number == plan.stages - 1:
             return output
         after = plan.worker_of_stage(number + 1)

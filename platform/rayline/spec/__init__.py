@@ -32,7 +32,14 @@ from rayline.spec.profile import ProfileSpec, profile_overrides
 from rayline.spec.schedule import PlateauSchedule, ScheduleSpec
 from rayline.spec.serve import EngineSpec, ScaleSpec, ServeSpec
 from rayline.spec.stages import SCHEDULES, ForwardCost, Schedule, forward_cost
-from rayline.spec.step import AverageSpec, BatchSpec, GuardSpec, ObjectiveSpec, RampSpec
+from rayline.spec.step import (
+    NO_TARGET,
+    AverageSpec,
+    BatchSpec,
+    GuardSpec,
+    ObjectiveSpec,
+    RampSpec,
+)
 from rayline.spec.tune import AshaSpec, Range, TuneSpec
 from rayline.spec.worker import (
     EvalReport,
@@ -47,6 +54,7 @@ from rayline.spec.worker import (
 __all__ = [
     "AXES",
     "FORMAT_VERSION",
+    "NO_TARGET",
     "SCHEDULES",
     "AdadeltaSpec",
     "AdafactorSpec",

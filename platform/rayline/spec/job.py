@@ -135,6 +135,11 @@ class JobSpec(Document):
             raise ValueError("engine deepspeed knows no precision fp16; use engine: native")
         if self.engine == "deepspeed" and (self.ema is not None or self.recompute != "none"):
             raise ValueError("engine deepspeed knows no ema or recompute; use engine: native")
+        if self.engine == "deepspeed" and self.objective.chunk_tokens is not None:
+            raise ValueError(
+                "engine deepspeed computes all logits at once; leave objective.chunk_tokens null, "
+                "or use engine: native"
+            )
         if self.engine == "deepspeed" and (self.optim.kind != "adamw" or self.optim.groups):
             raise ValueError(
                 "engine deepspeed knows optim.kind adamw without optim.groups; for "

@@ -9,6 +9,9 @@ from pydantic import Field, model_validator
 from rayline.errors import SpecError
 from rayline.spec.document import Document
 
+NO_TARGET = -100
+"""Label of a place without a loss: torch's and transformers' own ignore_index."""
+
 
 class RampSpec(Document):
     """A global batch that begins small and grows in equal rises."""
@@ -94,12 +97,17 @@ class GuardSpec(Document):
 
 
 class ObjectiveSpec(Document):
-    """What is added to the cross-entropy of the target tokens."""
+    """What is added to the cross-entropy of the target tokens, and how it is computed."""
 
     label_smoothing: float = Field(default=0.0, ge=0, lt=1)
     """Share of each target that is spread evenly over the vocabulary."""
     z_loss: float = Field(default=0.0, ge=0)
     """Coefficient of the squared logarithm of the softmax's denominator, such as 1e-4."""
+    chunk_tokens: int | None = Field(default=None, ge=1)
+    """Tokens of a microbatch whose logits are there at a time, such as 1024: the head and the loss
+    are computed together, chunk by chunk, and gradients are kept in place of logits. It changes
+    nothing but rounding, and saves memory where a worker's microbatch has more tokens than the
+    hidden states are wide. null computes all logits at once."""
 
 
 class AverageSpec(Document):

@@ -9,9 +9,8 @@ from typing import Self
 
 from rayline.data import HELD_OUT_FILES, SampleOrder, TokenDataset, collate, load_dataset, share
 from rayline.errors import SpecError
-from rayline.spec import BatchSpec, Coordinate, EvalReport, JobSpec
+from rayline.spec import NO_TARGET, BatchSpec, Coordinate, EvalReport, JobSpec
 from rayline.train.engine import Batch, Engine
-from rayline.train.objective import NO_TARGET
 
 
 def samples_of_step(

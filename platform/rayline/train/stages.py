@@ -7,12 +7,12 @@ from collections.abc import Iterator, Mapping
 from dataclasses import replace
 
 import torch
-import torch.distributed as dist
 from torch import nn
 from transformers import PretrainedConfig
 
-from rayline.models.stage import ModelStage
+from rayline.models.stage import HeadLoss, ModelStage
 from rayline.parallel.collectives import gather
+from rayline.parallel.cut import even_cut
 from rayline.parallel.data import choose_reduction
 from rayline.parallel.mesh import GangMesh
 from rayline.parallel.pipeline import StageShapes, TorchSchedule, build_schedule
@@ -51,6 +51,7 @@ class WorkerStages:
             vocab=vocabulary.size if vocabulary else self.config.vocab_size,
             dtype=COMPUTE_DTYPE[job.precision],
             sequence_parts=plan.tensor if plan.sequence else 1,
+            loss_in_stage=job.objective.chunk_tokens is not None,
         )
         self._multiplier = 1.0
         self._schedules: dict[int, TorchSchedule] = {}
@@ -66,13 +67,26 @@ class WorkerStages:
         loss = summed_cross_entropy(logits, labels, self._own_vocabulary, self._objective)
         return loss if self._multiplier == 1.0 else loss * self._multiplier
 
+    def _plain_loss(self, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        """The cross-entropy alone, over target tokens."""
+        return summed_cross_entropy(logits, labels, self._own_vocabulary, PLAIN)
+
+    def _prepare(self, *, training: bool) -> None:
+        """Let the stages train or evaluate; the last one by the loss that belongs to it."""
+        for stage in self._stages.values():
+            stage.train(training)
+            if self._objective.chunk_tokens is not None:
+                loss = self._training_loss if training else self._plain_loss
+                stage.head_loss = HeadLoss(loss, self._objective.chunk_tokens)
+
     def _schedule_of(self, sequences: int) -> TorchSchedule:
         """The schedule for microbatches of so many sequences: its shapes are fixed, and a batch
         that grows takes another one at each rise."""
         if sequences not in self._schedules:
             shapes = replace(self._shapes, sequences=sequences)
+            loss = _already_a_loss if shapes.loss_in_stage else self._training_loss
             self._schedules[sequences] = build_schedule(
-                self._stages, self._mesh, shapes, self._device, self._training_loss
+                self._stages, self._mesh, shapes, self._device, loss
             )
         return self._schedules[sequences]
 
@@ -105,15 +119,15 @@ class WorkerStages:
         [sequences, own tokens]. Returns each microbatch's loss, a sum over its target tokens times
         `multiplier`, as the gradients are; none on a rank that does not hold the last stage."""
         self._multiplier = multiplier
-        for stage in self._stages.values():
-            stage.train()
+        self._prepare(training=True)
         if self._plan.pipeline == 1:
             return self._accumulate(input_ids, labels)
         losses: list[torch.Tensor] = []
         args = (input_ids,) if self._mesh.is_first_stage else ()
         target = labels if self._mesh.is_last_stage else None
+        to_stages = {"labels": labels} if self._shapes.loss_in_stage and target is not None else {}
         schedule = self._schedule_of(len(input_ids) // self._plan.microbatches)
-        schedule.step(*args, target=target, losses=losses, return_outputs=False)
+        schedule.step(*args, target=target, losses=losses, return_outputs=False, **to_stages)
         return losses
 
     def _accumulate(self, input_ids: torch.Tensor, labels: torch.Tensor) -> list[torch.Tensor]:
@@ -125,7 +139,10 @@ class WorkerStages:
             zip(input_ids.chunk(parts), labels.chunk(parts), strict=True)
         ):
             choose_reduction(stage, self._plan, number)
-            loss = self._training_loss(stage(ids), targets)
+            if self._shapes.loss_in_stage:
+                loss = stage(ids, labels=targets)
+            else:
+                loss = self._training_loss(stage(ids), targets)
             loss.backward()
             losses.append(loss)
         return losses
@@ -134,18 +151,16 @@ class WorkerStages:
         """Sum of the plain cross-entropy over the target tokens, without gradients, on the ranks of
         the last stage; None on the others. Every rank of the pipeline calls it with its part of the
         sequences."""
-        for stage in self._stages.values():
-            stage.eval()
+        self._prepare(training=False)
+        if self._shapes.loss_in_stage:
+            return relay_forward(self._stages, self._mesh, self._shapes, input_ids, labels)
         logits = relay_forward(self._stages, self._mesh, self._shapes, input_ids)
-        if logits is None:
-            return None
-        return summed_cross_entropy(logits, labels, self._own_vocabulary, PLAIN)
+        return None if logits is None else self._plain_loss(logits, labels)
 
     def logits(self, input_ids: torch.Tensor) -> torch.Tensor | None:
         """Whole logits, float32, on the ranks of the last stage, through all stages without a
         schedule. Every rank calls it with the same whole sequences."""
-        for stage in self._stages.values():
-            stage.eval()
+        self._prepare(training=False)
         own = relay_forward(self._stages, self._mesh, self._shapes, self.own_tokens(input_ids))
         return None if own is None else self._joined(own.float())
 
@@ -156,7 +171,12 @@ class WorkerStages:
             logits = gather(logits, 1, context)
         if held is None or held.group is None:
             return logits
-        sizes = torch.tensor([held.size], device=logits.device)
-        found = [torch.empty_like(sizes) for _ in range(self._plan.tensor)]
-        dist.all_gather(found, sizes, group=held.group)
-        return gather(logits, -1, held.group, [int(size) for size in found])
+        cut = even_cut(0, held.vocab, self._plan.tensor)
+        sizes = [cut.length(rank) for rank in range(self._plan.tensor)]
+        return gather(logits, -1, held.group, sizes)
+
+
+def _already_a_loss(made: torch.Tensor, _: torch.Tensor) -> torch.Tensor:
+    """What the last stage made is the sum already. A tensor of its own: the schedule cuts the
+    stage's output off the graph once it has gone back through it."""
+    return made.sum()
