@@ -11,7 +11,6 @@ prepared.
 from __future__ import annotations
 
 import copy
-import functools
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -25,9 +24,15 @@ from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
 
 from rayline.errors import SpecError
-from rayline.parallel.attention import is_plain_causal, share_sequences, training_attention
+from rayline.parallel.attention import (
+    SharedSequences,
+    is_plain_causal,
+    share_sequences,
+    training_attention,
+)
 from rayline.parallel.chunked import summed_in_chunks
 from rayline.parallel.pipeline import StageLayers
+from rayline.parallel.sequence import SequencePart
 from rayline.parallel.tensor import ModelParts
 from rayline.spec import ModelShape
 
@@ -70,16 +75,13 @@ class ModelStage(nn.Module):
         self.model = model
         self.sequence_parts = 1
         """Ranks that hold parts of each sequence between blocks; set when the stage is split."""
-        self.context_place = 0
-        """Which part of each sequence this rank holds, counted from 0; set with the plan."""
+        self.context_part = SequencePart()
+        """Which tokens of each sequence this rank holds; set with the plan."""
         self.head_loss: HeadLoss | None = None
         """What the last stage computes where it is given labels; set with the job's objective."""
         self._parts = _StageParts.find(model, config)
         self._received: torch.Tensor | None = None
-        self._before_head: Any = None
         self._take_out_other_stages()
-        base: Any = model.base_model
-        base.forward = self._unless_before_head(base.forward)
 
     def _take_out_other_stages(self) -> None:
         parts, base = self._parts, self.model.base_model
@@ -100,24 +102,16 @@ class ModelStage(nn.Module):
             return (self._received, *args[1:]), kwargs
         return args, {**kwargs, "hidden_states": self._received}
 
-    def _unless_before_head(self, forward: Any) -> Any:
-        """The layers' forward pass, which hands over `_before_head` while that is set: so the model
-        itself makes logits of a part of the tokens, with all that it does to them behind the
-        head."""
-
-        @functools.wraps(forward)
-        def unless(*args: Any, **kwargs: Any) -> Any:
-            return forward(*args, **kwargs) if self._before_head is None else self._before_head
-
-        return unless
-
     def forward(self, received: torch.Tensor, labels: torch.Tensor | None = None) -> torch.Tensor:
         """Run the stage on token ids or on what the stage before sent. `labels` int64 [sequences,
         tokens]; a stage that is not the last one has no use for them."""
         # Told, because the model would count the tokens of a rank's part of the sequence.
         tokens = received.shape[1] * (1 if self.layers.is_first_stage else self.sequence_parts)
-        first = self.context_place * tokens
-        positions = torch.arange(first, first + tokens, device=received.device).unsqueeze(0)
+        places = [
+            torch.arange(begin, end, device=received.device)
+            for begin, end in self.context_part.spans(tokens)
+        ]
+        positions = torch.cat(places).unsqueeze(0)
         inputs: dict[str, Any] = {"use_cache": False, "position_ids": positions}
         if self.layers.is_first_stage:
             inputs["input_ids"] = received
@@ -137,12 +131,17 @@ class ModelStage(nn.Module):
         self, head_loss: HeadLoss, labels: torch.Tensor, inputs: dict[str, Any]
     ) -> torch.Tensor:
         """The sum of the losses over all tokens, float32."""
-        before = self.model.base_model(**inputs)
+        base: Any = self.model.base_model
+        before = base(**inputs)
 
         def loss(hidden: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-            self._before_head = type(before)(last_hidden_state=hidden)
-            logits = self.model(**inputs).logits
-            self._before_head = None
+            # The model itself makes logits of these tokens, with all that it does to them behind
+            # the head; only its layers are passed over.
+            base.forward = lambda **_: type(before)(last_hidden_state=hidden)
+            try:
+                logits = self.model(**inputs).logits
+            finally:
+                del base.forward
             return head_loss.loss(logits, targets)
 
         heads = [getattr(self.model, name) for name in self._parts.head]
@@ -204,10 +203,11 @@ class ModelStage(nn.Module):
                 owner, _, name = copied.rpartition(".")
                 self.model.get_submodule(owner).register_parameter(name, own[original])
 
-    def share_sequences(self, group: dist.ProcessGroup, place: int) -> None:
-        """Hold part number `place` of each sequence; the ranks of `group` hold the others."""
-        self.context_place = place
-        share_sequences(self.model.get_submodule(self.splittable.layers), group)
+    def share_sequences(self, group: dist.ProcessGroup, part: SequencePart) -> None:
+        """Hold `part` of each sequence; the ranks of `group` hold the others."""
+        self.context_part = part
+        shared = SharedSequences(part, group)
+        share_sequences(self.model.get_submodule(self.splittable.layers), shared)
 
     def whole_name(self, name: str) -> str:
         """Name in the whole model of a parameter or module of `self.model`: layers are counted

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import torch.distributed as dist
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 
+from rayline.parallel.sequence import SequencePart
 from rayline.spec import Coordinate, ParallelPlan
 
 MESH_AXES = ("pipeline", "replicate", "shard", "tensor")
@@ -31,6 +32,12 @@ class GangMesh:
     context_group: dist.ProcessGroup | None
     """The ranks that hold this rank's sequences with it, in the order of their parts; None where
     each holds whole ones."""
+
+    @property
+    def context_part(self) -> SequencePart:
+        """Which tokens of each sequence this rank holds."""
+        plan = self.plan
+        return SequencePart(plan.context_method, plan.context, self.coordinate.context)
 
     @property
     def data(self) -> DeviceMesh:

@@ -27,7 +27,7 @@ from rayline.spec.optim import (
     RmspropSpec,
     SgdSpec,
 )
-from rayline.spec.plan import AXES, Axis, Coordinate, ParallelPlan
+from rayline.spec.plan import AXES, Axis, ContextMethod, Coordinate, ParallelPlan
 from rayline.spec.profile import ProfileSpec, profile_overrides
 from rayline.spec.schedule import PlateauSchedule, ScheduleSpec
 from rayline.spec.serve import EngineSpec, ScaleSpec, ServeSpec
@@ -68,6 +68,7 @@ __all__ = [
     "BatchSpec",
     "CheckpointManifest",
     "CheckpointSpec",
+    "ContextMethod",
     "Coordinate",
     "DataSpec",
     "Document",

@@ -29,6 +29,7 @@ from rayline.spec.stages import (
 )
 
 Axis = Literal["pipeline", "data", "context", "tensor"]
+ContextMethod = Literal["ulysses", "ring"]
 AXES: tuple[Axis, ...] = ("pipeline", "data", "context", "tensor")
 """Outermost first: the order of the ranks and of the device mesh."""
 
@@ -56,8 +57,12 @@ class ParallelPlan(Document):
     pipeline: int = Field(default=1, ge=1)
     """Workers that hold consecutive layers: one stage each, or `stages_per_worker`."""
     context: int = Field(default=1, ge=1)
-    """Workers that split each sequence, and exchange heads for tokens in the attention (Ulysses,
-    Jacobs et al. 2023)."""
+    """Workers that split each sequence."""
+    context_method: ContextMethod = "ulysses"
+    """How they attend to one another's tokens. ulysses: heads are exchanged for tokens, so that
+    each computes whole sequences for some heads (Jacobs et al. 2023); they must divide the heads.
+    ring: keys and values go round (Liu et al. 2023), whatever the heads; what is sent grows with
+    the key-value heads, and goes while the last part is computed."""
     expert: int = Field(default=1, ge=1)
     """Workers, out of the data axis, over which the experts of a mixture are spread."""
     zero_stage: Literal[0, 1, 2, 3] = 3
@@ -115,6 +120,13 @@ class ParallelPlan(Document):
             others = tuple(getattr(here, other) for other in AXES if other != axis)
             found.setdefault(others, []).append(rank)
         return [tuple(group) for group in found.values()]
+
+    @property
+    def sequence_divisor(self) -> int:
+        """Equal parts that each sequence is cut into: one for each worker of the context axis, two
+        on a ring (see `rayline.parallel.sequence`), and over the tensor ranks between blocks."""
+        blocks = 2 if self.context > 1 and self.context_method == "ring" else 1
+        return self.context * blocks * (self.tensor if self.sequence else 1)
 
     @property
     def schedule_rules(self) -> ScheduleRules:
@@ -185,14 +197,14 @@ class ParallelPlan(Document):
                     fix="choose one of the allowed sizes",
                 )
         heads = model.heads // self.tensor
-        if heads % self.context:
+        if self.context_method == "ulysses" and heads % self.context:
             raise SpecError(
                 "plan.context",
                 f"does not divide the {heads} attention heads of a tensor rank, which the ranks of "
                 "a sequence exchange for tokens",
                 value=self.context,
                 allowed=_one_of([size for size in range(1, heads + 1) if heads % size == 0]),
-                fix="choose one of the allowed sizes",
+                fix="choose one of the allowed sizes, or --set plan.context_method=ring",
             )
         if self.data % self.replicate:
             raise SpecError(

@@ -87,7 +87,7 @@ def _split(stage: ModelStage, job: JobSpec, mesh: GangMesh) -> TensorSplit:
     plan = job.plan
     split = _split_over_tensor_axis(stage, mesh)
     if mesh.context_group is not None:
-        stage.share_sequences(mesh.context_group, mesh.coordinate.context)
+        stage.share_sequences(mesh.context_group, mesh.context_part)
     recompute_layers(stage.blocks, job.recompute)
     if plan.data * plan.context > 1 or job.precision != "fp32":
         dtype = COMPUTE_DTYPE[job.precision]

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import nn
@@ -108,8 +109,9 @@ class WorkerStages:
     def own_tokens(self, whole: torch.Tensor) -> torch.Tensor:
         """The part of each sequence that this rank holds, on its device; `whole` [sequences,
         tokens]."""
-        part = whole.chunk(self._plan.context, dim=1)[self._mesh.coordinate.context]
-        return part.contiguous().to(self._device)
+        spans = self._mesh.context_part.spans(whole.shape[1] // self._plan.context)
+        parts = [whole[:, begin:end] for begin, end in spans]
+        return torch.cat(parts, 1).to(self._device)
 
     def forward_backward(
         self, input_ids: torch.Tensor, labels: torch.Tensor, multiplier: float = 1.0
@@ -125,7 +127,10 @@ class WorkerStages:
         losses: list[torch.Tensor] = []
         args = (input_ids,) if self._mesh.is_first_stage else ()
         target = labels if self._mesh.is_last_stage else None
-        to_stages = {"labels": labels} if self._shapes.loss_in_stage and target is not None else {}
+        # Every stage of a worker gets them; only the last one has a use for them.
+        to_stages: dict[str, Any] = {}
+        if self._shapes.loss_in_stage and target is not None:
+            to_stages["labels"] = labels
         schedule = self._schedule_of(len(input_ids) // self._plan.microbatches)
         schedule.step(*args, target=target, losses=losses, return_outputs=False, **to_stages)
         return losses
@@ -168,7 +173,9 @@ class WorkerStages:
         """The ranks' parts of the sequences and of the vocabulary as one."""
         held, context = self._vocabulary, self._mesh.context_group
         if context is not None:
-            logits = gather(logits, 1, context)
+            order = self._mesh.context_part.order()
+            blocks = gather(logits, 1, context).chunk(len(order), 1)
+            logits = torch.cat([blocks[place] for place in order], 1)
         if held is None or held.group is None:
             return logits
         cut = even_cut(0, held.vocab, self._plan.tensor)
