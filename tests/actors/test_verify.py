@@ -259,27 +259,41 @@ def test_one_axis_can_be_asked_for(model: Path) -> None:
         plan_verification(job(model, CROSS), axis="pipeline")
 
 
-@pytest.mark.parametrize(
-    ("field", "changes"),
-    [
-        ("optim.kind", {"optim": {"kind": "muon", "lr": 1e-3}}),
-        ("optim.groups", {"optim.groups": [{"match": "*norm*"}]}),
-        ("optim.schedule.kind", {"optim.schedule": {"kind": "plateau"}}),
-        ("precision", {"precision": "fp16"}),
-        (
-            "batch.ramp",
-            {"batch": {"sequences": 8, "ramp": {"start": 4, "increment": 4, "steps": 2}}},
-        ),
-        ("objective.z_loss", {"objective.z_loss": 1e-4}),
-        ("objective.router_aux_loss", {"objective.router_aux_loss": 1e-2}),
-        ("guard.spike_factor", {"guard.spike_factor": 10.0}),
-    ],
-)
-def test_what_the_plain_training_does_not_do_is_refused_by_name(
-    model: Path, field: str, changes: dict[str, Any]
-) -> None:
-    with pytest.raises(SpecError, match=f"{field}.*not done by the plain training"):
-        plan_verification(job(model, DATA).changed(changes))
+EVERYTHING: dict[str, Any] = {
+    "optim": {
+        "kind": "muon",
+        "lr": 3e-3,
+        "weight_decay": 0.1,
+        "schedule": {"kind": "plateau", "patience_steps": 20},
+        "groups": [{"match": "*norm*", "lr_scale": 0.5, "weight_decay": 0.01}],
+    },
+    "batch": {"sequences": 24, "ramp": {"start": 6, "increment": 6, "steps": 9}},
+    "objective": {"label_smoothing": 0.1, "z_loss": 1e-3, "chunk_tokens": 512},
+    "guard": {"spike_factor": 1.05, "on_spike": "skip"},
+}
+
+
+def test_all_that_a_step_can_be_is_followed(model: Path, tmp_path: Path) -> None:
+    spec = job(model, CROSS, **EVERYTHING)
+    plan = plan_verification(spec)
+    assert plan.job.batch.sequences_at(1) < plan.job.batch.sequences_at(5)
+    found = judged(
+        spec,
+        {"cross": (CROSS, None), "averaged": (CROSS, planted_bugs.averaged_over_data)},
+        tmp_path,
+    )
+    assert found["cross"].equal, found["cross"].offences
+    assert not found["averaged"].equal
+
+
+def test_a_balance_of_routers_is_refused_by_name(model: Path) -> None:
+    with pytest.raises(SpecError, match=r"(?s)router_aux_loss.*--set objective"):
+        plan_verification(job(model, DATA).changed({"objective.router_aux_loss": 0.01}))
+
+
+def test_a_scale_that_skips_steps_is_refused_by_name(model: Path) -> None:
+    with pytest.raises(SpecError, match=r"(?s)precision.*overflow.*--set precision=fp32"):
+        plan_verification(job(model, DATA, precision="fp16"))
 
 
 def test_a_gradient_that_is_zero_but_for_rounding_raises_no_alarm(tmp_path: Path) -> None:

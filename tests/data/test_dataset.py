@@ -12,8 +12,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
-from rayline.data import NO_LOSS, check_files, collate, load_dataset
+from rayline.data import check_files, collate, load_dataset
 from rayline.errors import SpecError
+from rayline.spec import NO_TARGET
 
 GOOD = {"messages": [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello"}]}
 PROMPT = "<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n"
@@ -34,7 +35,7 @@ def test_a_chat_is_shifted_by_one_and_padded(
     assert sample.input_ids[: len(whole) - 1].tolist() == whole[:-1]
     assert set(sample.input_ids[len(whole) - 1 :].tolist()) == {tokenizer.pad_token_id}
     first = len(tokenizer.encode(PROMPT)) - 1
-    expected = np.full(64, NO_LOSS)
+    expected = np.full(64, NO_TARGET)
     expected[first : first + len(answer)] = answer
     assert sample.labels.tolist() == expected.tolist()
 
@@ -42,7 +43,7 @@ def test_a_chat_is_shifted_by_one_and_padded(
 def test_a_long_chat_is_cut_and_counted(data: Any, tokenizer_dir: Path) -> None:
     whole = load_dataset(data("chat", GOOD, tokens=64), tokenizer_dir)
     targets = whole[0].labels.tolist()
-    first = next(place for place, label in enumerate(targets) if label != NO_LOSS)
+    first = next(place for place, label in enumerate(targets) if label != NO_TARGET)
 
     dataset = load_dataset(data("chat", GOOD, tokens=first + 2), tokenizer_dir)
 
@@ -60,7 +61,7 @@ def test_a_chat_whose_answer_is_cut_away_is_refused_by_its_line(
 
     needed = int(refused.value.allowed.split()[0])
     roomy = load_dataset(spec.changed({"sequence_tokens": needed}), tokenizer_dir)
-    assert (roomy[1].labels != NO_LOSS).sum() == 1
+    assert (roomy[1].labels != NO_TARGET).sum() == 1
 
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
@@ -160,4 +161,4 @@ def test_the_bundled_examples_can_be_used(tokenizer_dir: Path, name: str, kind: 
     assert check_files(spec) >= 20
     dataset = load_dataset(spec, tokenizer_dir)
     assert dataset.cut_samples == 0
-    assert all((dataset[index].labels != NO_LOSS).any() for index in range(len(dataset)))
+    assert all((dataset[index].labels != NO_TARGET).any() for index in range(len(dataset)))

@@ -11,8 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import PreTrainedTokenizerBase
 
-from rayline.data import NO_LOSS, collate, load_dataset
+from rayline.data import collate, load_dataset
 from rayline.data.packing import Packing, pack_whole, pack_within_documents
+from rayline.spec import NO_TARGET
 
 LENGTHS = st.lists(st.integers(1, 40), min_size=1, max_size=30)
 TEXTS = ["abcdefg", "h", "ijklmnopqrstuvwxyz", "ABC", "DEFGHI"]
@@ -111,9 +112,9 @@ def test_several_chats_share_a_sequence_and_keep_their_answers(
         begins = [*np.flatnonzero(sample.positions == 0).tolist(), 160]
         for begin, end in pairwise(begins):
             labels = sample.labels[begin:end]
-            seen.append([int(label) for label in labels if label != NO_LOSS])
+            seen.append([int(label) for label in labels if label != NO_TARGET])
     expected = []
     for number in range(12):
         labels = alone[number].labels
-        expected.append([int(label) for label in labels if label != NO_LOSS])
+        expected.append([int(label) for label in labels if label != NO_TARGET])
     assert sorted(seen) == sorted(expected)

@@ -11,10 +11,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rayline.data import NO_LOSS, Split, load_dataset
+from rayline.data import Split, load_dataset
 from rayline.data.tokenizing import content_digest
 from rayline.errors import SpecError
-from rayline.spec import DataSpec
+from rayline.spec import NO_TARGET, DataSpec
 
 CONTENTS = st.lists(st.text(max_size=20), max_size=40)
 FRACTIONS = st.floats(0, 1, exclude_min=True, exclude_max=True)
@@ -83,7 +83,7 @@ def test_a_chat_is_held_out_whole_wherever_it_stands(data: Any, tokenizer_dir: P
         spec = data("chat", *lines, tokens=64)
         dataset = load_dataset(spec, tokenizer_dir, split=Split(side, 0.4))
         samples = [dataset[n] for n in range(len(dataset))]
-        return [int(sample.labels[sample.labels != NO_LOSS][0]) for sample in samples]
+        return [int(sample.labels[sample.labels != NO_TARGET][0]) for sample in samples]
 
     learnt, kept = answers(chats, "training"), answers(chats, "held out")
     assert len(learnt) + len(kept) == len(set(learnt) | set(kept)) == 24

@@ -7,7 +7,8 @@ import torch
 import torch.nn.functional as F
 
 from rayline.parallel.vocabulary import VocabularySlice, token_logits
-from rayline.train.objective import NO_TARGET, count_targets, summed_cross_entropy
+from rayline.spec import NO_TARGET
+from rayline.train.objective import count_targets, summed_cross_entropy
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])

@@ -218,6 +218,13 @@ def test_a_large_vocabulary_makes_the_last_stage_the_worst() -> None:
     # One microbatch: logits and their gradients, in float32.
     assert estimate.logits_bytes == 8 * tokens * 100_000
 
+    chunked = estimate_memory(
+        wide,
+        job(**{"plan.pipeline": 2, "plan.microbatches": 2, "objective.chunk_tokens": 512}),
+    )
+    # Gradients of the hidden states and of the head, twice more of the head, 512 tokens' logits.
+    assert chunked.logits_bytes == 4 * (tokens + 3 * 100_000) * 64 + 8 * 512 * 100_000
+
 
 def test_a_worker_of_several_stages_holds_all_of_them() -> None:
     """Interleaving leaves the state as it is, and keeps more microbatches in flight than 1f1b."""

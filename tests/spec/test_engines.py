@@ -71,6 +71,10 @@ def test_deepspeed_refuses_what_its_partitions_would_falsify(kind: str) -> None:
         ({"plan.context": 2}, "no plan.context, found 2; use engine: native"),
         ({"plan.data": 2, "plan.expert": 2}, "no plan.expert, found 2; use engine: native"),
         ({"objective.router_aux_loss": 0.01}, "no objective.router_aux_loss; use engine: native"),
+        (
+            {"objective.chunk_tokens": 512},
+            "leave objective.chunk_tokens null, or use engine: native",
+        ),
         ({"plan.data": 4, "plan.replicate": 2}, "no plan.replicate, found 2; use engine: native"),
         ({"plan.sequence": True}, "no plan.sequence, found True; use engine: native"),
         ({"plan.tensor": 2, "plan.zero_stage": 3}, "plan.zero_stage 1 or 2, found 3"),
@@ -81,6 +85,13 @@ def test_deepspeed_refuses_what_its_partitions_would_falsify(kind: str) -> None:
 def test_deepspeed_refuses_what_it_cannot_combine(changes: dict[str, Any], said: str) -> None:
     with pytest.raises(SpecError, match=said):
         JobSpec.parse(JOB).changed(changes)
+
+
+def test_a_ring_refuses_documents_that_are_kept_apart() -> None:
+    ring = {"engine": "native", "plan.context": 2, "plan.context_method": "ring"}
+    JobSpec.parse(JOB).changed(ring)
+    with pytest.raises(SpecError, match="use plan.context_method: ulysses"):
+        JobSpec.parse(JOB).changed(ring | {"data.packing": "documents"})
 
 
 def test_deepspeed_gives_each_tensor_rank_a_head_of_its_own() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import product
 
 import pytest
@@ -140,5 +141,8 @@ def test_operations_are_twice_the_matrices_of_the_model() -> None:
 
     weights = 576 * 576 * 2 + 576 * 192 * 2 + 3 * 576 * 1536
     assert cost.layer_matrices == 2 * weights
+    mixture = replace(SMOLLM2, experts=8, experts_per_token=2)
+    active = weights + 3 * 576 * 1536 + 8 * 576
+    assert forward_cost(mixture, sequence_tokens=1000).layer_matrices == 2 * active
     # A token attends to 500 others on average: two products of 576 numbers with each.
     assert cost.layer_attention == 2 * 2 * 576 * 500

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import CONFIG_MAPPING, AutoConfig, AutoModelForCausalLM
+from transformers import CONFIG_MAPPING, AutoModelForCausalLM, PretrainedConfig
 
 _SIZES: dict[str, Any] = {
     "vocab_size": 264,
@@ -47,14 +47,18 @@ ARCHITECTURES: dict[str, dict[str, Any]] = {
 
 def write_config(directory: Path, model_type: str, **changes: Any) -> Path:
     """config.json of a model of this type; returns `directory`."""
-    settings = {**_SIZES, **ARCHITECTURES[model_type], **changes}
-    CONFIG_MAPPING[model_type](**settings).save_pretrained(directory)
+    architecture_config(model_type, **changes).save_pretrained(directory)
     return directory
+
+
+def architecture_config(model_type: str, **changes: Any) -> PretrainedConfig:
+    """The config of a small model of this type."""
+    return CONFIG_MAPPING[model_type](**{**_SIZES, **ARCHITECTURES[model_type], **changes})
 
 
 def write_architecture(directory: Path, model_type: str, **changes: Any) -> Path:
     """config.json and safetensors of a model of this type; returns `directory`."""
-    config = AutoConfig.from_pretrained(write_config(directory, model_type, **changes))
+    config = architecture_config(model_type, **changes)
     torch.manual_seed(11)
     model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
     with torch.no_grad():

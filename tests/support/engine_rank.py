@@ -17,13 +17,12 @@ from safetensors.torch import save_file
 
 from rayline import checkpoint
 from rayline.models.stage import load_config
-from rayline.spec import JobSpec, ModelShape, WorkerContext
+from rayline.spec import NO_TARGET, JobSpec, ModelShape, WorkerContext
 from rayline.train.build import build_engine
 from rayline.train.engine import Batch, Engine
 from rayline.train.pace import Pace
 from support import faults
 
-NO_TARGET = -100
 EVALUATED = 77
 """The step whose batch is evaluated on; no test trains as far."""
 

@@ -9,8 +9,7 @@ import torch.nn.functional as F
 from transformers import AutoModelForCausalLM
 from transformers.models.mixtral.modeling_mixtral import load_balancing_loss_func
 
-from rayline.spec import JobSpec
-from rayline.train.objective import NO_TARGET
+from rayline.spec import NO_TARGET, JobSpec
 from rayline.train.schedule import learning_rate
 from support.engine_gang import Task
 from support.engine_rank import global_batch

@@ -6,8 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rayline.parallel.vocabulary import VocabularySlice
-from rayline.spec import ObjectiveSpec
-from rayline.train.objective import NO_TARGET, count_targets, summed_cross_entropy
+from rayline.spec import NO_TARGET, ObjectiveSpec
+from rayline.train.objective import count_targets, summed_cross_entropy
 
 WHOLE = VocabularySlice(0, 7, 7, None)
 

@@ -247,7 +247,7 @@ class Bench:
         arguments = (ordered, lived, folder, reference)
         (measured,) = run([self._call("comparison", "measure:measure", *arguments)])
         return [
-            judge(label, trial.job.plan, self._job.precision, found)
+            judge(label, trial.job.plan, self._job.precision, found, self._job.optim.kind)
             for (label, trial), found in zip(trials.items(), measured, strict=True)
         ]
 

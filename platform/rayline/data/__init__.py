@@ -1,7 +1,7 @@
 """Sources, tokenizing, packing, and a sampler whose whole state is "samples consumed"."""
 
 from rayline.data.cache import TokenCache
-from rayline.data.dataset import NO_LOSS, Collated, Sample, TokenDataset, collate, load_dataset
+from rayline.data.dataset import Collated, Sample, TokenDataset, collate, load_dataset
 from rayline.data.order import MixtureOrder, SampleOrder, share
 from rayline.data.shards import (
     RunTasks,
@@ -25,7 +25,6 @@ from rayline.data.split import ALL, Split
 __all__ = [
     "ALL",
     "HELD_OUT_FILES",
-    "NO_LOSS",
     "TRAINING_FILES",
     "Collated",
     "MixtureOrder",

@@ -38,13 +38,10 @@ from rayline.data.source import (
 )
 from rayline.data.split import ALL, Split
 from rayline.errors import SpecError
-from rayline.spec import DataSpec
+from rayline.spec import NO_TARGET, DataSpec
 
 if TYPE_CHECKING:
     import torch
-
-NO_LOSS = -100
-"""Label of a place without loss: torch.nn.functional.cross_entropy's ignore_index."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +51,7 @@ class Sample:
     input_ids: npt.NDArray[np.int64]
     """[sequence_tokens]."""
     labels: npt.NDArray[np.int64]
-    """[sequence_tokens]: the token to predict at each place, NO_LOSS where there is none."""
+    """[sequence_tokens]: the token to predict at each place, NO_TARGET where there is none."""
     positions: npt.NDArray[np.int64]
     """[sequence_tokens]: each token's place in its piece, from 0; what fills the end counts on."""
 
@@ -101,14 +98,14 @@ class TokenDataset:
         source = self.sources[owner]
         own = index - (int(self._ends[owner - 1]) if owner else 0)
         input_ids = np.full(self.sequence_tokens, self.pad_id, dtype=np.int64)
-        labels = np.full(self.sequence_tokens, NO_LOSS, dtype=np.int64)
+        labels = np.full(self.sequence_tokens, NO_TARGET, dtype=np.int64)
         positions = np.arange(self.sequence_tokens, dtype=np.int64)
         packing, begin = source.packing, 0
         for piece in range(packing.firsts[own], packing.firsts[own + 1]):
             tokens, learnt = source.corpus.read(packing.starts[piece], packing.stops[piece])
             end = begin + len(tokens) - 1
             input_ids[begin:end] = tokens[:-1]
-            labels[begin:end] = np.where(learnt[1:], tokens[1:], NO_LOSS)
+            labels[begin:end] = np.where(learnt[1:], tokens[1:], NO_TARGET)
             positions[begin:] = np.arange(self.sequence_tokens - begin)
             begin = end
         return Sample(input_ids, labels, positions)

@@ -12,7 +12,8 @@ from __future__ import annotations
 
 import copy
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -24,12 +25,15 @@ from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig, Pre
 
 from rayline.errors import SpecError
 from rayline.parallel.attention import (
+    SharedSequences,
     documents_mask,
     is_plain_causal,
     share_sequences,
     training_attention,
 )
+from rayline.parallel.chunked import summed_in_chunks
 from rayline.parallel.pipeline import StageLayers
+from rayline.parallel.sequence import SequencePart
 from rayline.parallel.tensor import ModelParts
 from rayline.spec import ModelShape
 
@@ -45,9 +49,21 @@ def load_config(directory: Path) -> PretrainedConfig:
         ) from None
 
 
+@dataclass(frozen=True, slots=True)
+class HeadLoss:
+    """A loss that the last stage computes together with the logits, chunk by chunk."""
+
+    loss: Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+    """Maps the logits [sequences, tokens, vocab held] and the labels [sequences, tokens] of a chunk
+    to a sum over its target tokens."""
+    chunk_tokens: int
+
+
 class ModelStage(nn.Module):
     """The layers of one stage. Maps int64 ids [sequences, tokens] (first stage) or hidden states
-    [sequences, tokens, hidden] to hidden states, or (last stage) to logits [.., vocab]."""
+    [sequences, tokens, hidden] to hidden states, or (last stage) to logits [.., vocab]; with
+    `head_loss` and labels the last stage maps to the sum of the losses, and no logits of all tokens
+    are ever there."""
 
     def __init__(self, config: PretrainedConfig, layers: StageLayers) -> None:
         super().__init__()
@@ -60,8 +76,10 @@ class ModelStage(nn.Module):
         self.model = model
         self.sequence_parts = 1
         """Ranks that hold parts of each sequence between blocks; set when the stage is split."""
-        self.context_place = 0
-        """Which part of each sequence this rank holds, counted from 0; set with the plan."""
+        self.context_part = SequencePart()
+        """Which tokens of each sequence this rank holds; set with the plan."""
+        self.head_loss: HeadLoss | None = None
+        """What the last stage computes where it is given labels; set with the job's objective."""
         self._parts = _StageParts.find(model, config)
         self._received: torch.Tensor | None = None
         self._take_out_other_stages()
@@ -86,20 +104,25 @@ class ModelStage(nn.Module):
         return args, {**kwargs, "hidden_states": self._received}
 
     def forward(
-        self, received: torch.Tensor, positions: torch.Tensor | None = None
+        self,
+        received: torch.Tensor,
+        positions: torch.Tensor | None = None,
+        labels: torch.Tensor | None = None,
     ) -> torch.Tensor:
         """Run the stage on token ids or on what the stage before sent. `positions`, int64
         [sequences, tokens of the whole sequence]: each token's place in its document, from 0; None
-        where a sequence is one document."""
+        where a sequence is one document. `labels` int64 [sequences, tokens]; a stage that is not
+        the last one has no use for them."""
         # Told, because the model would count the tokens of a rank's part of the sequence.
         tokens = received.shape[1] * (1 if self.layers.is_first_stage else self.sequence_parts)
         inputs: dict[str, Any] = {"use_cache": False}
-        first = self.context_place * tokens
+        spans = self.context_part.spans(tokens)
         if positions is None:
-            place = torch.arange(first, first + tokens, device=received.device)
-            inputs["position_ids"] = place.unsqueeze(0)
+            places = [torch.arange(begin, end, device=received.device) for begin, end in spans]
+            inputs["position_ids"] = torch.cat(places).unsqueeze(0)
         else:
-            inputs["position_ids"] = positions[:, first : first + tokens]
+            own = [positions[:, begin:end] for begin, end in spans]
+            inputs["position_ids"] = torch.cat(own, 1)
             # Four dims: transformers hands such a mask to every layer as it is.
             inputs["attention_mask"] = documents_mask(positions)
         if self.layers.is_first_stage:
@@ -107,12 +130,41 @@ class ModelStage(nn.Module):
         else:
             self._received = received
             inputs["inputs_embeds"] = received
-        if self.layers.is_last_stage:
-            output: torch.Tensor = self.model(**inputs).logits
+        if not self.layers.is_last_stage:
+            output: torch.Tensor = self.model.base_model(**inputs).last_hidden_state
+        elif self.head_loss is not None and labels is not None:
+            output = self._loss_in_chunks(self.head_loss, labels, inputs)
         else:
-            output = self.model.base_model(**inputs).last_hidden_state
+            output = self.model(**inputs).logits
         self._received = None
         return output
+
+    def _loss_in_chunks(
+        self, head_loss: HeadLoss, labels: torch.Tensor, inputs: dict[str, Any]
+    ) -> torch.Tensor:
+        """The sum of the losses over all tokens, float32."""
+        base: Any = self.model.base_model
+        before = base(**inputs)
+
+        def loss(hidden: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+            # The model itself makes logits of these tokens, with all that it does to them behind
+            # the head; only its layers are passed over.
+            base.forward = lambda **_: type(before)(last_hidden_state=hidden)
+            try:
+                logits = self.model(**inputs).logits
+            finally:
+                del base.forward
+            return head_loss.loss(logits, targets)
+
+        heads = [getattr(self.model, name) for name in self._parts.head]
+        return summed_in_chunks(
+            before.last_hidden_state,
+            labels,
+            loss,
+            [parameter for head in heads for parameter in head.parameters()],
+            chunk_tokens=head_loss.chunk_tokens,
+            sequence_parts=self.sequence_parts,
+        )
 
     @property
     def blocks(self) -> list[nn.Module]:
@@ -170,10 +222,11 @@ class ModelStage(nn.Module):
                 owner, _, name = copied.rpartition(".")
                 self.model.get_submodule(owner).register_parameter(name, own[original])
 
-    def share_sequences(self, group: dist.ProcessGroup, place: int) -> None:
-        """Hold part number `place` of each sequence; the ranks of `group` hold the others."""
-        self.context_place = place
-        share_sequences(self.model.get_submodule(self.splittable.layers), group)
+    def share_sequences(self, group: dist.ProcessGroup, part: SequencePart) -> None:
+        """Hold `part` of each sequence; the ranks of `group` hold the others."""
+        self.context_part = part
+        shared = SharedSequences(part, group)
+        share_sequences(self.model.get_submodule(self.splittable.layers), shared)
 
     def whole_name(self, name: str) -> str:
         """Name in the whole model of a parameter or module of `self.model`: layers are counted

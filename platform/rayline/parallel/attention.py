@@ -13,6 +13,7 @@ attention and prepared masks, and can't be split along its sequences.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from math import gcd
 from typing import Any
 
@@ -29,14 +30,24 @@ from transformers import (
 
 from rayline.errors import SpecError
 from rayline.parallel.collectives import exchange
+from rayline.parallel.ring import Scores, ring_attention
+from rayline.parallel.sequence import SequencePart
 
 NAME = "rayline_causal"
 """What a config calls this function; it never reaches an exported config."""
 TOKENS_DIM, HEADS_DIM = 1, 2
 """Dims of what attention returns."""
-_CONTEXT = "context_group"
-"""Attribute of an attention module: the ranks that hold its sequences together."""
+_SHARED = "shared_sequences"
+"""Attribute of an attention module: a SharedSequences, where ranks hold its sequences together."""
 _KNOWN_LAYER_TYPES = {"full_attention", "sliding_attention"}
+
+
+@dataclass(frozen=True, slots=True)
+class SharedSequences:
+    """The ranks that hold sequences together, and which part is this rank's."""
+
+    part: SequencePart
+    group: dist.ProcessGroup
 
 
 def causal_attention(
@@ -56,9 +67,22 @@ def causal_attention(
     where a sequence is one document. Called by the model's attention layers."""
     if others.get("s_aux") is not None:
         raise SpecError("model", f"{type(module).__name__} has attention sinks, which is not known")
-    context: dist.ProcessGroup | None = getattr(module, _CONTEXT, None)
-    if context is not None:
-        query, key, value = _tokens_for_heads(query, key, value, context)
+    shared: SharedSequences | None = getattr(module, _SHARED, None)
+    if shared is not None and shared.part.method == "ring":
+        if dropout:
+            raise SpecError(
+                "model config.json, attention_dropout",
+                "the ring keeps no shares of the attention that it could drop",
+                value=dropout,
+                allowed="0.0",
+                fix="--set plan.context_method=ulysses, or set it to 0.0",
+            )
+        scale = query.shape[-1] ** -0.5 if scaling is None else scaling
+        how = Scores(scale, sliding_window, softcap)
+        output = ring_attention(query, key, value, how, shared.part, shared.group)
+        return output.transpose(1, 2).contiguous(), None
+    if shared is not None:
+        query, key, value = _tokens_for_heads(query, key, value, shared.group)
     tokens = query.shape[2]
     window = None if sliding_window is None or sliding_window >= tokens else sliding_window
     seen = _seen(attention_mask, tokens, window, query.device)
@@ -76,17 +100,18 @@ def causal_attention(
             enable_gqa=key.shape[1] != query.shape[1],
         )
     output = output.transpose(1, 2)
-    if context is not None:
-        output = exchange(output, TOKENS_DIM, HEADS_DIM, context)
+    if shared is not None:
+        output = exchange(output, TOKENS_DIM, HEADS_DIM, shared.group)
     return output.contiguous(), None
 
 
-def share_sequences(layers: nn.Module, group: dist.ProcessGroup) -> None:
-    """Let every attention below `layers` see the tokens that all ranks of `group` hold: before it,
-    ranks exchange heads for tokens, behind it tokens for heads (Jacobs et al. 2023)."""
+def share_sequences(layers: nn.Module, shared: SharedSequences) -> None:
+    """Let every attention below `layers` see the tokens that all ranks of the group hold. By
+    ulysses ranks exchange heads for tokens before it, and tokens for heads behind it (Jacobs et al.
+    2023); by ring keys and values go round."""
     for module in layers.modules():
         if hasattr(module, "num_key_value_groups"):
-            setattr(module, _CONTEXT, group)
+            setattr(module, _SHARED, shared)
 
 
 def _tokens_for_heads(

@@ -16,12 +16,14 @@ Korthikanti et al. 2022, section 4.2).
 `copy_to` belongs before work that each rank does for its own part only: its input's gradients are
 parts of a sum. `gather` belongs before work that all ranks repeat: its output's gradients are
 equal.
+`pass_on` sends round a ring, and is no autograd function.
 Every rank of the group calls each function; parts are equal in size unless `sizes` says otherwise.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any, cast
 
 import torch
@@ -77,6 +79,33 @@ def exchange_rows(
     `rows` [sum(sent), ..]; `sent`, `received`: rows to and from each rank, of which any may be 0.
     Returns [sum(received), ..]."""
     return cast(torch.Tensor, _ExchangeRows.apply(rows, list(sent), list(received), group))
+
+
+@dataclass(frozen=True, slots=True)
+class Coming:
+    """A tensor on its way from the rank before."""
+
+    tensor: torch.Tensor
+    works: list[dist.Work]
+
+    def wait(self) -> torch.Tensor:
+        """The tensor, once it is there and the own one has gone."""
+        for work in self.works:
+            work.wait()
+        return self.tensor
+
+
+def pass_on(tensor: torch.Tensor, group: Group) -> Coming:
+    """Send `tensor`, which must stay as it is until then, to the next rank of the group, and begin
+    to receive one like it from the rank before; the last rank's next is the first. Not an autograd
+    function."""
+    rank, ranks = dist.get_rank(group), dist.get_world_size(group)
+    received = torch.empty_like(tensor)
+    ways = [
+        dist.P2POp(dist.isend, tensor, group=group, group_peer=(rank + 1) % ranks),
+        dist.P2POp(dist.irecv, received, group=group, group_peer=(rank - 1) % ranks),
+    ]
+    return Coming(received, dist.batch_isend_irecv(ways))
 
 
 class _CopyTo(Function):

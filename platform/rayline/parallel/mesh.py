@@ -19,6 +19,7 @@ import torch
 import torch.distributed as dist
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 
+from rayline.parallel.sequence import SequencePart
 from rayline.spec import Coordinate, ParallelPlan
 
 MESH_AXES = ("pipeline", "replicate", "shard", "tensor")
@@ -58,6 +59,12 @@ class GangMesh:
         if self.expert_mesh is None:
             raise ValueError("the plan spreads no experts")
         return self.expert_mesh
+
+    @property
+    def context_part(self) -> SequencePart:
+        """Which tokens of each sequence this rank holds."""
+        plan = self.plan
+        return SequencePart(plan.context_method, plan.context, self.coordinate.context)
 
     @property
     def data(self) -> DeviceMesh:

@@ -59,6 +59,8 @@ class StageShapes:
     """Type of the hidden states on the wire."""
     sequence_parts: int = 1
     """Ranks that hold parts of each sequence between the blocks of a layer."""
+    loss_in_stage: bool = False
+    """Whether the last stage makes a loss in place of logits."""
 
     def hidden_states(self, sequences: int, tokens: int) -> tuple[int, int, int]:
         """Shape of what one rank hands to the next stage."""
@@ -73,13 +75,15 @@ def build_schedule(
     loss: Loss,
 ) -> TorchSchedule:
     """torch's schedule for this rank's stages, by number. Every rank of the pipeline calls it.
-    `loss` maps (logits, labels) to the sum over a microbatch's target tokens."""
+    `loss` maps (what the last stage makes, labels) to the sum over a microbatch's target tokens."""
     tokens = (shapes.sequences, shapes.sequence_tokens)
     ids = torch.empty(tokens, dtype=torch.int64, device="meta")
     hidden = torch.empty(shapes.hidden_states(*tokens), dtype=shapes.dtype, device="meta")
-    logits = torch.empty((*tokens, shapes.vocab), dtype=shapes.dtype, device="meta")
+    last = torch.empty((*tokens, shapes.vocab), dtype=shapes.dtype, device="meta")
+    if shapes.loss_in_stage:
+        last = torch.empty((), dtype=torch.float32, device="meta")
     hidden.requires_grad_()
-    logits.requires_grad_()
+    last.requires_grad_()
     count = mesh.plan.stages
     held = [
         _Stage(
@@ -88,7 +92,7 @@ def build_schedule(
             num_stages=count,
             device=device,
             input_args=ids if number == 0 else hidden,
-            output_args=logits if number == count - 1 else hidden,
+            output_args=last if number == count - 1 else hidden,
             group=mesh.pipeline_group,
         )
         for number, stage in stages.items()

@@ -18,10 +18,12 @@ def relay_forward(
     shapes: StageShapes,
     input_ids: torch.Tensor,
     positions: torch.Tensor | None = None,
+    labels: torch.Tensor | None = None,
 ) -> torch.Tensor | None:
     """One forward pass through all stages; every rank of the pipeline calls it with its own, by
     number, first to last. Returns what the rank of the last stage has of the logits, None on the
-    others. `input_ids`: int64 [sequences, tokens] of any size, this rank's part of the sequences;
+    others; with `labels`, for a last stage that makes a loss of them, the loss. `input_ids`, and
+    `labels` like them: int64 [sequences, tokens] of any size, this rank's part of the sequences;
     `positions`: see `rayline.models.stage.ModelStage.forward`."""
     group, place, plan = mesh.pipeline_group, mesh.coordinate.pipeline, mesh.plan
     output = input_ids
@@ -33,7 +35,7 @@ def relay_forward(
             output = torch.empty(wire, dtype=shapes.dtype, device=input_ids.device)
             dist.recv(output, group=group, group_src=before)
         with torch.no_grad():
-            output = stage(output, positions)
+            output = stage(output, positions, labels)
         if number == plan.stages - 1:
             return output
         after = plan.worker_of_stage(number + 1)

@@ -16,7 +16,6 @@ positions, softmax and the optimizer are left out.
 
 from __future__ import annotations
 
-from rayline.planner.parameters import count_by_component
 from rayline.spec import ModelShape
 
 _FORWARD_AND_BACKWARD = 3
@@ -27,13 +26,7 @@ _MULTIPLY_ADD = 2
 
 def matrix_parameters_per_token(shape: ModelShape) -> int:
     """Weights of all matrices that one token is multiplied with on its way to the logits."""
-    query, key_value = shape.heads * shape.head_dim, 2 * shape.kv_heads * shape.head_dim
-    attention = shape.hidden * (2 * query + key_value)
-    experts = max(1, shape.experts)
-    active = shape.experts_per_token or experts
-    ffn = count_by_component(shape).layer_ffn // experts * active
-    router = shape.hidden * shape.experts
-    return shape.layers * (attention + ffn + router) + shape.vocab * shape.hidden
+    return shape.layers * shape.layer_matrices_per_token + shape.vocab * shape.hidden
 
 
 def forward_flops_per_token(shape: ModelShape, sequence_tokens: int) -> int:

@@ -253,7 +253,13 @@ def _norm_bytes(width: int, compute: int) -> int:
 
 def _logits_bytes(shape: ModelShape, job: JobSpec, tokens: int, in_flight: int) -> int:
     """Each tensor rank has the logits of its part of the vocabulary; those of a few tokens at a
-    time are turned to float32."""
+    time are turned to float32. In chunks, gradients of the hidden states and of the head take the
+    place of logits, and one chunk's are on their way."""
     compute = _COMPUTE_BYTES[job.precision]
     own = -(-shape.vocab // job.plan.tensor)
+    if job.objective.chunk_tokens is not None:
+        chunk = min(tokens, job.objective.chunk_tokens)
+        kept = (tokens + own) * shape.hidden * compute
+        passing = 2 * chunk * own * compute + own * shape.hidden * (_FP32_BYTES + compute)
+        return in_flight * kept + passing
     return tokens * own * (in_flight * compute + compute)

@@ -28,12 +28,19 @@ from rayline.spec.optim import (
     RmspropSpec,
     SgdSpec,
 )
-from rayline.spec.plan import AXES, Axis, Coordinate, ParallelPlan
+from rayline.spec.plan import AXES, Axis, ContextMethod, Coordinate, ParallelPlan
 from rayline.spec.profile import ProfileSpec, profile_overrides
 from rayline.spec.schedule import PlateauSchedule, ScheduleSpec
 from rayline.spec.serve import EngineSpec, ScaleSpec, ServeSpec
 from rayline.spec.stages import SCHEDULES, ForwardCost, Schedule, forward_cost
-from rayline.spec.step import AverageSpec, BatchSpec, GuardSpec, ObjectiveSpec, RampSpec
+from rayline.spec.step import (
+    NO_TARGET,
+    AverageSpec,
+    BatchSpec,
+    GuardSpec,
+    ObjectiveSpec,
+    RampSpec,
+)
 from rayline.spec.tune import AshaSpec, Range, TuneSpec
 from rayline.spec.worker import (
     EvalReport,
@@ -49,6 +56,7 @@ from rayline.spec.worker import (
 __all__ = [
     "AXES",
     "FORMAT_VERSION",
+    "NO_TARGET",
     "SCHEDULES",
     "AdadeltaSpec",
     "AdafactorSpec",
@@ -62,6 +70,7 @@ __all__ = [
     "BatchSpec",
     "CheckpointManifest",
     "CheckpointSpec",
+    "ContextMethod",
     "Coordinate",
     "DataSpec",
     "Document",

@@ -55,6 +55,11 @@ def _deepspeed_lacks(job: JobSpec) -> Iterator[str]:
         )
     if job.objective.router_aux_loss:
         yield "engine deepspeed has no objective.router_aux_loss; use engine: native"
+    if job.objective.chunk_tokens is not None:
+        yield (
+            "engine deepspeed computes all logits at once; leave objective.chunk_tokens null, or use "
+            "engine: native"
+        )
     reason = _NOT_UNDER_ZERO.get(job.optim.kind)
     if reason is not None:
         yield f"optim.kind {job.optim.kind} {reason}; use engine: native"
@@ -81,6 +86,13 @@ def _deepspeed_offload_lacks(job: JobSpec) -> Iterator[str]:
 
 
 def _native_lacks(job: JobSpec) -> Iterator[str]:
+    plan = job.plan
+    ring = plan.context > 1 and plan.context_method == "ring"
+    if ring and job.data.packing == "documents":
+        yield (
+            "data.packing documents keeps documents apart by a mask over whole sequences, which no "
+            "rank of a ring holds; use plan.context_method: ulysses, or data.packing: dense"
+        )
     if job.offload.parameters != "none":
         yield (
             "engine native offloads no parameters; use plan.zero_stage 3 over more data ranks, or "

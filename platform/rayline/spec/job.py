@@ -141,6 +141,13 @@ class JobSpec(Document):
                 f"{plan.schedule} goes back through it twice; use recompute: full, or "
                 "plan.schedule: interleaved"
             )
+        rings = plan.context > 1 and plan.context_method == "ring"
+        if rings and self.recompute == "selective":
+            raise ValueError(
+                "recompute selective keeps products of matrices, and with plan.context_method ring "
+                "all scores of the attention among them; use recompute: full, or "
+                "plan.context_method: ulysses"
+            )
         return self
 
     @property
@@ -192,7 +199,7 @@ class JobSpec(Document):
             )
         rows = self.plan.data * self.plan.microbatches
         self.batch.check_parts(rows, f"{self.plan.data} x {self.plan.microbatches}")
-        parts = self.plan.context * (self.plan.tensor if self.plan.sequence else 1)
+        parts = self.plan.sequence_divisor
         if self.data.sequence_tokens % parts:
             raise SpecError(
                 "data.sequence_tokens",

@@ -82,6 +82,15 @@ class ModelShape:
     """Feed-forward width of one routed expert; 0 for a dense model."""
     architecture: str = ""
 
+    @property
+    def layer_matrices_per_token(self) -> int:
+        """Weights of one layer's matrices that one token is multiplied with: attention, three
+        feed-forward matrices, of a mixture those of the experts that it is sent to, and the
+        router."""
+        query, key_value = self.heads * self.head_dim, 2 * self.kv_heads * self.head_dim
+        active = self.experts_per_token or max(1, self.experts)
+        return self.hidden * (2 * query + key_value + 3 * self.ffn * active + self.experts)
+
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> Self:
         """Read a Hugging Face `config.json`; nested text configs are looked into.

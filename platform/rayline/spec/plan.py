@@ -29,6 +29,7 @@ from rayline.spec.stages import (
 )
 
 Axis = Literal["pipeline", "data", "context", "tensor"]
+ContextMethod = Literal["ulysses", "ring"]
 AXES: tuple[Axis, ...] = ("pipeline", "data", "context", "tensor")
 """Outermost first: the order of the ranks and of the device mesh."""
 
@@ -56,8 +57,12 @@ class ParallelPlan(Document):
     pipeline: int = Field(default=1, ge=1)
     """Workers that hold consecutive layers: one stage each, or `stages_per_worker`."""
     context: int = Field(default=1, ge=1)
-    """Workers that split each sequence, and exchange heads for tokens in the attention (Ulysses,
-    Jacobs et al. 2023)."""
+    """Workers that split each sequence."""
+    context_method: ContextMethod = "ulysses"
+    """How they attend to one another's tokens. ulysses: heads are exchanged for tokens, so that
+    each computes whole sequences for some heads (Jacobs et al. 2023); they must divide the heads.
+    ring: keys and values go round (Liu et al. 2023), whatever the heads; what is sent grows with
+    the key-value heads, and goes while the last part is computed."""
     expert: int = Field(default=1, ge=1)
     """Workers, out of the data axis, over which the experts of a mixture are spread: each holds
     experts / expert of them, and tokens travel to the experts that they chose and back (GShard,
@@ -121,6 +126,13 @@ class ParallelPlan(Document):
     def expert_place(self, coordinate: Coordinate) -> int:
         """Which part of the experts the worker at `coordinate` holds, counted from 0."""
         return coordinate.data % self.expert
+
+    @property
+    def sequence_divisor(self) -> int:
+        """Equal parts that each sequence is cut into: one for each worker of the context axis, two
+        on a ring (see `rayline.parallel.sequence`), and over the tensor ranks between blocks."""
+        blocks = 2 if self.context > 1 and self.context_method == "ring" else 1
+        return self.context * blocks * (self.tensor if self.sequence else 1)
 
     @property
     def schedule_rules(self) -> ScheduleRules:
@@ -191,14 +203,14 @@ class ParallelPlan(Document):
                     fix="choose one of the allowed sizes",
                 )
         heads = model.heads // self.tensor
-        if heads % self.context:
+        if self.context_method == "ulysses" and heads % self.context:
             raise SpecError(
                 "plan.context",
                 f"does not divide the {heads} attention heads of a tensor rank, which the ranks of "
                 "a sequence exchange for tokens",
                 value=self.context,
                 allowed=_one_of(_divisors(heads)),
-                fix="choose one of the allowed sizes",
+                fix="choose one of the allowed sizes, or --set plan.context_method=ring",
             )
         if self.data % self.replicate:
             raise SpecError(

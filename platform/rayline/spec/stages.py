@@ -86,13 +86,11 @@ class ForwardCost:
 
 
 def forward_cost(model: ModelShape, sequence_tokens: int) -> ForwardCost:
-    """The cost of each part. Of a mixture of experts one feed-forward of the config's width is
-    counted for a token; causal attention sees half of the sequence on average."""
-    query, key_value = model.heads * model.head_dim, 2 * model.kv_heads * model.head_dim
-    matrices = model.hidden * (2 * query + key_value) + 3 * model.hidden * model.ffn
+    """The cost of each part. Of a mixture of experts those count that a token is sent to; causal
+    attention sees half of the sequence on average."""
     return ForwardCost(
-        layer_matrices=2 * matrices,
-        layer_attention=2 * query * sequence_tokens,
+        layer_matrices=2 * model.layer_matrices_per_token,
+        layer_attention=2 * model.heads * model.head_dim * sequence_tokens,
         embedding=model.hidden,
         head=2 * model.hidden * model.vocab,
         loss=5 * model.vocab,

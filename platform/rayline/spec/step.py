@@ -9,6 +9,9 @@ from pydantic import Field, model_validator
 from rayline.errors import SpecError
 from rayline.spec.document import Document
 
+NO_TARGET = -100
+"""Label of a place without a loss: torch's and transformers' own ignore_index."""
+
 
 class RampSpec(Document):
     """A global batch that begins small and grows in equal rises."""
@@ -94,7 +97,7 @@ class GuardSpec(Document):
 
 
 class ObjectiveSpec(Document):
-    """What is added to the cross-entropy of the target tokens."""
+    """What is added to the cross-entropy of the target tokens, and how it is computed."""
 
     label_smoothing: float = Field(default=0.0, ge=0, lt=1)
     """Share of each target that is spread evenly over the vocabulary."""
@@ -104,6 +107,11 @@ class ObjectiveSpec(Document):
     """Coefficient of the balance loss of a mixture's routers (Fedus et al. 2021), such as the
     router_aux_loss_coef of the model's config; taken over each sequence by itself, and averaged
     over sequences and layers. The reported loss is without it."""
+    chunk_tokens: int | None = Field(default=None, ge=1)
+    """Tokens of a microbatch whose logits are there at a time, such as 1024: the head and the loss
+    are computed together, chunk by chunk, and gradients are kept in place of logits. It changes
+    nothing but rounding, and saves memory where a worker's microbatch has more tokens than the
+    hidden states are wide. null computes all logits at once."""
 
 
 class AverageSpec(Document):

@@ -20,9 +20,8 @@ from rayline.data import (
     share,
 )
 from rayline.errors import SpecError
-from rayline.spec import BatchSpec, Coordinate, EvalReport, JobSpec
+from rayline.spec import NO_TARGET, BatchSpec, Coordinate, EvalReport, JobSpec
 from rayline.train.engine import Batch, Engine
-from rayline.train.objective import NO_TARGET
 
 Order = SampleOrder | MixtureOrder
 """Maps samples consumed and a count to the numbers of the samples that are next."""

@@ -92,7 +92,7 @@ def _split(stage: ModelStage, job: JobSpec, mesh: GangMesh) -> TensorSplit:
     plan = job.plan
     split = _split_over_tensor_axis(stage, mesh)
     if mesh.context_group is not None:
-        stage.share_sequences(mesh.context_group, mesh.coordinate.context)
+        stage.share_sequences(mesh.context_group, mesh.context_part)
     if plan.expert > 1:
         split.experts = spread_experts(stage.model, stage.expert_words, mesh.expert_group)
     recompute_layers(stage.blocks, job.recompute)

@@ -5,12 +5,10 @@ from __future__ import annotations
 import torch
 
 from rayline.parallel.vocabulary import VocabularySlice, token_logits
-from rayline.spec import ObjectiveSpec
+from rayline.spec import NO_TARGET, ObjectiveSpec
 
 PLAIN = ObjectiveSpec()
 """The cross-entropy alone."""
-NO_TARGET = -100
-"""Label of a place without a loss: torch's and transformers' own ignore_index."""
 
 
 def summed_cross_entropy(

@@ -8,12 +8,12 @@ from dataclasses import replace
 from typing import Any
 
 import torch
-import torch.distributed as dist
 from torch import nn
 from transformers import PretrainedConfig
 
-from rayline.models.stage import ModelStage
+from rayline.models.stage import HeadLoss, ModelStage
 from rayline.parallel.collectives import gather
+from rayline.parallel.cut import even_cut
 from rayline.parallel.data import choose_reduction
 from rayline.parallel.mesh import GangMesh
 from rayline.parallel.pipeline import StageShapes, TorchSchedule, build_schedule
@@ -52,6 +52,7 @@ class WorkerStages:
             vocab=vocabulary.size if vocabulary else self.config.vocab_size,
             dtype=COMPUTE_DTYPE[job.precision],
             sequence_parts=plan.tensor if plan.sequence else 1,
+            loss_in_stage=job.objective.chunk_tokens is not None,
         )
         self._multiplier = 1.0
         self._schedules: dict[int, TorchSchedule] = {}
@@ -67,13 +68,26 @@ class WorkerStages:
         loss = summed_cross_entropy(logits, labels, self._own_vocabulary, self._objective)
         return loss if self._multiplier == 1.0 else loss * self._multiplier
 
+    def _plain_loss(self, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        """The cross-entropy alone, over target tokens."""
+        return summed_cross_entropy(logits, labels, self._own_vocabulary, PLAIN)
+
+    def _prepare(self, *, training: bool) -> None:
+        """Let the stages train or evaluate; the last one by the loss that belongs to it."""
+        for stage in self._stages.values():
+            stage.train(training)
+            if self._objective.chunk_tokens is not None:
+                loss = self._training_loss if training else self._plain_loss
+                stage.head_loss = HeadLoss(loss, self._objective.chunk_tokens)
+
     def _schedule_of(self, sequences: int) -> TorchSchedule:
         """The schedule for microbatches of so many sequences: its shapes are fixed, and a batch
         that grows takes another one at each rise."""
         if sequences not in self._schedules:
             shapes = replace(self._shapes, sequences=sequences)
+            loss = _already_a_loss if shapes.loss_in_stage else self._training_loss
             self._schedules[sequences] = build_schedule(
-                self._stages, self._mesh, shapes, self._device, self._training_loss
+                self._stages, self._mesh, shapes, self._device, loss
             )
         return self._schedules[sequences]
 
@@ -100,8 +114,9 @@ class WorkerStages:
     def own_tokens(self, whole: torch.Tensor) -> torch.Tensor:
         """The part of each sequence that this rank holds, on its device; `whole` [sequences,
         tokens]."""
-        part = whole.chunk(self._plan.context, dim=1)[self._mesh.coordinate.context]
-        return part.contiguous().to(self._device)
+        spans = self._mesh.context_part.spans(whole.shape[1] // self._plan.context)
+        parts = [whole[:, begin:end] for begin, end in spans]
+        return torch.cat(parts, 1).to(self._device)
 
     def forward_backward(
         self,
@@ -116,17 +131,21 @@ class WorkerStages:
         sequences. Returns each microbatch's loss, a sum over its target tokens times
         `multiplier`, as the gradients are; none on a rank that does not hold the last stage."""
         self._multiplier = multiplier
-        for stage in self._stages.values():
-            stage.train()
+        self._prepare(training=True)
         if self._plan.pipeline == 1:
             return self._accumulate(input_ids, labels, positions)
         losses: list[torch.Tensor] = []
         args = (input_ids,) if self._mesh.is_first_stage else ()
         target = labels if self._mesh.is_last_stage else None
+        # Every stage of a worker gets them; only the last one has a use for them.
+        to_stages: dict[str, Any] = {}
+        if self._shapes.loss_in_stage and target is not None:
+            to_stages["labels"] = labels
         schedule = self._schedule_of(len(input_ids) // self._plan.microbatches)
-        # Every stage gets them from its own rank: they are no part of what stages hand on.
-        told: dict[str, Any] = {} if positions is None else {"positions": positions}
-        schedule.step(*args, target=target, losses=losses, return_outputs=False, **told)
+        if positions is not None:
+            # Every stage gets them from its own rank: they are no part of what stages hand on.
+            to_stages["positions"] = positions
+        schedule.step(*args, target=target, losses=losses, return_outputs=False, **to_stages)
         return losses
 
     def _accumulate(
@@ -143,7 +162,10 @@ class WorkerStages:
             zip(input_ids.chunk(parts), labels.chunk(parts), places, strict=True)
         ):
             choose_reduction(stage, self._plan, number)
-            loss = self._training_loss(stage(ids, place), targets)
+            if self._shapes.loss_in_stage:
+                loss = stage(ids, place, targets)
+            else:
+                loss = self._training_loss(stage(ids, place), targets)
             loss.backward()
             losses.append(loss)
         return losses
@@ -157,18 +179,17 @@ class WorkerStages:
         """Sum of the plain cross-entropy over the target tokens, without gradients, on the ranks of
         the last stage; None on the others. Every rank of the pipeline calls it with its part of the
         sequences, and with the positions of the whole ones where documents are packed."""
-        for stage in self._stages.values():
-            stage.eval()
-        logits = relay_forward(self._stages, self._mesh, self._shapes, input_ids, positions)
-        if logits is None:
-            return None
-        return summed_cross_entropy(logits, labels, self._own_vocabulary, PLAIN)
+        self._prepare(training=False)
+        told = labels if self._shapes.loss_in_stage else None
+        made = relay_forward(self._stages, self._mesh, self._shapes, input_ids, positions, told)
+        if made is None or told is not None:
+            return made
+        return self._plain_loss(made, labels)
 
     def logits(self, input_ids: torch.Tensor) -> torch.Tensor | None:
         """Whole logits, float32, on the ranks of the last stage, through all stages without a
         schedule. Every rank calls it with the same whole sequences."""
-        for stage in self._stages.values():
-            stage.eval()
+        self._prepare(training=False)
         own = relay_forward(self._stages, self._mesh, self._shapes, self.own_tokens(input_ids))
         return None if own is None else self._joined(own.float())
 
@@ -176,10 +197,17 @@ class WorkerStages:
         """The ranks' parts of the sequences and of the vocabulary as one."""
         held, context = self._vocabulary, self._mesh.context_group
         if context is not None:
-            logits = gather(logits, 1, context)
+            order = self._mesh.context_part.order()
+            blocks = gather(logits, 1, context).chunk(len(order), 1)
+            logits = torch.cat([blocks[place] for place in order], 1)
         if held is None or held.group is None:
             return logits
-        sizes = torch.tensor([held.size], device=logits.device)
-        found = [torch.empty_like(sizes) for _ in range(self._plan.tensor)]
-        dist.all_gather(found, sizes, group=held.group)
-        return gather(logits, -1, held.group, [int(size) for size in found])
+        cut = even_cut(0, held.vocab, self._plan.tensor)
+        sizes = [cut.length(rank) for rank in range(self._plan.tensor)]
+        return gather(logits, -1, held.group, sizes)
+
+
+def _already_a_loss(made: torch.Tensor, _: torch.Tensor) -> torch.Tensor:
+    """What the last stage made is the sum already. A tensor of its own: the schedule cuts the
+    stage's output off the graph once it has gone back through it."""
+    return made.sum()

@@ -52,6 +52,23 @@ def job(**plan: Any) -> JobSpec:
     )
 
 
+def test_what_waits_for_many_steps_waits_for_few() -> None:
+    growing = job(data=2, microbatches=3).changed(
+        {
+            "optim.schedule": {"kind": "plateau"},
+            "batch.ramp": {"start": 6, "increment": 6, "steps": 90},
+            "objective.chunk_tokens": 4096,
+            "guard": {"spike_factor": 2.0, "on_spike": "stop"},
+        }
+    )
+    small = shrink(growing, LLAMA).job
+    assert [small.batch.sequences_at(step) for step in range(1, 6)] == [6, 6, 12, 12, 18]
+    assert small.optim.schedule.model_dump()["patience_steps"] == 0
+    assert small.objective.chunk_tokens is not None
+    assert small.objective.chunk_tokens < small.data.sequence_tokens
+    assert (small.guard.window_steps, small.guard.on_spike) == (2, "skip")
+
+
 def test_a_large_llama_becomes_small_and_says_what_changed() -> None:
     shrunk = shrink(job(data=2, tensor=2, pipeline=2, microbatches=4), LLAMA)
     shape = ModelShape.from_config(shrunk.config)

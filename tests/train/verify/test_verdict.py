@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -64,6 +65,13 @@ def test_bf16_allows_what_fp32_does_not() -> None:
     one = figures(ratio=1.03)
     assert judge("plan", PLAN, "bf16", measured(one)).equal
     assert not judge("plan", PLAN, "fp32", measured(one)).equal
+
+
+def test_what_chooses_between_few_values_may_choose_otherwise_now_and_then() -> None:
+    one = measured()
+    tipped = replace(one, weights=(Figures("w", 1.0, 1.0, 0.02),))
+    assert judge("plan", PLAN, "fp32", tipped, "lion").equal
+    assert not judge("plan", PLAN, "fp32", tipped, "adamw").equal
 
 
 @pytest.mark.parametrize(

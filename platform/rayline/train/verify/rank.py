@@ -86,7 +86,7 @@ def _port(trial: Trial, rank: int, meeting: str) -> int:
 def _keep_start(trial: Trial, context: WorkerContext, build: EngineBuilder) -> None:
     job = verified_job(trial.job)
     dataset = load_dataset(job.data, trial.model)
-    indices = dataset.order(job.seed).indices(0, job.batch.sequences)
+    indices = dataset.order(job.seed).indices(0, job.batch.sequences_at(1))
     mine = share(indices, context.coordinate.data, job.plan.data)
     with joined(context) as device:
         engine = build(job, context, trial.model, device)

@@ -1,8 +1,9 @@
 """Plain training on one process: what every plan is compared with.
 
-transformers' AutoModelForCausalLM, torch's cross-entropy, clipping and AdamW, written out. It
-shares with the engines the samples (rayline.data) and the rate of a step (rayline.train.schedule),
-which define the job; nothing of what computes it.
+transformers' AutoModelForCausalLM, torch's cross-entropy, clipping and optimizers, written out. It
+shares with the engines what defines the job: the samples (rayline.data), the rate of a step
+(rayline.train.schedule) and which steps are applied (rayline.train.guard); nothing of what computes
+it.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -18,8 +19,10 @@ from safetensors.torch import save_file
 from transformers import AutoModelForCausalLM
 
 from rayline.data import Collated, collate, load_dataset
-from rayline.spec import AdamWSpec, JobSpec
-from rayline.train.schedule import learning_rate
+from rayline.spec import NO_TARGET, JobSpec, ObjectiveSpec, PlateauSchedule
+from rayline.train.guard import Guard
+from rayline.train.schedule import Plateau, learning_rate
+from rayline.train.verify.plain_optimizers import plain_optimizer
 from rayline.train.verify.trial import ReferenceResult
 
 Tensors = dict[str, torch.Tensor]
@@ -54,9 +57,9 @@ def global_batches(job: JobSpec, model: Path, steps: int) -> Iterator[Collated]:
     """The whole batches of the steps from 1 on."""
     dataset = load_dataset(job.data, model)
     order = dataset.order(job.seed)
-    count = job.batch.sequences
-    for step in range(steps):
-        yield collate(dataset, order.indices(step * count, count))
+    for step in range(1, steps + 1):
+        begin, count = job.batch.samples_after(step - 1), job.batch.sequences_at(step)
+        yield collate(dataset, order.indices(begin, count))
 
 
 def _distances(first: list[float], second: list[float]) -> tuple[float, ...]:
@@ -67,7 +70,7 @@ def _noise(first: Tensors, second: Tensors) -> dict[str, float]:
     return {name: float((first[name] - second[name]).norm()) for name in first}
 
 
-Backward = Callable[[torch.nn.Module, Collated], float]
+Backward = Callable[[torch.nn.Module, Collated, ObjectiveSpec], float]
 """Adds the gradient of the mean loss to the parameters and returns the loss."""
 
 
@@ -88,18 +91,9 @@ class PlainTraining:
         self._model.train()
         named = dict(self._model.named_parameters())
         self._parameters = {name: p for name, p in named.items() if p.requires_grad}
-        optim = cast(AdamWSpec, job.optim)  # `check_followed` has refused the others
-        matrices = [p for p in self._parameters.values() if p.dim() >= 2]
-        vectors = [p for p in self._parameters.values() if p.dim() < 2]
-        self._adamw = torch.optim.AdamW(
-            [
-                {"params": matrices, "weight_decay": optim.weight_decay},
-                {"params": vectors, "weight_decay": 0.0},
-            ],
-            lr=optim.lr,
-            betas=optim.betas,
-            eps=optim.eps,
-        )
+        self._step = plain_optimizer(job.optim, self._parameters)
+        self._guard = Guard(job.guard)
+        self._plateau = Plateau()
 
     def train(self, batches: list[Collated]) -> tuple[Tensors, list[float], list[float]]:
         """A step a batch: step 1's gradients, and every step's loss and gradient norm."""
@@ -107,16 +101,22 @@ class PlainTraining:
         losses, norms = [], []
         optim = self._job.optim
         for step, batch in enumerate(batches, start=1):
-            self._adamw.zero_grad(set_to_none=False)
-            losses.append(self._backward(self._model, batch))
+            for parameter in self._parameters.values():
+                parameter.grad = torch.zeros_like(parameter)
+            losses.append(self._backward(self._model, batch, self._job.objective))
             gradients = gradients or self._gradients()
             # Infinity leaves gradients as they are, and the norm is told all the same.
             limit = optim.clip_grad_norm or float("inf")
             norms.append(float(torch.nn.utils.clip_grad_norm_(self._parameters.values(), limit)))
-            for group in self._adamw.param_groups:
-                group["lr"] = learning_rate(optim, step, self._job.steps)
-            self._adamw.step()
+            if self._guard.admits(losses[-1], norms[-1]):
+                self._step(learning_rate(optim, step, self._job.steps, self._plateau))
+                self._remember(losses[-1])
         return gradients, losses, norms
+
+    def _remember(self, loss: float) -> None:
+        schedule = self._job.optim.schedule
+        if isinstance(schedule, PlateauSchedule):
+            self._plateau = self._plateau.after(loss, schedule)
 
     def _gradients(self) -> Tensors:
         return {
@@ -129,20 +129,21 @@ class PlainTraining:
         return {name: p.detach().clone() for name, p in self._parameters.items()}
 
 
-def all_at_once(model: torch.nn.Module, batch: Collated) -> float:
+def all_at_once(model: torch.nn.Module, batch: Collated, objective: ObjectiveSpec) -> float:
     """The definition: the mean over all target tokens."""
     inputs = _inputs(batch.input_ids, batch.positions)
-    loss = _cross_entropy(model(**inputs).logits, batch.labels, "mean")
+    logits = model(**inputs).logits
+    loss = _summed_loss(logits, batch.labels, objective) / _targets(batch.labels)
     loss.backward()
     return loss.item()
 
 
-def one_by_one(model: torch.nn.Module, batch: Collated) -> float:
+def one_by_one(model: torch.nn.Module, batch: Collated, objective: ObjectiveSpec) -> float:
     """The same number, summed up from the last sequence to the first."""
-    return _one_by_one(lambda inputs: model(**inputs).logits, batch)
+    return _one_by_one(lambda inputs: model(**inputs).logits, batch, objective)
 
 
-def one_by_one_in_bf16(model: torch.nn.Module, batch: Collated) -> float:
+def one_by_one_in_bf16(model: torch.nn.Module, batch: Collated, objective: ObjectiveSpec) -> float:
     """The same, forward and backward in bf16, gradients added up in float32."""
 
     def logits(inputs: Inputs) -> torch.Tensor:
@@ -150,7 +151,7 @@ def one_by_one_in_bf16(model: torch.nn.Module, batch: Collated) -> float:
         found: torch.Tensor = torch.func.functional_call(model, cast, (), inputs).logits
         return found
 
-    return _one_by_one(logits, batch)
+    return _one_by_one(logits, batch, objective)
 
 
 def _inputs(input_ids: torch.Tensor, positions: torch.Tensor | None) -> Inputs:
@@ -159,19 +160,36 @@ def _inputs(input_ids: torch.Tensor, positions: torch.Tensor | None) -> Inputs:
     return {"input_ids": input_ids, "position_ids": positions, "use_cache": False}
 
 
-def _one_by_one(logits: Callable[[Inputs], torch.Tensor], batch: Collated) -> float:
-    targets = int((batch.labels != -100).sum())
-    total = 0.0
+def _one_by_one(
+    logits: Callable[[Inputs], torch.Tensor], batch: Collated, objective: ObjectiveSpec
+) -> float:
+    targets, total = _targets(batch.labels), 0.0
     for row in reversed(range(len(batch.labels))):
         one = slice(row, row + 1)
         positions = None if batch.positions is None else batch.positions[one]
         inputs = _inputs(batch.input_ids[one], positions)
-        loss = _cross_entropy(logits(inputs), batch.labels[one], "sum") / targets
+        loss = _summed_loss(logits(inputs), batch.labels[one], objective) / targets
         loss.backward()
         total += loss.item()
     return total
 
 
-def _cross_entropy(logits: torch.Tensor, labels: torch.Tensor, reduction: str) -> torch.Tensor:
-    flat = logits.float().flatten(0, 1)
-    return F.cross_entropy(flat, labels.flatten(), ignore_index=-100, reduction=reduction)
+def _targets(labels: torch.Tensor) -> int:
+    return int((labels != NO_TARGET).sum())
+
+
+def _summed_loss(
+    logits: torch.Tensor, labels: torch.Tensor, objective: ObjectiveSpec
+) -> torch.Tensor:
+    """torch's own smoothed cross-entropy (Szegedy et al. 2016, section 7), and the z-loss
+    (Chowdhery et al. 2022, section 5), over target tokens."""
+    flat, targets = logits.float().flatten(0, 1), labels.flatten()
+    loss = F.cross_entropy(
+        flat,
+        targets,
+        ignore_index=NO_TARGET,
+        reduction="sum",
+        label_smoothing=objective.label_smoothing,
+    )
+    counted = targets != NO_TARGET
+    return loss + objective.z_loss * flat.logsumexp(-1).square()[counted].sum()

@@ -14,7 +14,14 @@ from dataclasses import dataclass
 from math import gcd
 from typing import Any
 
-from rayline.spec import JobSpec, ModelShape, ParallelPlan
+from rayline.spec import (
+    BatchSpec,
+    JobSpec,
+    ModelShape,
+    ParallelPlan,
+    PlateauSchedule,
+    RampSpec,
+)
 
 Config = dict[str, Any]
 
@@ -31,6 +38,8 @@ MOST_RANKS = 8
 _HEAD_DIM = 8
 _FFN = 48
 _WINDOW_TOKENS = 16
+_WINDOW_STEPS = 2
+_CHUNK_TOKENS = 24
 _INITIALIZER_RANGE = 0.1
 """At the usual 0.02 a narrow model attends almost evenly, and queries and keys get no gradient."""
 _LORA_RANK = 16
@@ -127,16 +136,40 @@ def narrowed(size: int, near: int, unit: int) -> int:
 def _shrink_job(job: JobSpec) -> JobSpec:
     plan = shrink_plan(job.plan)
     per_microbatch = min(2, job.sequences_per_microbatch)
-    parts = plan.context * (plan.tensor if plan.sequence else 1)
+    parts = plan.sequence_divisor
+    rows = plan.data * plan.microbatches
     return job.changed(
         {
             "plan": plan.model_dump(mode="json"),
-            "batch.sequences": plan.data * plan.microbatches * per_microbatch,
+            "batch": _small_batch(job, rows, per_microbatch).model_dump(mode="json"),
             "data.sequence_tokens": -(-SEQUENCE_TOKENS // parts) * parts,
             "optim.warmup_steps": WARMUP_STEPS,
             "optim.lr": max(job.optim.lr, LEAST_LR),
+            **_sooner(job),
         }
     )
+
+
+def _small_batch(job: JobSpec, rows: int, per_microbatch: int) -> BatchSpec:
+    """A batch of few sequences; one that grows does so twice within the steps."""
+    if job.batch.ramp is None:
+        return BatchSpec(sequences=rows * per_microbatch)
+    ramp = RampSpec(start=rows, increment=rows, steps=WARMUP_STEPS)
+    return BatchSpec(sequences=3 * rows, ramp=ramp)
+
+
+def _sooner(job: JobSpec) -> dict[str, object]:
+    """What waits for many steps or tokens waits for few, so that it happens at all."""
+    found: dict[str, object] = {}
+    if isinstance(job.optim.schedule, PlateauSchedule):
+        found["optim.schedule.patience_steps"] = 0
+    if job.guard.spike_factor is not None:
+        found["guard.window_steps"] = min(job.guard.window_steps, _WINDOW_STEPS)
+        # A model drawn at random may leap where the user's own does not.
+        found["guard.on_spike"] = "skip"
+    if job.objective.chunk_tokens is not None:
+        found["objective.chunk_tokens"] = min(job.objective.chunk_tokens, _CHUNK_TOKENS)
+    return found
 
 
 def _shrink_layers(text: Config, layers: int, stages: int) -> None:

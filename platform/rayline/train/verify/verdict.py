@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from rayline.spec import ParallelPlan
@@ -90,6 +90,13 @@ mantissa, layers add up; the reference computes in fp32. Adam divides by the gra
 weights amplify what rounding does to gradients near zero."""
 
 
+COARSE_RULES = frozenset({"lion", "adam8bit"})
+"""Optimizers that choose between few values, element by element: a sign, one of 256 shares."""
+COARSE_WEIGHTS = 5e-2
+"""Relative error of the weights' changes that rounding explains there: it seldom tips a choice, and
+not the same ones in two runs."""
+
+
 @dataclass(frozen=True, slots=True)
 class Offence:
     """Something that differs by more than it may."""
@@ -134,9 +141,19 @@ class Verdict:
         return not self.offences
 
 
-def judge(label: str, plan: ParallelPlan, precision: str, measured: Measured) -> Verdict:
-    """The verdict on one plan."""
+def tolerance_of(precision: str, rule: str) -> Tolerance:
+    """What a job's precision and its kind of optimizer explain."""
     tolerance = TOLERANCES[precision]
+    if rule not in COARSE_RULES:
+        return tolerance
+    return replace(tolerance, weights=max(tolerance.weights, COARSE_WEIGHTS))
+
+
+def judge(
+    label: str, plan: ParallelPlan, precision: str, measured: Measured, rule: str = "adamw"
+) -> Verdict:
+    """The verdict on one plan of a job in this precision, with this kind of optimizer."""
+    tolerance = tolerance_of(precision, rule)
     sizes = axis_sizes(plan)
     parts: list[tuple[Check, Sequence[Figures], float]] = [
         ("start", measured.start, 0.0),
