@@ -1,11 +1,8 @@
 """One rank out of three that trains twice, each time in a process group of its own.
 
-Arguments: model folder, folder for a checkpoint, port of the first life, port of the second, rank.
-The first life takes four steps and keeps a checkpoint after two, the second goes on from it. Prints
-the losses of each life on a line.
+The first life takes four steps and keeps a checkpoint after two, the second goes on from it.
 """
 
-import sys
 from pathlib import Path
 
 import torch
@@ -41,12 +38,13 @@ def live(model: Path, kept: Path, port: int, rank: int, first_step: int) -> list
     return losses
 
 
-def main() -> None:
+def two_lives(rank: int, world: int, port: int, folder: Path, log: Path) -> None:
+    """Both lives of one rank out of `world`; the second one's port is the file `folder`/port, the
+    model lies in `folder`/model. Rank 0 writes the losses of each life on a line of its log."""
     torch.set_num_threads(1)
-    model, kept, rank = Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[5])
-    for port, first_step in zip(map(int, sys.argv[3:5]), (1, 3), strict=True):
-        print(*live(model, kept, port, rank, first_step), flush=True)
-
-
-if __name__ == "__main__":
-    main()
+    ports = (port, int((folder / "port").read_text()))
+    lives = [
+        live(folder / "model", folder, place, rank, first_step)
+        for place, first_step in zip(ports, (1, 3), strict=True)
+    ]
+    log.write_text("\n".join(" ".join(losses) for losses in lives))
