@@ -90,7 +90,7 @@ def test_deepspeed_refuses_what_it_cannot_combine(changes: dict[str, Any], said:
 def test_a_ring_refuses_documents_that_are_kept_apart() -> None:
     ring = {"engine": "native", "plan.context": 2, "plan.context_method": "ring"}
     JobSpec.parse(JOB).changed(ring)
-    with pytest.raises(SpecError, match="use plan.context_method: ulysses"):
+    with pytest.raises(SpecError, match=r"use plan\.context_method: ulysses"):
         JobSpec.parse(JOB).changed(ring | {"data.packing": "documents"})
 
 

@@ -57,8 +57,8 @@ def _deepspeed_lacks(job: JobSpec) -> Iterator[str]:
         yield "engine deepspeed has no objective.router_aux_loss; use engine: native"
     if job.objective.chunk_tokens is not None:
         yield (
-            "engine deepspeed computes all logits at once; leave objective.chunk_tokens null, or use "
-            "engine: native"
+            "engine deepspeed computes all logits at once; leave objective.chunk_tokens null, or "
+            "use engine: native"
         )
     reason = _NOT_UNDER_ZERO.get(job.optim.kind)
     if reason is not None:
