@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from rayline.actors.bundles import Node
-from rayline.actors.tokenizing import idle_cpus, tokenize_on_cluster
-from rayline.data import TokenCache, load_dataset, shards
+from rayline.actors.tokenizing import RowTokenizer, idle_cpus, tokenize_on_cluster
+from rayline.data import ShardTask, SourceFile, TokenCache, load_dataset, shards
+from rayline.data.source import FilePart
 from rayline.errors import SpecError
 from rayline.models.tiny import byte_tokenizer
 from rayline.spec import JobSpec
@@ -62,7 +64,7 @@ def job(tmp_path: Path) -> JobSpec:
 @pytest.mark.ray
 @pytest.mark.usefixtures("one_node")
 def test_the_cluster_makes_what_a_rank_would(job: JobSpec, monkeypatch: pytest.MonkeyPatch) -> None:
-    model, nodes = Path(str(job.model.directory)), [Node("", "", {}, {"CPU": 2.0})]
+    model, nodes = Path(str(job.model.directory)), [Node("", "", {}, {"CPU": 1.0})]
     kept = Path(job.token_directory)
     alone = load_dataset(job.data, model)
     tokenize_on_cluster(job, model, nodes)
@@ -82,9 +84,23 @@ def test_the_cluster_makes_what_a_rank_would(job: JobSpec, monkeypatch: pytest.M
     tokenize_on_cluster(job, model, nodes, least_bytes=1)
     assert sorted(kept.iterdir()) == folders
 
-    # What an actor refuses is told as the rank would.
-    file = Path(job.data.sources[0].files[0])
-    file.write_text(file.read_text() + "\n{}")
-    with pytest.raises(SpecError, match=r"data\.mixture\[0\]\.files\[0\] .* has no key text"):
-        tokenize_on_cluster(job, model, nodes, least_bytes=1)
-    assert sorted(kept.iterdir()) == folders
+
+def test_an_actor_answers_with_what_went_wrong(job: JobSpec, tmp_path: Path) -> None:
+    model, file = Path(str(job.model.directory)), Path(job.data.sources[0].files[0])
+    file.write_text('{"text": "fine"}\n{}')
+    source = SourceFile("data.mixture[0].files", 0, str(file))
+    tasks = [
+        ShardTask(source, "text", model, FilePart(first, offset, 1), tmp_path, number)
+        for number, (first, offset) in enumerate([(1, 0), (2, 17)])
+    ]
+    # Not its own folder: that of another node, where the model lies elsewhere.
+    tasks = [replace(task, tokenizer_dir=tmp_path / "gone") for task in tasks]
+    actor = RowTokenizer(job, model, tasks)
+    fine, wrong = [actor({"number": number}) for number in (0, 1)]
+    assert (fine["number"], wrong["number"]) == (0, 1)
+    assert fine["answer"].files[0].name == "00000-tokens.npy"
+    assert isinstance(wrong["answer"], SpecError)
+    assert wrong["answer"].subject == f"data.mixture[0].files[0] ({file}), line 2"
+    tasks = [replace(tasks[0], folder=tmp_path / "gone")]
+    lost = RowTokenizer(job, model, tasks)({"number": 0})["answer"]
+    assert isinstance(lost, FileNotFoundError)

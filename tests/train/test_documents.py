@@ -115,7 +115,7 @@ def alone(models: dict[str, Path]) -> dict[str, tuple[float, float, dict[str, to
         total, of_step = one_by_one(model, this, 1)
         (total / of_step).backward()
         gradients = {n: p.grad for n, p in model.named_parameters() if p.grad is not None}
-        found[name] = (float(evaluated) / targets, float(total) / of_step, gradients)
+        found[name] = (float(evaluated) / targets, float(total.detach()) / of_step, gradients)
     return found
 
 

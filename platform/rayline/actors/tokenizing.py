@@ -46,8 +46,9 @@ def idle_cpus(nodes: Sequence[Node]) -> int:
     return sum(int(node.available.get("CPU", 0.0)) for node in nodes)
 
 
-class _Tokenizer:
-    """What an actor of Ray Data does with each row."""
+class RowTokenizer:
+    """What an actor of Ray Data does with each row: {"number": the task's} becomes that and the
+    "answer", a ShardDone or the error that the task ended with."""
 
     def __init__(self, job: JobSpec, model_directory: Path, tasks: Sequence[ShardTask]) -> None:
         from rayline.tracking import resolve_model
@@ -60,6 +61,7 @@ class _Tokenizer:
         self._tokenizing = Tokenizing(job.data.kind, model_directory)
 
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
+        """Tokenize and write the row's shard. Called by Ray Data."""
         task = replace(self._tasks[row["number"]], tokenizer_dir=self._folder)
         try:
             answer: ShardDone | RaylineError | OSError = do_task(task, self._tokenizing)
@@ -81,7 +83,7 @@ def _by_ray_data(
         [{"number": number} for number in range(len(tasks))], override_num_blocks=len(tasks)
     )
     done = rows.map(
-        cast(Any, _Tokenizer),  # Ray's types leave out classes, which its documentation has
+        cast(Any, RowTokenizer),  # Ray's types leave out classes, which its documentation has
         fn_constructor_args=(job, model_directory, list(tasks)),
         compute=ray.data.ActorPoolStrategy(min_size=1, max_size=min(actors, len(tasks))),
         num_cpus=1,
