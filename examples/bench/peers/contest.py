@@ -13,11 +13,10 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from workload import Work
 
-from rayline.data import SampleOrder, load_dataset
+from rayline.data import collate, load_dataset
 from rayline.models.tiny import write_tiny_model
 from rayline.spec import DataSpec
 
@@ -48,9 +47,9 @@ def prepare(work: Work, shape: dict[str, int], sequence_tokens: int) -> None:
         kind="text", files=[str(folder / "text.jsonl")], sequence_tokens=sequence_tokens
     )
     dataset = load_dataset(spec, Path(work.model))
-    order = SampleOrder(len(dataset), seed=0).indices(0, work.steps * work.sequences)
-    rows = np.stack([dataset.tokens[dataset.starts[n] : dataset.stops[n]] for n in order])
-    torch.save(torch.from_numpy(rows).long(), folder / "tokens.pt")
+    order = dataset.order(seed=0).indices(0, work.steps * work.sequences)
+    input_ids, labels, _ = collate(dataset, order)
+    torch.save(torch.cat([input_ids, labels[:, -1:]], 1), folder / "tokens.pt")
     work.save()
 
 
