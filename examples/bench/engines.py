@@ -23,7 +23,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent / "peers"))
 
-from contest import CONTENDERS, compete, prepare, save
+from contest import CONTENDERS, compete, conditions, prepare
+from ranks import leave_result
 from workload import Work
 
 SHAPE = {"layers": 6, "hidden": 256, "heads": 8, "kv_heads": 4, "ffn": 704, "vocab": 512}
@@ -52,7 +53,9 @@ def main() -> None:
         prepare(work, SHAPE, options.sequence_tokens)
         found = compete(work, names, options.rounds, RIVALS)
     what = f"{__doc__.splitlines()[0]} Llama of {SHAPE}, {options.sequence_tokens} tokens."
-    save(f"engines-zero{work.zero_stage}", what, work, found)
+    variant = f"-zero{work.zero_stage}"
+    said = conditions(work)
+    leave_result(__file__, what, " ".join(sys.argv[1:]), variant=variant, **said, **found)
 
 
 if __name__ == "__main__":

@@ -11,16 +11,16 @@ script says on what, with which versions and how often.
 from __future__ import annotations
 
 import argparse
-import datetime
 import json
 import os
-import platform
 import statistics
 import subprocess
 import sys
 import tempfile
 from importlib.metadata import version
 from pathlib import Path
+
+from ranks import leave_result
 
 from rayline.spec import JobSpec, StepReport, WorkerContext
 
@@ -141,21 +141,14 @@ def main() -> None:
     if options.rank:
         run_one_rank(*options.rank)
         return
-    result = {
-        "what": __doc__.splitlines()[0],
-        "date": datetime.datetime.now(tz=datetime.UTC).date().isoformat(),
-        "command": f"python examples/bench/gang_overhead.py --rounds {options.rounds} "
-        f"--steps {options.steps}",
-        "hardware": f"{os.cpu_count()} cores, {platform.machine()}, no GPU",
-        "versions": {name: version(name) for name in ("ray", "torch", "transformers")},
-        "python": platform.python_version(),
-        "model": "Llama, 6 layers, hidden 256, vocab 512; data 2 on gloo, 16 x 128 tokens a step",
+    leave_result(
+        __file__,
+        __doc__,
+        f"--rounds {options.rounds} --steps {options.steps}",
+        versions={name: version(name) for name in ("ray", "torch", "transformers")},
+        model="Llama, 6 layers, hidden 256, vocab 512; data 2 on gloo, 16 x 128 tokens a step",
         **compare(options.rounds, options.steps),
-    }
-    print(json.dumps(result, indent=2))
-    file = Path(__file__).parent / "results" / f"gang_overhead-{result['date']}.json"
-    file.parent.mkdir(exist_ok=True)
-    file.write_text(json.dumps(result, indent=2) + "\n")
+    )
 
 
 if __name__ == "__main__":

@@ -74,10 +74,17 @@ def context_of(job: JobSpec, rank: int) -> WorkerContext:
 
 
 def leave_result(
-    script: str, document: str | None, options: str, out: Path | None, **found: Any
+    script: str,
+    document: str | None,
+    options: str,
+    out: Path | None = None,
+    *,
+    variant: str = "",
+    **found: Any,
 ) -> Path:
-    """Print the result and write it, to `out` or to the dated file in results/; returns the file.
-    `document` is the script's docstring, `options` what it was called with."""
+    """Print the result and write it, to `out` or to the dated file in results/, whose name ends in
+    `variant` before the date; returns the file. `document` is the script's docstring, `options`
+    what it was called with; what is `found` stands in place of what is said here."""
     today = datetime.datetime.now(tz=datetime.UTC).date().isoformat()
     name = Path(script).stem
     result = {
@@ -90,7 +97,7 @@ def leave_result(
         **found,
     }
     print(json.dumps(result, indent=2))
-    file = out or Path(script).parent / "results" / f"{name}-{today}.json"
+    file = out or Path(script).parent / "results" / f"{name}{variant}-{today}.json"
     file.parent.mkdir(exist_ok=True)
     file.write_text(json.dumps(result, indent=2) + "\n")
     return file

@@ -19,7 +19,8 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parent / "peers"))
 
-from contest import compete, prepare, save
+from contest import compete, conditions, prepare
+from ranks import leave_result
 from workload import Work
 
 from rayline.planner import device_peak_flops_per_s, model_flops_per_token
@@ -68,7 +69,8 @@ def main() -> None:
         for name, speeds in found["tokens_per_s"].items()
     }
     seen = "" if gpu else " Without a GPU: a tiny model in fp32, which says nothing of a GPU."
-    save("single_card", f"{__doc__.splitlines()[0]}{seen} {shape}, {tokens} tokens.", work, found)
+    what = f"{__doc__.splitlines()[0]}{seen} {shape}, {tokens} tokens."
+    leave_result(__file__, what, " ".join(sys.argv[1:]), **conditions(work), **found)
 
 
 if __name__ == "__main__":

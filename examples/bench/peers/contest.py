@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import datetime
 import json
 import os
-import platform
 import statistics
 import subprocess
 import sys
@@ -34,6 +32,17 @@ CONTENDERS = {
 PACKAGES = ("torch", "transformers", "accelerate", "deepspeed", "ray")
 _LINE_TOKENS = 20
 """Fewer than any line of the text has."""
+
+
+def conditions(work: Work) -> dict[str, Any]:
+    """What a result file says of the machine and of the work."""
+    said: dict[str, Any] = {
+        "versions": {name: version(name) for name in PACKAGES},
+        "work": work.described(),
+    }
+    if work.device == "gpu":
+        said["hardware"] = torch.cuda.get_device_name()
+    return said
 
 
 def prepare(work: Work, shape: dict[str, int], sequence_tokens: int) -> None:
@@ -115,24 +124,3 @@ def compete(
             for name, found in losses.items()
         },
     }
-
-
-def save(kind: str, what: str, work: Work, found: dict[str, Any]) -> None:
-    """Print the result and write its dated file."""
-    hardware = f"{os.cpu_count()} cores, {platform.machine()}, no GPU"
-    if work.device == "gpu":
-        hardware = torch.cuda.get_device_name()
-    result = {
-        "what": what,
-        "date": datetime.datetime.now(tz=datetime.UTC).date().isoformat(),
-        "command": f"python examples/bench/{Path(sys.argv[0]).name} {' '.join(sys.argv[1:])}",
-        "hardware": hardware,
-        "versions": {name: version(name) for name in PACKAGES},
-        "python": platform.python_version(),
-        "work": work.described(),
-        **found,
-    }
-    print(json.dumps(result, indent=2))
-    file = HERE.parent / "results" / f"{kind}-{result['date']}.json"
-    file.parent.mkdir(exist_ok=True)
-    file.write_text(json.dumps(result, indent=2) + "\n")
