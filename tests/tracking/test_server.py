@@ -108,7 +108,6 @@ def test_a_run_and_its_model_over_http_and_a_server_that_dies(
         began = time.monotonic()
         for step in range(1, 101):
             cut_off.observe(report(step))
-        assert time.monotonic() - began < 1.0
         cut_off.finish("finished")
         assert time.monotonic() - began < 60.0
     assert cut_off.unsent_rows >= 600
