@@ -78,6 +78,7 @@ def run_one_rank(spec: Path, out: Path) -> None:
     """What torchrun starts: one rank of the job."""
     import torch
 
+    from rayline.train.link import Link
     from rayline.train.loop import run_rank
 
     torch.set_num_threads(1)
@@ -98,7 +99,7 @@ def run_one_rank(spec: Path, out: Path) -> None:
     def observe(report: StepReport) -> None:
         seconds.append(report.seconds)
 
-    run_rank(job, context, Path(str(job.model.directory)), observe, lambda: False)
+    run_rank(job, context, Path(str(job.model.directory)), Link(observe, lambda: False))
     if rank == 0:
         out.write_text(json.dumps(seconds))
 

@@ -1,7 +1,7 @@
 """Eight workers of a Ray gang, all three axes, against one worker: the same numbers."""
 
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,9 +16,10 @@ from safetensors.torch import load_file, save_file
 from rayline.actors import train
 from rayline.data import collate, load_dataset, share
 from rayline.models.tiny import write_tiny_model
-from rayline.spec import JobSpec, StepReport, TrainResult, WorkerContext
+from rayline.spec import JobSpec, TrainResult, WorkerContext
 from rayline.train.build import build_engine
 from rayline.train.engine import Batch
+from rayline.train.link import Link
 from rayline.train.loop import run_rank
 from rayline.train.process_group import joined
 from support import engine_gang
@@ -42,8 +43,7 @@ def gradients_then_train(
     job: JobSpec,
     context: WorkerContext,
     model_directory: Path,
-    observe: Callable[[StepReport], None],
-    stop_requested: Callable[[], bool],
+    link: Link,
 ) -> TrainResult:
     """The first step's gradients, kept in the job's folder, then the job itself."""
     dataset = load_dataset(job.data, model_directory)
@@ -58,7 +58,7 @@ def gradients_then_train(
         port = [free_port()]
         dist.broadcast_object_list(port, src=0)
     again = replace(context, master_port=port[0])
-    return run_rank(job, again, model_directory, observe, stop_requested)
+    return run_rank(job, again, model_directory, link)
 
 
 def run(tmp_path: Path, name: str, plan: dict[str, Any]) -> tuple[dict[str, torch.Tensor], list]:

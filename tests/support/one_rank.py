@@ -5,6 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from rayline.spec import JobSpec, StepReport, TrainResult, WorkerContext, Yardstick
+from rayline.train.link import Link
 from rayline.train.loop import run_rank
 from support.engine_gang import free_port
 
@@ -47,4 +48,4 @@ def run_alone(
         device="cpu",
     )
     reports: list[StepReport] = []
-    return run_rank(job, context, model, reports.append, stop, yardstick), reports
+    return run_rank(job, context, model, Link(reports.append, stop), yardstick), reports

@@ -9,16 +9,13 @@ import os
 import signal
 import socket
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import ray
 
 from rayline.errors import SpecError
 from rayline.spec import JobSpec, StepReport, TrainResult, WorkerContext
-
-Observe = Callable[[StepReport], None]
-StopRequested = Callable[[], bool]
+from rayline.train.link import Link
 
 
 def report(step: int) -> StepReport:
@@ -38,16 +35,14 @@ def result(first_step: int, last_step: int, steps: int) -> TrainResult:
     return TrainResult(first_step, last_step, last_step >= steps, None, None)
 
 
-def steps(
-    job: JobSpec, context: WorkerContext, _model: Path, observe: Observe, stop: StopRequested
-) -> TrainResult:
+def steps(job: JobSpec, context: WorkerContext, _model: Path, link: Link) -> TrainResult:
     """All steps at once, with a word printed, logged and written below Python."""
     print(f"printed by {context.rank}\nsecond line", flush=True)
     logging.getLogger("user.code").info("logged by %d", context.rank)
     os.write(2, b"native line\n")
     for step in range(1, job.steps + 1):
         if context.rank == 0:
-            observe(report(step))
+            link.observe(report(step))
     place = {
         "rank": context.rank,
         "node": ray.get_runtime_context().get_node_id(),
@@ -66,9 +61,7 @@ def steps(
     return result(1, job.steps, job.steps)
 
 
-def raise_on_rank_1(
-    job: JobSpec, context: WorkerContext, _model: Path, observe: Observe, stop: StopRequested
-) -> TrainResult:
+def raise_on_rank_1(job: JobSpec, context: WorkerContext, _model: Path, link: Link) -> TrainResult:
     """Rank 1 raises; its neighbour sees the connection break first; the others never return."""
     if context.rank == 0:
         raise RuntimeError("[gloo/transport/tcp/pair.cc:547] Connection closed by peer [::1]:1234")
@@ -79,22 +72,18 @@ def raise_on_rank_1(
     return result(1, 1, 1)
 
 
-def refuse(
-    job: JobSpec, context: WorkerContext, _model: Path, observe: Observe, stop: StopRequested
-) -> TrainResult:
+def refuse(job: JobSpec, context: WorkerContext, _model: Path, link: Link) -> TrainResult:
     raise SpecError("data.files", "no such file", value="nothing.jsonl", fix="give another")
 
 
-def killed_once(
-    job: JobSpec, context: WorkerContext, _model: Path, observe: Observe, stop: StopRequested
-) -> TrainResult:
+def killed_once(job: JobSpec, context: WorkerContext, _model: Path, link: Link) -> TrainResult:
     """Rank 1 is killed in its first life; in the second everything goes on from step 3."""
     lives = Path(job.directory, f"lives-{context.rank}")
     first_life = not lives.exists()
     lives.write_text("1")
     if not first_life:
         if context.rank == 0:
-            observe(report(3))
+            link.observe(report(3))
         return result(3, 3, job.steps)
     if context.rank == 1:
         os.kill(os.getpid(), signal.SIGKILL)
@@ -103,7 +92,7 @@ def killed_once(
 
 
 def lost_with_its_node(
-    job: JobSpec, context: WorkerContext, _model: Path, observe: Observe, stop: StopRequested
+    job: JobSpec, context: WorkerContext, _model: Path, link: Link
 ) -> TrainResult:
     """In its first life every rank waits for ever; in the second it is done."""
     node = ray.get_runtime_context().get_node_id()
@@ -116,15 +105,13 @@ def lost_with_its_node(
     return result(1, 1, 1)
 
 
-def until_stopped(
-    job: JobSpec, context: WorkerContext, _model: Path, observe: Observe, stop: StopRequested
-) -> TrainResult:
+def until_stopped(job: JobSpec, context: WorkerContext, _model: Path, link: Link) -> TrainResult:
     """Steps without end, until asked to stop."""
     Path(job.directory, f"pid-{context.rank}").write_text(str(os.getpid()))
     step = 0
-    while not stop():
+    while not link.stop_requested():
         step += 1
         if context.rank == 0:
-            observe(report(step))
+            link.observe(report(step))
         time.sleep(0.05)
     return result(1, step, step + 1)

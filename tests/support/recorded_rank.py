@@ -15,6 +15,7 @@ from transformers import AutoTokenizer
 from rayline.spec import JobSpec, StepReport, WorkerContext
 from rayline.train.build import EngineBuilder, build_engine
 from rayline.train.engine import Admits, Batch, StepOutcome
+from rayline.train.link import Link
 from rayline.train.loop import run_rank
 
 DIGITS = 23
@@ -68,7 +69,8 @@ def run_recorded(rank: int, world: int, port: int, spec: Path, log: Path) -> Non
 
     reports: list[StepReport] = []
     build = cast(EngineBuilder, build_recorded)
-    result = run_rank(job, context, model, reports.append, lambda: False, build=build)
+    link = Link(reports.append, lambda: False)
+    result = run_rank(job, context, model, link, build=build)
     note = {
         "place": dataclasses.asdict(context.coordinate),
         "samples": engines[0].steps,

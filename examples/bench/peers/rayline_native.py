@@ -43,6 +43,7 @@ def job(work: Work, name: str) -> JobSpec:
 
 def under_torchrun(work: Work, out: str) -> None:
     """One rank that torchrun started."""
+    from rayline.train.link import Link
     from rayline.train.loop import run_rank
 
     if work.device == "cpu":
@@ -61,7 +62,7 @@ def under_torchrun(work: Work, out: str) -> None:
     def observe(report: StepReport) -> None:
         record.add(report.loss)
 
-    run_rank(spec, context, Path(work.model), observe, lambda: False)
+    run_rank(spec, context, Path(work.model), Link(observe, lambda: False))
     if rank == 0:
         record.save(out)
 

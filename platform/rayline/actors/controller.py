@@ -12,13 +12,17 @@ workers are ended and the room is given back.
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from enum import Enum, auto
 
-from rayline.actors.failure import Failure, decide, first_cause
+from rayline.actors.failure import Failure, first_cause
 from rayline.actors.gang import Assignment, Gang, WorkersLost
 from rayline.actors.interrupt import StopRequest
 from rayline.actors.placement import Placement
+from rayline.actors.policy import Past, decide
+from rayline.actors.recovery import Recovery
 from rayline.errors import InterruptedByUser, RaylineError
 from rayline.spec import StepReport, TrainResult
 
@@ -47,17 +51,23 @@ class Controller:
         placement: Placement,
         observers: Sequence[Observer],
         stop: StopRequest,
-        on_restart: Callable[[str], None],
+        on_event: Callable[[str, str], None],
     ) -> None:
+        """`on_event` is told the kind of an event and what happened."""
         self._assignment = assignment
         self._placement = placement
         self._observers = observers
         self._stop = stop
-        self._on_restart = on_restart
+        self._on_event = on_event
+        self.recoveries: list[Recovery] = []
+        """Those that led to a finished step."""
+        self._recovering: _Recovering | None = None
         self._gang = Gang(assignment)
         self._asked_to_stop = False
         self._failures: list[Failure] = []
-        self._restarts_done = 0
+        self._past: list[Past] = []
+        self._last_step = 0
+        """The newest step that was told."""
         self._result: TrainResult | None = None
         self._error: RaylineError | None = None
 
@@ -96,10 +106,15 @@ class Controller:
     def _place(self) -> Phase:
         timeout_s = self._assignment.job.resources.placement_timeout_s
         self._placement.reserve(timeout_s, self._stop.requested)
+        if self._recovering is not None:
+            self._recovering.placed_s = time.time()
         return Phase.STARTING
 
     def _start(self) -> Phase:
-        self._gang.start(self._placement, self._stop.requested)
+        step = self._gang.start(self._placement, self._stop.requested)
+        if self._recovering is not None:
+            self._recovering.started_s = time.time()
+            self._recovering.resumed_step = step
         return Phase.RUNNING
 
     def _follow(self) -> Phase:
@@ -124,22 +139,65 @@ class Controller:
         return Phase.RUNNING
 
     def _recover(self) -> Phase:
-        """End what is left of the gang; then start anew, or give up with the first cause."""
-        self._gang.end()
+        """Go on without what was lost, or give up with the first cause."""
         cause = first_cause(self._failures)
-        allowed = self._assignment.job.resources.max_restarts
-        decision = decide(cause, self._restarts_done, allowed)
+        spec = self._assignment.job.recovery
+        decision = decide(cause, self._last_step, self._past, spec)
         if decision.action == "stop" or self._stop.requested():
             log.error("stopping: %s", decision.reason)
             self._error = cause.error
             return Phase.FAILED
-        log.warning("starting again: %s: %s", decision.reason, cause.error.problem)
-        self._on_restart(f"{decision.reason}: {cause.error.problem}")
-        self._restarts_done += 1
-        self._gang = Gang(self._assignment)
+        log.warning("beginning again: %s: %s", decision.reason, cause.error.problem)
+        told = f"{decision.reason}: {cause.error.problem}"
+        self._on_event("restarted", told)
+        self._past.append(Past(cause, self._last_step))
+        self._gang.part(self._failures)
+        self._recovering = _Recovering(told, self._last_step, cause.at_s, time.time())
+        self._stop.wait(decision.pause_s)
         return Phase.PLACING
 
     def _tell(self, reports: Sequence[StepReport]) -> None:
+        """Hand on the steps that were not told yet. What is done again after a loss comes to the
+        same, bit for bit, and is no news."""
         for report in reports:
+            if report.step <= self._last_step:
+                continue
+            self._last_step = report.step
+            self._note_recovery(report)
             for observe in self._observers:
                 observe(report)
+
+    def _note_recovery(self, report: StepReport) -> None:
+        """The first step that is finished after a loss ends the recovery."""
+        under_way = self._recovering
+        # A report that was made before the loss, and fetched after it, ends nothing.
+        if under_way is None or report.at_s < under_way.started_s or not under_way.started_s:
+            return
+        self._recovering = None
+        done = Recovery(
+            reason=under_way.reason,
+            epoch=len(self._past) + 1,
+            resumed_step=under_way.resumed_step,
+            lost_step=under_way.lost_step,
+            seen_s=under_way.seen_s,
+            parted_s=under_way.parted_s,
+            placed_s=under_way.placed_s,
+            started_s=under_way.started_s,
+            step_s=report.at_s,
+        )
+        self.recoveries.append(done)
+        log.info("recovered: %s", done)
+        self._on_event("recovered", str(done))
+
+
+@dataclass(slots=True)
+class _Recovering:
+    """A recovery that is under way; the fields are Recovery's."""
+
+    reason: str
+    lost_step: int
+    seen_s: float
+    parted_s: float
+    placed_s: float = 0.0
+    started_s: float = 0.0
+    resumed_step: int | None = None

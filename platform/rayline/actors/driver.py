@@ -11,7 +11,6 @@ import logging
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
 from ray.util.placement_group import PlacementGroup
@@ -22,6 +21,7 @@ from rayline.actors.controller import Controller, Observer
 from rayline.actors.gang import Assignment
 from rayline.actors.interrupt import StopRequest
 from rayline.actors.placement import Placement, refuse_impossible
+from rayline.actors.recovery import Recovery
 from rayline.actors.tokenizing import tokenize_on_cluster
 from rayline.actors.worker import RankFunction, train_rank
 from rayline.errors import InterruptedByUser
@@ -51,6 +51,8 @@ class JobOutcome:
     """The exported model: registered, or kept with the run; None where the job stopped early."""
     directory: Path
     """Folder of its checkpoints, logs and export."""
+    recoveries: tuple[Recovery, ...] = ()
+    """What was lost on the way, and how long it took to go on."""
 
 
 def train(
@@ -90,16 +92,17 @@ def train(
         tokenize_on_cluster(assignment.job, model_directory, cluster.nodes())
         placement = Placement(bundles, placement_group)
         with _tracked(job, parent_run_id) as run, request.listening():
-            restarted = partial(run.event, "restarted")
             watching = [run.observe, *observers]
-            result = Controller(assignment, placement, watching, request, restarted).run()
+            controller = Controller(assignment, placement, watching, request, run.event)
+            result = controller.run()
             _keep_measures(job, run, result)
             if request.by_user and not result.finished:
                 raise _interrupted(result)
             model = _kept(job, run, result)
     except KeyboardInterrupt:
         raise InterruptedByUser("job", "ended; nothing is left running") from None
-    return JobOutcome(run.run_id, result, model, Path(assignment.job.directory))
+    directory = Path(assignment.job.directory)
+    return JobOutcome(run.run_id, result, model, directory, tuple(controller.recoveries))
 
 
 def anchored_job(job: JobSpec, home: Path) -> JobSpec:

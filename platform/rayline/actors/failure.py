@@ -1,10 +1,12 @@
 """What a failed rank means, and what the gang does about it: facts in, decision out. No Ray.
 
-A rank fails in one of three ways. Its code raised; its process ended without a word; or it lost
-contact with a neighbour that failed in one of the first two ways. The last is never the cause while
-one of the others is known, and the gang's answer goes by the cause alone: code that raised would
-raise again, so the job stops; a process that was killed, or a node that went away, is worth another
-start.
+A rank fails in one of four ways. rayline refused to go on, by an error of its own; its code raised;
+its process ended without a word, or hung and was ended; or it lost contact with a neighbour that
+failed in one of the first ways. The last is never the cause while one of the others is known, and
+the gang's answer goes by the cause alone. What was refused would be refused again, so the job
+stops. Code that raised gets a second chance: where it raises the same again, the mistake is the
+user's and the job stops. A process that was killed, or a node that went away, is worth as many
+starts as the spec allows.
 """
 
 from __future__ import annotations
@@ -18,7 +20,7 @@ from typing import Literal
 from rayline.errors import RaylineError, WorkerError
 from rayline.spec import Coordinate
 
-FailureKind = Literal["raised", "died", "lost_contact"]
+FailureKind = Literal["refused", "raised", "hung", "died", "lost_contact"]
 
 _LOST_CONTACT = (
     "connection closed by peer",
@@ -53,13 +55,11 @@ class Failure:
     at_s: float
     """Unix time: when it raised, or when its death was seen."""
 
-
-@dataclass(frozen=True, slots=True)
-class Decision:
-    """What follows from a failure."""
-
-    action: Literal["restart", "stop"]
-    reason: str
+    @property
+    def signature(self) -> str:
+        """What two failures by the same mistake have in common: the error and its place in the
+        code, whichever rank met it first."""
+        return f"{self.kind}: {self.error.problem}"
 
 
 def worker_name(rank: int, coordinate: Coordinate) -> str:
@@ -75,7 +75,7 @@ def failure_of(rank: int, coordinate: Coordinate, wrong: BaseException, at_s: fl
     """
     if isinstance(wrong, RaylineError):
         lost = isinstance(wrong, WorkerError) and lost_contact(wrong)
-        return Failure(rank, "lost_contact" if lost else "raised", wrong, at_s)
+        return Failure(rank, "lost_contact" if lost else "refused", wrong, at_s)
     error = WorkerError(
         worker_name(rank, coordinate),
         f"{type(wrong).__name__}: {_first_line(wrong)}{_place(wrong.__traceback__)}",
@@ -83,6 +83,8 @@ def failure_of(rank: int, coordinate: Coordinate, wrong: BaseException, at_s: fl
     )
     error.rank = rank
     error.remote_traceback = "".join(traceback.format_exception(wrong))
+    if out_of_memory(wrong):
+        return Failure(rank, "refused", error, at_s)
     return Failure(rank, "lost_contact" if lost_contact(wrong) else "raised", error, at_s)
 
 
@@ -93,10 +95,21 @@ def death_of(rank: int, coordinate: Coordinate, told: str, log_file: str, at_s: 
     error = WorkerError(
         worker_name(rank, coordinate),
         f"its process ended: {' '.join(reason.split())[:600]}",
-        fix=f"its last lines are in {log_file}; resources.max_restarts lets the gang start again",
+        fix=f"its last lines are in {log_file}; recovery.max_restarts lets the gang replace it",
     )
     error.rank = rank
     return Failure(rank, "died", error, at_s)
+
+
+def hang_of(rank: int, coordinate: Coordinate, step: int, told: str, at_s: float) -> Failure:
+    """What a rank that all others wait for is to the gang; `told` says what it does."""
+    error = WorkerError(
+        worker_name(rank, coordinate),
+        f"hangs in step {step}: it {told}",
+        fix="the stacks of all ranks are in the folder `hangs` of the run",
+    )
+    error.rank = rank
+    return Failure(rank, "hung", error, at_s)
 
 
 def lost_contact(wrong: BaseException) -> bool:
@@ -113,22 +126,11 @@ def lost_contact(wrong: BaseException) -> bool:
 
 
 def first_cause(failures: Sequence[Failure]) -> Failure:
-    """The failure that the others followed from: code that raised before a process that died
-    before a rank that lost contact, the earliest of each. `failures` is not empty."""
-    order: tuple[FailureKind, ...] = ("raised", "died", "lost_contact")
+    """The failure that the others followed from: a refusal before code that raised before a process
+    that hung or died before a rank that lost contact, the earliest of each. `failures` is not
+    empty."""
+    order: tuple[FailureKind, ...] = ("refused", "raised", "hung", "died", "lost_contact")
     return min(failures, key=lambda failure: (order.index(failure.kind), failure.at_s))
-
-
-def decide(cause: Failure, restarts_done: int, max_restarts: int) -> Decision:
-    """Start the gang again from its newest checkpoint, or stop the job."""
-    if cause.kind == "raised":
-        return Decision("stop", f"rank {cause.rank} raised, and would raise again")
-    if restarts_done >= max_restarts:
-        allowed = f"resources.max_restarts allows {max_restarts}"
-        return Decision("stop", f"rank {cause.rank} was lost, and {allowed}")
-    return Decision(
-        "restart", f"rank {cause.rank} was lost; restart {restarts_done + 1} of {max_restarts}"
-    )
 
 
 def _chain(wrong: BaseException) -> Iterator[BaseException]:
@@ -154,8 +156,13 @@ def _place(trace: TracebackType | None) -> str:
     return f", at {own[-1].filename}:{own[-1].lineno}: {own[-1].line}"
 
 
+def out_of_memory(wrong: BaseException) -> bool:
+    """Whether a device or the host had no memory left: another start would end alike."""
+    return type(wrong).__name__ == "OutOfMemoryError" or "out of memory" in str(wrong).lower()
+
+
 def _remedy(wrong: BaseException) -> str:
-    if type(wrong).__name__ == "OutOfMemoryError" or "out of memory" in str(wrong).lower():
+    if out_of_memory(wrong):
         return (
             "raise plan.microbatches, plan.tensor or plan.pipeline, or lower "
             "data.sequence_tokens, so that a worker holds less"

@@ -1,29 +1,33 @@
-"""The workers of one job, from their first process to their last: started, watched, ended together.
+"""The workers of one job through all its beginnings: started, watched, ended.
 
-A gang lives once. After a failure it is ended whole and a new one takes its bundles; nothing of the
-old one is reused, so no worker can be left in a collective of the dead.
+After a failure the processes that still stand keep standing: each drops what its run held, the
+lost ones are replaced, and all begin again together under the next epoch, with a new rendezvous. So
+no worker is left in a collective of the dead, and nobody imports torch twice. What begins again
+goes on from the newest snapshot that every rank has, else from a checkpoint.
 """
 
 from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import ray
-from ray.actor import ActorHandle
 from ray.exceptions import RayError, RayTaskError
 
 from rayline.actors.bundles import Bundle
-from rayline.actors.environment import workers_environment
-from rayline.actors.failure import Failure, death_of, failure_of, worker_name
+from rayline.actors.crew import Crew
+from rayline.actors.failure import Failure, death_of, failure_of, hang_of, worker_name
+from rayline.actors.keepers import Keepers, Opened
 from rayline.actors.placement import Placement
-from rayline.actors.seating import bundle_of_rank, contexts, one_device, shares
-from rayline.actors.worker import RankFunction, Worker
+from rayline.actors.progress import Standing
+from rayline.actors.seating import contexts, one_device, shares
+from rayline.actors.vigil import Vigil
+from rayline.actors.worker import RankFunction, warm_modules
 from rayline.errors import InterruptedByUser, PlacementError, RaylineError
 from rayline.spec import JobSpec, StepReport, TrainResult
 
@@ -32,8 +36,11 @@ log = logging.getLogger(__name__)
 START_TIMEOUT_S = 300.0
 """Longest that processes may take to stand once their room is reserved: an image may be pulled."""
 _POLL_S = 0.25
+_ANSWER_S = 1.5
+"""How long ranks are waited for that are asked where they stand."""
 _GRACE_S = 5.0
-"""How long a cause is looked for once ranks have lost contact with it."""
+"""How long ranks are waited for once one of them is lost: for the cause's own word, and for the
+others to leave what they share."""
 
 
 class WorkersLost(Exception):
@@ -57,54 +64,81 @@ class Assignment:
 
 
 class Gang:
-    """One worker per rank, in its bundle. `start` before anything else; `end` in any case."""
+    """One worker per rank, in its bundle. `start` before anything else, and again after `part`;
+    `end` in any case."""
 
     def __init__(self, assignment: Assignment) -> None:
+        job = assignment.job
         self._assignment = assignment
-        self._plan = assignment.job.plan
-        self._actors: list[ActorHandle[Worker]] = []
+        self._plan = job.plan
+        self._crew = Crew(job.plan, assignment.held, job.recovery.spares, warm_modules(job.engine))
+        self._keepers = Keepers(peer_copies=job.recovery.peer_copies)
+        self._epoch = 0
         self._running: dict[ray.ObjectRef[Any], int] = {}
         """Run that has not ended, to its rank."""
         self._results: dict[int, TrainResult] = {}
         self._asked: ray.ObjectRef[Any] | None = None
+        self._vigil = Vigil(job.recovery.hang_after_s, Path(job.directory) / "hangs")
 
-    def start(self, placement: Placement, stop_requested: Callable[[], bool]) -> None:
-        """Start every worker in its bundle and let it run.
+    def start(self, placement: Placement, stop_requested: Callable[[], bool]) -> int | None:
+        """Start what is missing of the workers, in their bundles, and let all run. Returns the step
+        of the snapshot that they go on from, None where there is none.
 
         Raises WorkersLost where a process ended, PlacementError after START_TIMEOUT_S or where
         GPUs are missing, SpecError where logs cannot be written, InterruptedByUser.
         """
-        self._make_workers(placement)
+        self._epoch += 1
+        self._vigil.begin()
+        self._results.clear()
+        if self._keeps_snapshots:
+            self._keepers.stand(set(placement.node_of_bundle().values()))
+        new = self._crew.fill(placement)
         answers = partial(
             self._answers,
             deadline_s=time.monotonic() + START_TIMEOUT_S,
             stop_requested=stop_requested,
         )
-        places = answers(
-            actor.settle.remote(self.log_file(rank)) for rank, actor in enumerate(self._actors)
-        )
+        settling = {
+            rank: actor.settle.remote(rank, self._plan.coordinate(rank), self.log_file(rank))
+            for rank, actor in new.items()
+        }
+        for rank, place in answers(settling).items():
+            self._crew.settled(rank, place)
+        places, actors = self._crew.places, self._crew.actors
         allotted = shares(places)
         devices = answers(
-            actor.prepare.remote(share.threads, share.visible_gpus)
-            for actor, share in zip(self._actors, allotted, strict=True)
+            {
+                rank: actors[rank].prepare.remote(share.threads, share.visible_gpus)
+                for rank, share in enumerate(allotted)
+            }
         )
-        (port,) = answers([self._actors[0].free_port.remote()])
-        told = contexts(self._plan, allotted, one_device(devices), places[0].address, port)
+        port = answers({0: actors[0].free_port.remote()})[0]
+        opened = self._opened([place.node_id for place in places])
+        resume_step = None if opened.mark is None else opened.mark.step
+        told = contexts(
+            self._plan,
+            allotted,
+            one_device([devices[rank] for rank in range(len(actors))]),
+            (places[0].address, port),
+            self._epoch,
+            opened.areas,
+            resume_step,
+        )
         what = self._assignment
-        for actor, context in zip(self._actors, told, strict=True):
+        for actor, context in zip(actors, told, strict=True):
             run = actor.run.remote(what.function, what.job, context, what.model_directory)
             self._running[run] = context.rank
+        self._crew.stand_by()
         nodes = len({place.node_id for place in places})
         log.info("%d workers on %d nodes, logs in %s", len(told), nodes, self.log_file(0).parent)
+        return resume_step
 
-    def _make_workers(self, placement: Placement) -> None:
-        """Ask Ray for one actor per rank, each in the bundle of its tensor group."""
-        options = _actor_options(self._assignment.held, workers_environment())
-        # Ray's types leave out this option, which its documentation has.
-        remote: Any = ray.remote(concurrency_groups={"control": 1})(Worker)  # type: ignore[call-overload]
-        for rank, bundle in enumerate(bundle_of_rank(self._plan, placement.bundle_order())):
-            made = remote.options(scheduling_strategy=placement.strategy(bundle), **options)
-            self._actors.append(made.remote(rank, self._plan.coordinate(rank)))
+    @property
+    def _keeps_snapshots(self) -> bool:
+        return self._assignment.job.recovery.snapshot_every_steps is not None
+
+    def _opened(self, node_of_rank: Sequence[str]) -> Opened:
+        return self._keepers.open(node_of_rank) if self._keeps_snapshots else Opened({}, None)
 
     def watch(self) -> TrainResult | None:
         """Look for a quarter of a second: the result once every rank is done, else None.
@@ -115,6 +149,10 @@ class Gang:
         if failures:
             self._look_for_cause(failures)
             raise WorkersLost(failures)
+        if self._running and self._vigil.is_due():
+            hung = self._look_for_hang()
+            if hung is not None:
+                raise WorkersLost([hung])
         return None if self._running else self._results[0]
 
     def news(self, last: bool = False) -> list[StepReport]:
@@ -128,7 +166,7 @@ class Gang:
         return self._reports(_GRACE_S) + self._reports(_GRACE_S)
 
     def _reports(self, timeout_s: float) -> list[StepReport]:
-        asked = self._asked or self._actors[0].reports.remote()
+        asked = self._asked or self._crew.actors[0].reports.remote()
         ready, _ = ray.wait([asked], timeout=timeout_s)
         self._asked = None if ready else asked
         if not ready:
@@ -138,18 +176,37 @@ class Gang:
         except RayError:
             # The end of the rank's run tells of it, with the reason.
             return []
+        self._vigil.saw(reports)
         return reports
 
     def ask_to_stop(self) -> None:
         """Let every rank stop after the step in flight, with a checkpoint."""
-        for actor in self._actors:
+        for actor in self._crew.actors:
             actor.stop.remote()
+
+    def part(self, failures: Sequence[Failure]) -> list[int]:
+        """After a loss: wait until every rank has left the run, then dismiss those whose processes
+        ended or would not leave; the others stand ready for the next `start`. Returns the ranks
+        that were dismissed."""
+        known = list(failures)
+        # A rank that computes notices a lost neighbour at its next collective, within a step.
+        deadline_s = time.monotonic() + _GRACE_S + self._vigil.longest_step_s
+        while self._running and time.monotonic() < deadline_s:
+            known += self._collect(_POLL_S)
+        lost = {failure.rank for failure in known if failure.kind in ("died", "hung")}
+        lost |= set(self._running.values())
+        if self._assignment.job.engine == "deepspeed":
+            # It keeps its own state in globals of the process.
+            lost = set(range(self._plan.world_size))
+        self._running.clear()
+        self._asked = None
+        self._crew.dismiss(sorted(lost))
+        return sorted(lost)
 
     def end(self) -> None:
         """End every process. Never raises; may be called at any time, more than once."""
-        for actor in self._actors:
-            ray.kill(actor, no_restart=True)
-        self._actors.clear()
+        self._crew.end()
+        self._keepers.end()
         self._running.clear()
 
     def log_file(self, rank: int) -> Path:
@@ -175,6 +232,16 @@ class Gang:
                 self._results[rank] = outcome
         return failures
 
+    def _look_for_hang(self) -> Failure | None:
+        """Ask every rank where it stands; the one that the gang hangs on, if it does."""
+        asked = {rank: actor.standing.remote() for rank, actor in enumerate(self._crew.actors)}
+        ray.wait(list(asked.values()), num_returns=len(asked), timeout=_ANSWER_S)
+        hang = self._vigil.judge({rank: _answer(one) for rank, one in asked.items()})
+        if hang is None:
+            return None
+        coordinate = self._plan.coordinate(hang.rank)
+        return hang_of(hang.rank, coordinate, hang.step, hang.reason, time.time())
+
     def _look_for_cause(self, failures: list[Failure]) -> None:
         """While ranks only say that another is gone, wait a little for that one's own word."""
         deadline_s = time.monotonic() + _GRACE_S
@@ -189,27 +256,26 @@ class Gang:
 
     def _answers(
         self,
-        calls: Iterable[ray.ObjectRef[Any]],
+        calls: Mapping[int, ray.ObjectRef[Any]],
         deadline_s: float,
         stop_requested: Callable[[], bool],
-    ) -> list[Any]:
-        """What calls to starting workers, one a rank, bring back."""
-        references = list(calls)
+    ) -> dict[int, Any]:
+        """What calls to starting workers, by rank, bring back."""
+        rank_of = {call: rank for rank, call in calls.items()}
         answers: dict[int, Any] = {}
-        waiting = references
+        waiting = list(rank_of)
         while waiting:
             done, waiting = ray.wait(waiting, num_returns=1, timeout=_POLL_S)
             for one in done:
-                rank = references.index(one)
-                answers[rank] = self._outcome(rank, one)
+                answers[rank_of[one]] = self._outcome(rank_of[one], one)
             failures = [answer for answer in answers.values() if isinstance(answer, Failure)]
             if failures:
                 raise WorkersLost(failures)
             if stop_requested():
                 raise InterruptedByUser("gang", "stopped while the workers were starting")
             if time.monotonic() > deadline_s:
-                raise self._missing([references.index(one) for one in waiting])
-        return [answers[rank] for rank in range(len(references))]
+                raise self._missing([rank_of[one] for one in waiting])
+        return answers
 
     def _outcome(self, rank: int, reference: ray.ObjectRef[Any]) -> Any:
         """What a finished call of `rank` brought back; a Failure where its process ended."""
@@ -227,22 +293,17 @@ class Gang:
         names = ", ".join(worker_name(rank, self._plan.coordinate(rank)) for rank in ranks[:4])
         return PlacementError(
             "gang",
-            f"{len(ranks)} of {len(self._actors)} workers did not start within "
+            f"{len(ranks)} of {self._plan.world_size} workers did not start within "
             f"{START_TIMEOUT_S:g} s: {names}",
             fix="look at the nodes (`ray status`, `ray list actors`): an image being pulled, a "
             "full disk or a node that went away",
         )
 
 
-def _actor_options(held: Bundle, environment: dict[str, str]) -> dict[str, Any]:
-    """Ray's options for one worker; what is held beside CPUs and GPUs goes by name."""
-    custom = {name: amount for name, amount in held.items() if name not in ("CPU", "GPU")}
-    options: dict[str, Any] = {
-        "num_cpus": held.get("CPU", 0),
-        "num_gpus": held.get("GPU", 0),
-        "resources": custom,
-        "max_restarts": 0,
-    }
-    if environment:
-        options["runtime_env"] = {"env_vars": environment}
-    return options
+def _answer(asked: ray.ObjectRef[Standing]) -> Standing | None:
+    """What a rank answered by now; None where it did not."""
+    try:
+        standing: Standing = ray.get(asked, timeout=0)
+    except RayError:
+        return None
+    return standing

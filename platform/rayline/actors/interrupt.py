@@ -15,6 +15,8 @@ log = logging.getLogger(__name__)
 PATIENCE_S = 60.0
 """How long an interrupted gang may take over the step in flight and its checkpoint."""
 
+_LOOK_S = 0.1
+
 
 class StopRequest:
     """Whether a job should stop, and who said so: its caller through an event, or the user."""
@@ -31,6 +33,12 @@ class StopRequest:
     def requested(self) -> bool:
         """Whether anybody asked for it."""
         return self.by_user or (self._event is not None and self._event.is_set())
+
+    def wait(self, seconds: float) -> None:
+        """Return after so long, or once anybody asked to stop."""
+        deadline_s = time.monotonic() + seconds
+        while time.monotonic() < deadline_s and not self.requested():
+            time.sleep(min(_LOOK_S, seconds))
 
     def out_of_patience(self) -> bool:
         """Whether the user has waited long enough for a graceful end."""

@@ -73,9 +73,14 @@ class Placement:
 
     def bundle_order(self) -> list[int]:
         """Index of the bundle of each tensor group, neighbouring groups on neighbouring nodes."""
-        nodes: dict[int, str] = self._table()["bundles_to_node_id"]
+        nodes = self.node_of_bundle()
         mine = [nodes[self._first + index] for index in range(len(self._bundles))]
         return [self._first + index for index in neighbourly(mine)]
+
+    def node_of_bundle(self) -> dict[int, str]:
+        """Id of the node that each bundle of the group, by its index, lies on now."""
+        nodes: dict[int, str] = self._table()["bundles_to_node_id"]
+        return nodes
 
     def strategy(self, bundle: int) -> PlacementGroupSchedulingStrategy:
         """Ray's word for "in this bundle"; the room must have been reserved."""

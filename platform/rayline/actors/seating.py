@@ -8,8 +8,9 @@ threads) by its address: on a simulated cluster several nodes share one machine.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 from rayline.errors import PlacementError
@@ -81,19 +82,26 @@ def contexts(
     plan: ParallelPlan,
     allotted: Sequence[Share],
     device: Device,
-    master_address: str,
-    master_port: int,
+    master: tuple[str, int],
+    epoch: int = 1,
+    areas: Mapping[int, Path] | None = None,
+    resume_step: int | None = None,
 ) -> list[WorkerContext]:
-    """What each rank is told at its start, in the order of ranks."""
+    """What each rank is told at its start, in the order of ranks. `master`: address and port of
+    the rendezvous; `areas`: where ranks keep their snapshots."""
+    kept = areas or {}
     return [
         WorkerContext(
             rank=rank,
             world_size=plan.world_size,
             local_rank=share.local_rank,
             coordinate=plan.coordinate(rank),
-            master_address=master_address,
-            master_port=master_port,
+            master_address=master[0],
+            master_port=master[1],
             device=device,
+            epoch=epoch,
+            snapshot_area=str(kept[rank]) if rank in kept else None,
+            resume_step=resume_step,
         )
         for rank, share in enumerate(allotted)
     ]

@@ -3,13 +3,19 @@
 `run` takes as long as the training and brings back how it ended; Ray's own wait on it shows a dead
 process at once. Meanwhile `reports` and `stop` are answered from a second thread. Errors come back
 as values, so the first cause keeps its type, its traceback and its time.
+
+A process outlives its run: after a neighbour was lost it drops everything that the run held and
+waits for the next. One that has no rank yet, but everything imported, is a spare.
 """
 
 from __future__ import annotations
 
+import gc
+import importlib
 import logging
 import os
 import socket
+import sys
 import threading
 import time
 from collections import deque
@@ -20,29 +26,28 @@ import ray
 from ray.util import get_node_ip_address
 
 from rayline.actors.failure import Failure, failure_of
+from rayline.actors.progress import Progress, Standing
 from rayline.actors.seating import Device, Whereabouts
 from rayline.actors.worker_log import keep_log
 from rayline.errors import SpecError
 from rayline.planner import device_peak_flops_per_s, model_flops_per_token, read_model_shape
 from rayline.spec import Coordinate, JobSpec, StepReport, TrainResult, WorkerContext, Yardstick
+from rayline.train.link import Link
 
 log = logging.getLogger(__name__)
 
 _GPU_DRIVERS = ("/dev/nvidiactl", "/dev/kfd", "/dev/dxg")
 """What NVIDIA's, AMD's and WSL's drivers put up; without any of them torch need not be asked."""
 
-RankFunction = Callable[
-    [JobSpec, WorkerContext, Path, Callable[[StepReport], None], Callable[[], bool]], TrainResult
-]
-"""What a rank runs: job, context, model folder, observe, stop_requested."""
+RankFunction = Callable[[JobSpec, WorkerContext, Path, "Link"], TrainResult]
+"""What a rank runs: job, context, model folder, link."""
 
 
 def train_rank(
     job: JobSpec,
     context: WorkerContext,
     model_directory: Path,
-    observe: Callable[[StepReport], None],
-    stop_requested: Callable[[], bool],
+    link: Link,
 ) -> TrainResult:
     """The RankFunction of a real job: rayline.train's loop.
 
@@ -60,7 +65,7 @@ def train_rank(
         ),
         device_peak_flops_per_s=_gpu_peak_flops_per_s(job, context),
     )
-    return run_rank(job, context, model_directory, observe, stop_requested, yardstick)
+    return run_rank(job, context, model_directory, link, yardstick)
 
 
 def _gpu_peak_flops_per_s(job: JobSpec, context: WorkerContext) -> float | None:
@@ -73,20 +78,35 @@ def _gpu_peak_flops_per_s(job: JobSpec, context: WorkerContext) -> float | None:
     return device_peak_flops_per_s(name, job.precision)
 
 
-class Worker:
-    """One rank's process. Made and called by the gang, in the order of the methods."""
+def warm_modules(engine: str) -> list[str]:
+    """What a spare imports: all that a run with this engine would."""
+    name = "native" if engine == "native" else "deepspeed_engine"
+    return ["rayline.train.loop", f"rayline.train.{name}"]
 
-    def __init__(self, rank: int, coordinate: Coordinate) -> None:
-        self._rank = rank
-        self._coordinate = coordinate
+
+class Worker:
+    """One rank's process, once it has settled. Made and called by the gang, in the order of the
+    methods; `run` may be called again once it has returned."""
+
+    def __init__(self) -> None:
+        self._rank = -1
+        self._coordinate = Coordinate(0, 0, 0, 0)
         self._reports: deque[StepReport] = deque()
         self._stop = threading.Event()
+        self._progress = Progress()
 
-    def settle(self, log_file: Path) -> Whereabouts:
-        """Open the log and say where this worker stands. Raises SpecError (output_dir)."""
+    def warm_up(self, modules: Sequence[str]) -> None:
+        """Import what a run will need, as a spare that waits for one."""
+        for module in modules:
+            importlib.import_module(module)
+
+    def settle(self, rank: int, coordinate: Coordinate, log_file: Path) -> Whereabouts:
+        """Take a rank, open its log and say where this worker stands. Raises SpecError
+        (output_dir)."""
+        self._rank, self._coordinate = rank, coordinate
         address: str = get_node_ip_address()  # type: ignore[no-untyped-call]
         try:
-            keep_log(log_file, f"rank {self._rank} {self._coordinate}")
+            keep_log(log_file, f"rank {rank} {coordinate}")
         except OSError as wrong:
             raise SpecError(
                 "output_dir",
@@ -126,18 +146,26 @@ class Worker:
     def run(
         self, function: RankFunction, job: JobSpec, context: WorkerContext, model_directory: Path
     ) -> TrainResult | Failure:
-        """The rank's whole life; what it raises comes back as a Failure."""
+        """The rank's whole life in one beginning of the gang; what it raises comes back as a
+        Failure."""
         log.info("started, process %d on %s", os.getpid(), socket.gethostname())
+        outcome = self._run(function, job, context, model_directory)
+        if isinstance(outcome, Failure):
+            _drop_what_the_run_held()
+        else:
+            log.info("done after step %d", outcome.last_step)
+        return outcome
+
+    def _run(
+        self, function: RankFunction, job: JobSpec, context: WorkerContext, model_directory: Path
+    ) -> TrainResult | Failure:
+        link = Link(self._reports.append, self._stop.is_set, self._progress.around)
         try:
-            result = function(
-                job, context, model_directory, self._reports.append, self._stop.is_set
-            )
+            return function(job, context, model_directory, link)
         # User code may raise anything, SystemExit included; the gang decides what follows.
         except BaseException as wrong:
             log.exception("failed")
             return failure_of(self._rank, self._coordinate, wrong, time.time())
-        log.info("done after step %d", result.last_step)
-        return result
 
     @ray.method(concurrency_group="control")
     def reports(self) -> list[StepReport]:
@@ -145,6 +173,20 @@ class Worker:
         return [self._reports.popleft() for _ in range(len(self._reports))]
 
     @ray.method(concurrency_group="control")
+    def standing(self) -> Standing:
+        """Where the run stands now, with the stack of every thread."""
+        return self._progress.standing()
+
+    @ray.method(concurrency_group="control")
     def stop(self) -> None:
         """Ask the training to stop after the step in flight."""
         self._stop.set()
+
+
+def _drop_what_the_run_held() -> None:
+    """Free the memory of a run that failed, its cycles too, so that the next has room."""
+    gc.collect()
+    # A run that never came to use torch, or a GPU, has nothing there.
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.cuda.is_initialized():
+        torch.cuda.empty_cache()

@@ -15,6 +15,14 @@ from rayline.checkpoint.finding import Found, newest_intact
 from rayline.checkpoint.folder import list_steps, read_manifest
 from rayline.checkpoint.header import CheckpointHeader, model_fingerprint
 from rayline.checkpoint.reading import read_into
+from rayline.checkpoint.snapshot import (
+    Mark,
+    Snapshot,
+    SnapshotArea,
+    generation_bytes,
+    marks,
+    put_generation,
+)
 from rayline.checkpoint.writing import save
 
 __all__ = [
@@ -22,11 +30,17 @@ __all__ = [
     "CheckpointHeader",
     "Exchange",
     "Found",
+    "Mark",
     "ProcessGroup",
+    "Snapshot",
+    "SnapshotArea",
     "exchange",
+    "generation_bytes",
     "list_steps",
+    "marks",
     "model_fingerprint",
     "newest_intact",
+    "put_generation",
     "read_into",
     "read_manifest",
     "save",

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from rayline import __version__
-from rayline.cli import checks, demo, jobs, records, serving, training, verify
+from rayline.cli import chaos, checks, demo, jobs, records, serving, training, verify
 
 _VERBS = (
     ("Begin", demo.demo, "rayline demo --exit"),
@@ -16,6 +16,7 @@ _VERBS = (
     ("Train", checks.plan, "rayline plan jobs/specs/llama-8gpu.yaml --set plan.tensor=4"),
     ("Train", verify.verify, "rayline verify jobs/specs/tiny-3d.yaml --set precision=bf16"),
     ("Train", training.train, "rayline train jobs/specs/quickstart.yaml --set optim.lr=3e-4"),
+    ("Train", chaos.chaos, "rayline chaos jobs/specs/tiny-3d.yaml --kills 3 --seed 7"),
     ("Train", training.tune, "rayline tune tune/quickstart.yaml --set trials=6"),
     ("Train", training.export, "rayline export jobs/specs/quickstart.yaml"),
     ("Serve", serving.deploy, "rayline deploy serve/chat.yaml --set port=8001"),

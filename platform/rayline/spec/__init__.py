@@ -3,6 +3,7 @@
 from rayline.spec.data import DataSpec, MixturePart
 from rayline.spec.document import Document
 from rayline.spec.evaluation import EvaluationSpec
+from rayline.spec.fault import Fault, FaultKind, FaultPhase
 from rayline.spec.job import (
     CheckpointSpec,
     ExportSpec,
@@ -30,6 +31,7 @@ from rayline.spec.optim import (
 )
 from rayline.spec.plan import AXES, Axis, ContextMethod, Coordinate, ParallelPlan
 from rayline.spec.profile import ProfileSpec, profile_overrides
+from rayline.spec.recovery import RecoverySpec
 from rayline.spec.schedule import PlateauSchedule, ScheduleSpec
 from rayline.spec.serve import EngineSpec, ScaleSpec, ServeSpec
 from rayline.spec.stages import SCHEDULES, ForwardCost, Schedule, forward_cost
@@ -79,6 +81,9 @@ __all__ = [
     "EvaluationSpec",
     "ExportReport",
     "ExportSpec",
+    "Fault",
+    "FaultKind",
+    "FaultPhase",
     "ForwardCost",
     "GroupSpec",
     "GuardSpec",
@@ -97,6 +102,7 @@ __all__ = [
     "ProfileSpec",
     "RampSpec",
     "Range",
+    "RecoverySpec",
     "ResourceSpec",
     "RmspropSpec",
     "RoutingReport",

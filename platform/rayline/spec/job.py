@@ -17,6 +17,7 @@ from rayline.spec.offload import OffloadSpec
 from rayline.spec.optim import AnyOptimSpec
 from rayline.spec.plan import ParallelPlan
 from rayline.spec.profile import ProfileSpec
+from rayline.spec.recovery import RecoverySpec
 from rayline.spec.stages import SCHEDULES
 from rayline.spec.step import AverageSpec, BatchSpec, GuardSpec, ObjectiveSpec
 
@@ -47,8 +48,6 @@ class ResourceSpec(Document):
     placement_timeout_s: float = Field(default=120.0, gt=0)
     """Longest wait for the placement group; afterwards the error says what was wanted and what each
     node has."""
-    max_restarts: int = Field(default=0, ge=0)
-    """How often a gang that lost a worker is started again from its newest checkpoint."""
 
 
 class TrackingSpec(Document):
@@ -105,6 +104,7 @@ class JobSpec(Document):
     offload: OffloadSpec = OffloadSpec()
     plan: ParallelPlan = ParallelPlan()
     checkpoint: CheckpointSpec = CheckpointSpec()
+    recovery: RecoverySpec = RecoverySpec()
     resources: ResourceSpec = ResourceSpec()
     tracking: TrackingSpec = TrackingSpec()
     evaluation: EvaluationSpec | None = None

@@ -23,6 +23,12 @@ class WorkerContext:
     master_port: int
     """Free TCP port on that host, found when the gang was started."""
     device: Literal["cpu", "cuda"]
+    epoch: int = 1
+    """How often the gang began, this time included; what an earlier one left over is told by it."""
+    snapshot_area: str | None = None
+    """File in memory where this rank keeps its snapshots; None where it keeps none."""
+    resume_step: int | None = None
+    """Step of the snapshot there that every rank goes on from; None where there is none."""
     collective_timeout_s: float = 600.0
     """Longest that one collective may take before it is an error."""
 
@@ -128,6 +134,8 @@ class StepReport:
     """Wall time of the step: all its parts."""
     memory_bytes: int
     """Peak memory of the reporting worker: GPU memory allocated, or resident memory on CPU."""
+    at_s: float = 0.0
+    """Unix time at which it was made."""
     skipped: str = ""
     """Why no rank applied the step; empty where all did."""
     workers: int = 1

@@ -1,19 +1,19 @@
 """One rank's whole life: join, build, restore, then step and report until done, export, leave.
 
-    joined ── build_engine ── restore ──┬─ batch ── engine.step ── evaluate? ── save? ── observe ─┐
-                                        └─────────────────────────────────────────────────────────┘
+    joined ── build_engine ── restore ──┬─ batch ── engine.step ── evaluate? ── save? ─┐
+                                        └──────────────── observe ── snapshot? ────────┘
     ── export ── left
 
 Every rank runs the same statements in the same order; what only rank 0 does (reports, the choice
 of a checkpoint) is told to the others before it matters. Ray is not known here: the caller hands
-in the WorkerContext, and gets StepReports back by a plain function.
+in the WorkerContext, and gets StepReports back through a Link of plain functions.
 """
 
 from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable
+from contextlib import ExitStack, closing
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -36,9 +36,12 @@ from rayline.spec import (
     Yardstick,
 )
 from rayline.train.build import EngineBuilder, build_engine
+from rayline.train.chance import step_seed
 from rayline.train.engine import Engine, StepOutcome
 from rayline.train.export import export_verified
 from rayline.train.feed import HeldOutFeed, TrainingFeed
+from rayline.train.keeping import Snapshots
+from rayline.train.link import Link
 from rayline.train.memory import peak_memory_bytes, peak_memory_of_ranks
 from rayline.train.pace import Pace
 from rayline.train.prefetch import Prefetch
@@ -48,44 +51,50 @@ from rayline.train.speed import Utilization, measure_utilization
 
 log = logging.getLogger(__name__)
 
-Observe = Callable[[StepReport], None]
-
 
 def run_rank(
     job: JobSpec,
     context: WorkerContext,
     model_directory: Path,
-    observe: Observe,
-    stop_requested: Callable[[], bool],
+    link: Link,
     yardstick: Yardstick | None = None,
     build: EngineBuilder = build_engine,
 ) -> TrainResult:
     """Train as `job` says; called once in each worker process, by every rank.
 
-    `observe` is called on rank 0 after every step. Once `stop_requested()` is true on any rank,
-    all ranks stop after the step in flight, with a checkpoint. Without a `yardstick` reports say
-    nothing of the devices' utilization; `build` makes the engine. Raises SpecError,
-    CheckpointError, or what torch raised.
+    Without a `yardstick` reports say nothing of the devices' utilization; `build` makes the engine.
+    Raises SpecError, CheckpointError, or what torch raised.
     """
-    shape = ModelShape.from_config(load_config(model_directory).to_dict())
-    job.check(shape)
-    feed = TrainingFeed.load(job, context.coordinate, model_directory)
-    held_out = HeldOutFeed.load(job, context.coordinate, model_directory)
-    torch.manual_seed(job.seed)
-    with joined(context) as device:
-        utilization = None
-        if yardstick is not None:
-            utilization = measure_utilization(yardstick, device, job.precision)
-        engine = build(job, context, model_directory, device)
-        fingerprint = checkpoint.model_fingerprint(shape)
-        pace = Pace(job)
-        run = _Run(job, context, engine, pace, feed, held_out, utilization, fingerprint, device)
-        first_step = run.restore() + 1
+    with ExitStack() as held:
+        with link.around("start", 0):
+            shape = ModelShape.from_config(load_config(model_directory).to_dict())
+            job.check(shape)
+            feed = TrainingFeed.load(job, context.coordinate, model_directory)
+            held_out = HeldOutFeed.load(job, context.coordinate, model_directory)
+            device = held.enter_context(joined(context))
+            utilization = None
+            if yardstick is not None:
+                utilization = measure_utilization(yardstick, device, job.precision)
+            engine = build(job, context, model_directory, device)
+            run = _Run(
+                job,
+                context,
+                link,
+                engine,
+                Pace(job),
+                feed,
+                held_out,
+                utilization,
+                checkpoint.model_fingerprint(shape),
+                device,
+                held.enter_context(closing(Snapshots(job, context))),
+            )
+            first_step = run.restore() + 1
         with (
             StepProfiler(job.profile, Path(job.directory) / "profile", context) as profiler,
             Prefetch(feed.batch, job.last_step) as batches,
         ):
-            last_step = run.train(first_step, batches, profiler, observe, stop_requested)
+            last_step = run.train(first_step, batches, profiler)
         memory = peak_memory_of_ranks(device)
         finished = last_step >= job.steps
         report = run.export(model_directory, last_step) if finished else None
@@ -112,6 +121,7 @@ class _Run:
 
     job: JobSpec
     context: WorkerContext
+    link: Link
     engine: Engine
     pace: Pace
     feed: TrainingFeed
@@ -119,6 +129,7 @@ class _Run:
     utilization: Utilization | None
     model_fingerprint: str
     device: torch.device
+    snapshots: Snapshots
     newest: Path | None = None
     """Folder of the newest checkpoint that this run wrote or resumed from."""
 
@@ -127,8 +138,18 @@ class _Run:
         return Path(self.job.directory) / "checkpoints"
 
     def restore(self) -> int:
-        """Take over the newest intact checkpoint, if there is one; returns the steps done.
-        Rank 0 chooses, so that all ranks agree even while storage changes."""
+        """Take over the snapshot that the gang goes on from, else the newest intact checkpoint, if
+        there is one; returns the steps done."""
+        kept = self.snapshots.restore(self.engine, self.link.observe)
+        if kept is None:
+            return self._restore_checkpoint()
+        self.pace.restore(kept.header.scalars)
+        log.info("resumed after step %d from memory", kept.header.step)
+        return kept.header.step
+
+    def _restore_checkpoint(self) -> int:
+        """As `restore`, from storage. Rank 0 chooses, so that all ranks agree even while storage
+        changes."""
         chosen: list[object] = [None]
         if self.context.rank == 0:
             chosen = [self._choose()]
@@ -177,24 +198,20 @@ class _Run:
             log.warning("a damaged checkpoint was passed over: %s", reason)
         return found.folder if found else None
 
-    def train(
-        self,
-        first_step: int,
-        batches: Prefetch,
-        profiler: StepProfiler,
-        observe: Observe,
-        stop_requested: Callable[[], bool],
-    ) -> int:
+    def train(self, first_step: int, batches: Prefetch, profiler: StepProfiler) -> int:
         """Steps until done or asked to stop; returns the last step done."""
+        around = self.link.around
         unreported = self._evaluate(0) if first_step == 1 else ()
         for step in range(first_step, self.job.last_step + 1):
             clock = _Clock()
             profiler.begin(step)
             profile_s = clock.lap_s()
-            batch = batches.batch(step)
+            with around("data", step):
+                batch = batches.batch(step)
             data_s = clock.lap_s()
+            torch.manual_seed(step_seed(self.job.seed, step, self.context.coordinate))
             lr = self.pace.learning_rate(step)
-            with profiler.engine():
+            with around("engine", step), profiler.engine():
                 outcome = self.engine.step(batch, lr, self.pace.admits)
             skipped = self.pace.done(step, outcome)
             engine_s = clock.lap_s()
@@ -210,9 +227,14 @@ class _Run:
                 parts = StepParts(
                     data_s, engine_s, communication_s, evaluation_s, checkpoint_s, profile_s
                 )
-                observe(self._report(step, lr, outcome, skipped, parts, evaluations))
+                report = self._report(step, lr, outcome, skipped, parts, evaluations)
+                self.snapshots.note(report)
+                self.link.observe(report)
             unreported = ()
-            if any_rank(stop_requested()):
+            if self.snapshots.is_due(step):
+                with around("snapshot", step):
+                    self.snapshots.keep(self._header(step), self.engine)
+            if any_rank(self.link.stop_requested()):
                 if not saved:
                     self._save(step)
                 return step
@@ -223,7 +245,8 @@ class _Run:
         asked = self.job.evaluation
         if asked is None or self.held_out is None or not asked.is_due(step, self.job.steps):
             return ()
-        return (self.held_out.evaluate(self.engine, step),)
+        with self.link.around("evaluate", step):
+            return (self.held_out.evaluate(self.engine, step),)
 
     def _report(
         self,
@@ -243,6 +266,7 @@ class _Run:
             processed_tokens=self.job.batch.sequences_at(step) * self.job.data.sequence_tokens,
             seconds=parts.total_s,
             memory_bytes=peak_memory_bytes(self.device),
+            at_s=time.time(),
             skipped=skipped,
             routing=outcome.routing,
             workers=self.context.world_size,
@@ -257,8 +281,9 @@ class _Run:
         every = self.job.checkpoint.every_steps
         return every is not None and step % every == 0
 
-    def _save(self, step: int) -> None:
-        header = checkpoint.CheckpointHeader(
+    def _header(self, step: int) -> checkpoint.CheckpointHeader:
+        """What a checkpoint or a snapshot of this step says of the run."""
+        return checkpoint.CheckpointHeader(
             step=step,
             samples_consumed=self.job.batch.samples_after(step),
             plan=self.job.plan,
@@ -267,13 +292,16 @@ class _Run:
             model_fingerprint=self.model_fingerprint,
             scalars={**self.engine.scalars(), **self.pace.scalars()},
         )
-        self.newest = checkpoint.save(
-            self._checkpoints,
-            header,
-            self.engine.pieces(),
-            checkpoint.exchange(),
-            keep=self.job.checkpoint.keep,
-        )
+
+    def _save(self, step: int) -> None:
+        with self.link.around("save", step):
+            self.newest = checkpoint.save(
+                self._checkpoints,
+                self._header(step),
+                self.engine.pieces(),
+                checkpoint.exchange(),
+                keep=self.job.checkpoint.keep,
+            )
 
     def export(self, model_directory: Path, step: int) -> ExportReport:
         """The trained model as a Hugging Face folder, its logits checked."""
@@ -281,4 +309,5 @@ class _Run:
             self.engine.take_average()
         probe = collate(self.feed.dataset, [0])[0]
         target = Path(self.job.directory) / "export"
-        return export_verified(self.engine, self.job, model_directory, target, probe, step)
+        with self.link.around("export", step):
+            return export_verified(self.engine, self.job, model_directory, target, probe, step)

@@ -73,6 +73,9 @@ def build_native_engine(
     worker = WorkerStages(job, mesh, stages, split.vocabulary, device)
     engine = NativeEngine(job, mesh, worker, split, device)
     weights = [piece for piece in engine.pieces() if piece.tensor.startswith("weight/")]
+    if context.resume_step is not None:
+        # A snapshot fills in everything that the first weights would.
+        return engine
     if job.init == "weights":
         read_pretrained(model_directory, weights, StoredNames(config.model_type))
     else:

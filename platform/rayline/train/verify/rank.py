@@ -17,6 +17,7 @@ from rayline.data import collate, load_dataset, share
 from rayline.spec import StepReport, WorkerContext
 from rayline.train.build import EngineBuilder, build_engine
 from rayline.train.engine import Batch
+from rayline.train.link import Link
 from rayline.train.loop import run_rank
 from rayline.train.process_group import joined
 from rayline.train.verify.trial import RESUME_AFTER, STEPS, Lived, Trial, verified_job
@@ -45,7 +46,8 @@ def _live(trial: Trial, rank: int) -> Lived:
     for run, stop_after_step, reports in parts:
         context = _context(trial, rank, f"{run}-{stop_after_step}")
         job = trial.run_job(run, stop_after_step)
-        run_rank(job, context, trial.model, reports.append, lambda: False, build=build)
+        link = Link(reports.append, lambda: False)
+        run_rank(job, context, trial.model, link, build=build)
     return Lived(tuple(unbroken), tuple(resumed))
 
 

@@ -1,0 +1,140 @@
+"""The Ray actor that keeps one node's snapshots: memory that outlives the workers that fill it.
+
+An area is an anonymous file in memory (memfd_create(2)). The workers of the node reach it as
+/proc/PID/fd/N, map it and write there at the speed of memory; the keeper never touches what they
+write unless asked. When a worker is killed its area stands; when the keeper and the workers are
+gone, the kernel frees it: nothing is left to clean up.
+
+So that the loss of a node loses nothing, each keeper has a peer on another node and sends it every
+new generation, in a thread of its own, at most one behind. A generation that changes while it is
+copied is sent later: its mark tells.
+"""
+
+from __future__ import annotations
+
+import logging
+import mmap
+import os
+import threading
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import ray
+from numpy.typing import NDArray
+from ray.actor import ActorHandle
+
+from rayline.checkpoint import Mark, generation_bytes, marks, put_generation
+
+log = logging.getLogger(__name__)
+
+_LOOK_S = 0.05
+"""How often a keeper looks for new generations to send to its peer."""
+
+
+@dataclass(slots=True)
+class _Area:
+    file: int
+    """Descriptor of the file in memory."""
+
+    def mapped(self) -> mmap.mmap | None:
+        """The file as it is now; None while it is empty. The caller closes it."""
+        size_bytes = os.fstat(self.file).st_size
+        return mmap.mmap(self.file, size_bytes) if size_bytes else None
+
+
+class Keeper:
+    """Areas by rank: of the workers on this node, and copies of another node's."""
+
+    def __init__(self) -> None:
+        self._own: dict[int, _Area] = {}
+        self._copies: dict[int, _Area] = {}
+        self._peer: ActorHandle[Keeper] | None = None
+        self._sender: threading.Thread | None = None
+
+    def open(self, ranks: Sequence[int]) -> dict[int, Path]:
+        """Where each of the ranks, which work on this node, maps its area. What there is of them
+        already, here or as a copy, they find in it."""
+        for rank in ranks:
+            if rank not in self._own:
+                self._own[rank] = self._copies.pop(rank, None) or _new_area(rank)
+        return {rank: Path(f"/proc/{os.getpid()}/fd/{self._own[rank].file}") for rank in ranks}
+
+    def marks(self) -> dict[int, list[Mark]]:
+        """The whole generations of every area, own or copied."""
+        found = {}
+        for rank, area in {**self._copies, **self._own}.items():
+            mapped = area.mapped()
+            if mapped is not None:
+                with mapped:
+                    found[rank] = list(marks(mapped).values())
+        return found
+
+    def send_to(self, peer: ActorHandle[Keeper] | None) -> None:
+        """Keep a copy of every new generation at `peer` from now on; None ends that."""
+        self._peer = peer
+        if peer is not None and self._sender is None:
+            self._sender = threading.Thread(target=self._send_for_ever, daemon=True)
+            self._sender.start()
+
+    def take(self, rank: int, mark: Mark, generation: NDArray[np.uint8]) -> None:
+        """A copy of another node's generation."""
+        if rank not in self._copies:
+            self._copies[rank] = _new_area(rank)
+        put_generation(self._copies[rank].file, mark, memoryview(generation))
+
+    def hand_over(self, rank: int, to: ActorHandle[Keeper]) -> None:
+        """Send every whole generation of a rank that now works on another node to its keeper;
+        returns once they are there."""
+        area = self._own.pop(rank, None) or self._copies.get(rank)
+        mapped = None if area is None else area.mapped()
+        if mapped is None:
+            return
+        with mapped:
+            for number, mark in sorted(marks(mapped).items(), key=lambda pair: pair[1].step):
+                _send(to, rank, mapped, number, mark)
+
+    def _send_for_ever(self) -> None:
+        sent: dict[int, Mark] = {}
+        while True:
+            time.sleep(_LOOK_S)
+            peer = self._peer
+            if peer is None:
+                continue
+            for rank, area in list(self._own.items()):
+                try:
+                    self._send_newest(peer, rank, area, sent)
+                except ray.exceptions.RayError:
+                    # The peer's node went away; the gang names another.
+                    self._peer = None
+                    break
+
+    def _send_newest(
+        self, peer: ActorHandle[Keeper], rank: int, area: _Area, sent: dict[int, Mark]
+    ) -> None:
+        mapped = area.mapped()
+        if mapped is None:
+            return
+        with mapped:
+            found = marks(mapped)
+            number = max(found, key=lambda each: found[each].step, default=None)
+            if number is None or sent.get(rank) == found[number]:
+                return
+            if _send(peer, rank, mapped, number, found[number]):
+                sent[rank] = found[number]
+
+
+def _send(to: ActorHandle[Keeper], rank: int, mapped: mmap.mmap, number: int, mark: Mark) -> bool:
+    """Copy one generation to another keeper; False where it was overwritten meanwhile."""
+    with generation_bytes(mapped, number) as content:
+        copy = ray.put(np.frombuffer(content, dtype=np.uint8))
+    if marks(mapped).get(number) != mark:
+        return False
+    ray.get(to.take.remote(rank, mark, copy))
+    return True
+
+
+def _new_area(rank: int) -> _Area:
+    return _Area(os.memfd_create(f"rayline-snapshot-{rank}"))

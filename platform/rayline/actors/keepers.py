@@ -1,0 +1,118 @@
+"""The keepers of a gang's nodes, one each: which snapshot all ranks can go on from, and where.
+
+Nothing here touches a tensor: keepers are asked for marks, told their peer, and told to hand over
+what a rank needs that now works on another node.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import ray
+from ray.actor import ActorHandle
+from ray.exceptions import RayError
+
+from rayline.actors.crew import beside
+from rayline.actors.keeper import Keeper
+from rayline.checkpoint import Mark
+
+log = logging.getLogger(__name__)
+
+_START_TIMEOUT_S = 120.0
+_ANSWER_TIMEOUT_S = 20.0
+"""A keeper answers in milliseconds, but for handing over gigabytes."""
+
+Held = Mapping[int, Mapping[str, Sequence[Mark]]]
+"""Rank to node to the whole snapshots that the node's keeper has of it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Opened:
+    """Where the ranks of a gang keep their snapshots."""
+
+    areas: Mapping[int, Path]
+    """By rank; empty where the job keeps none."""
+    mark: Mark | None
+    """The snapshot that every rank finds in its area and goes on from."""
+
+
+class Keepers:
+    """Made for one job; `end` ends them, and frees what they kept."""
+
+    def __init__(self, *, peer_copies: bool) -> None:
+        self._peer_copies = peer_copies
+        self._keepers: dict[str, ActorHandle[Keeper]] = {}
+
+    def stand(self, nodes: Iterable[str]) -> None:
+        """Have a keeper on each of the nodes; returns at once."""
+        for node in nodes:
+            if node not in self._keepers:
+                self._keepers[node] = ray.remote(Keeper).options(**beside(node)).remote()
+
+    def open(self, node_of_rank: Sequence[str]) -> Opened:
+        """Areas for ranks on these nodes, which have keepers. Raises RayError where one of those
+        does not answer."""
+        held = self._held()
+        mark = newest_common(held, len(node_of_rank))
+        areas: dict[int, Path] = {}
+        if mark is not None:
+            for rank, source in moves(held, mark, node_of_rank):
+                to = self._keepers[node_of_rank[rank]]
+                ray.get(self._keepers[source].hand_over.remote(rank, to))
+        nodes = sorted(set(node_of_rank))
+        for node in nodes:
+            here = [rank for rank, its in enumerate(node_of_rank) if its == node]
+            opened = self._keepers[node].open.remote(here)
+            areas |= ray.get(opened, timeout=_START_TIMEOUT_S)
+        if self._peer_copies and len(nodes) > 1:
+            for node, peer in zip(nodes, [*nodes[1:], nodes[0]], strict=True):
+                self._keepers[node].send_to.remote(self._keepers[peer])
+        return Opened(areas, mark)
+
+    def end(self) -> None:
+        """End every keeper. Never raises; may be called more than once."""
+        for keeper in self._keepers.values():
+            ray.kill(keeper, no_restart=True)
+        self._keepers.clear()
+
+    def _held(self) -> Held:
+        """What each keeper has; one that does not answer has gone, and with it what it kept."""
+        asked: dict[str, Any] = {
+            node: keeper.marks.remote() for node, keeper in self._keepers.items()
+        }
+        held: dict[int, dict[str, Sequence[Mark]]] = {}
+        for node, answer in asked.items():
+            try:
+                marks = ray.get(answer, timeout=_START_TIMEOUT_S)
+            except RayError as wrong:
+                log.warning("the snapshots on node %s are lost: %s", node[:8], wrong)
+                del self._keepers[node]
+                continue
+            for rank, found in marks.items():
+                held.setdefault(rank, {})[node] = found
+        return held
+
+
+def newest_common(held: Held, world_size: int) -> Mark | None:
+    """The newest snapshot that every rank has somewhere: the state to go on from. None where there
+    is none. Ranks write in step, so with two generations each there is one once all have written
+    twice."""
+    common: set[Mark] | None = None
+    for rank in range(world_size):
+        mine = {mark for marks in held.get(rank, {}).values() for mark in marks}
+        common = mine if common is None else common & mine
+    return max(common or (), key=lambda mark: (mark.epoch, mark.step), default=None)
+
+
+def moves(held: Held, mark: Mark, node_of_rank: Sequence[str]) -> list[tuple[int, str]]:
+    """The ranks whose node lacks `mark`, each with a node that has it."""
+    found = []
+    for rank, node in enumerate(node_of_rank):
+        having = [place for place, marks in held[rank].items() if mark in marks]
+        if node not in having:
+            found.append((rank, min(having)))
+    return found

@@ -1,0 +1,59 @@
+"""What one recovery took, from the failure to the next finished step."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Recovery:
+    """Made by the controller once a step is finished after a loss. Times are Unix time, seconds."""
+
+    reason: str
+    """What was lost and what was decided."""
+    epoch: int
+    """Number of the beginning that it led to; 2 is the first recovery."""
+    resumed_step: int | None
+    """Step of the snapshot that the gang went on from; None: from a checkpoint, or from nothing."""
+    lost_step: int
+    """The newest step that was known when the loss was seen."""
+    seen_s: float
+    """The loss was seen."""
+    parted_s: float
+    """The survivors had left the run, and what was lost was dismissed."""
+    placed_s: float
+    """There was room for all."""
+    started_s: float
+    """All had their processes, and were told to begin."""
+    step_s: float
+    """The first step after it was finished."""
+
+    @property
+    def leave_s(self) -> float:
+        """Until nobody was left in the run that was lost."""
+        return self.parted_s - self.seen_s
+
+    @property
+    def start_s(self) -> float:
+        """From there until all were placed, had their processes and were told to begin."""
+        return self.started_s - self.parted_s
+
+    @property
+    def first_step_s(self) -> float:
+        """From there until a step was finished, the restore included."""
+        return self.step_s - self.started_s
+
+    @property
+    def total_s(self) -> float:
+        """From seeing the loss to the next finished step."""
+        return self.step_s - self.seen_s
+
+    def __str__(self) -> str:
+        whence = "storage" if self.resumed_step is None else f"memory, step {self.resumed_step}"
+        return (
+            f"{self.total_s:.2f} s from seeing the loss to the next finished step "
+            f"(left the run {self.leave_s:.2f}, "
+            f"placed {self.placed_s - self.parted_s:.2f}, "
+            f"started {self.started_s - self.placed_s:.2f}, "
+            f"restored from {whence} and stepped {self.first_step_s:.2f})"
+        )

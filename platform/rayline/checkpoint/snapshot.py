@@ -1,0 +1,288 @@
+"""Snapshots: one rank's whole state in host memory that outlives its process.
+
+    area        = generation 0 | generation 1
+    generation  = state | step | epoch | head bytes | body bytes | digest | head | body
+
+An area is a file in memory that another process of the same host made and keeps (see
+`rayline.actors.keeper`): this rank maps it, copies its tensors there after a step, and may be
+killed at any moment. Two generations take turns, so that one is always whole. A generation is
+marked as being written before its first byte changes and as whole after its last, and carries a
+hash of all of it; what a rank reads back is what it wrote, or is refused.
+
+The copy is plain memory traffic on the step's path: one pass, hashed while it is in the cache
+(XXH3, 128 bits: it has to find damage, not malice, at the speed of memory). Everything slower, such
+as a second copy on another node or a checkpoint on storage, is made from the area by its keeper.
+"""
+
+from __future__ import annotations
+
+import json
+import mmap
+import os
+import struct
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Self
+
+import torch
+import xxhash
+
+from rayline.checkpoint.header import CheckpointHeader
+from rayline.errors import CheckpointError
+from rayline.parallel.piece import Piece
+from rayline.spec import ParallelPlan
+
+GENERATIONS = 2
+_PREFIX = struct.Struct("<QQQQQ16s")
+"""State, step, epoch, bytes of the head, bytes of the body, digest of both."""
+_PREFIX_BYTES = 64
+_EMPTY, _WRITING, _WHOLE = 0, 1, 2
+_ALIGNMENT_BYTES = 64
+_HEAD_SPARE_BYTES = 1 << 17
+"""Room for what a head says beyond the first one's length: numbers grow, reports are added."""
+_CHUNK_BYTES = 1 << 18
+"""Copied and hashed at a time: what stays in a core's cache meanwhile."""
+
+
+@dataclass(frozen=True, slots=True)
+class Mark:
+    """A generation that is whole."""
+
+    step: int
+    epoch: int
+    """Of the gang that wrote it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """What a generation says besides its tensors."""
+
+    header: CheckpointHeader
+    reports: list[str]
+    """Rank 0's newest reports, in the form that the caller gave them."""
+
+
+def marks(area: mmap.mmap) -> dict[int, Mark]:
+    """The whole generations of a mapped area, by their number; reads a few bytes."""
+    found = {}
+    capacity = len(area) // GENERATIONS
+    for number in range(GENERATIONS if capacity >= _PREFIX_BYTES else 0):
+        state, step, epoch, *_ = _PREFIX.unpack_from(area, number * capacity)
+        if state == _WHOLE:
+            found[number] = Mark(step, epoch)
+    return found
+
+
+def generation_bytes(area: mmap.mmap, number: int) -> memoryview:
+    """A whole generation as it lies in the area: what `put_generation` takes. To be released before
+    the area is closed."""
+    at = number * (len(area) // GENERATIONS)
+    _, _, _, head_bytes, body_bytes, _ = _PREFIX.unpack_from(area, at)
+    return memoryview(area)[at : at + _PREFIX_BYTES + head_bytes + body_bytes]
+
+
+def put_generation(file: int, mark: Mark, generation: memoryview) -> None:
+    """Copy another area's generation into the one whose file has the descriptor `file`. Raises
+    OSError where there is no memory for it."""
+    size_bytes = os.fstat(file).st_size
+    if size_bytes // GENERATIONS < len(generation):
+        size_bytes = _resized(file, len(generation))
+    with mmap.mmap(file, size_bytes) as area:
+        at = _victim(area, mark.step) * (size_bytes // GENERATIONS)
+        _PREFIX.pack_into(area, at, _WRITING, mark.step, mark.epoch, 0, 0, bytes(16))
+        # All but the state, which comes last.
+        area[at + 8 : at + len(generation)] = generation[8:]
+        struct.pack_into("<Q", area, at, _WHOLE)
+
+
+def _resized(file: int, needed_bytes: int) -> int:
+    """Make room for generations of `needed_bytes`; returns the file's new size. What it held is
+    forgotten first, so that no mark outlives the layout that it belongs to."""
+    capacity = _aligned(needed_bytes + _HEAD_SPARE_BYTES, mmap.PAGESIZE)
+    os.truncate(file, 0)
+    os.posix_fallocate(file, 0, GENERATIONS * capacity)
+    return GENERATIONS * capacity
+
+
+def _victim(area: mmap.mmap, step: int) -> int:
+    """The generation that the state after `step` takes the place of: one of a step that is being
+    done again, else one that is not whole, else the older one."""
+    found = marks(area)
+
+    def worth(number: int) -> int:
+        if number not in found:
+            return -1
+        return -2 if found[number].step >= step else found[number].step
+
+    return min(range(GENERATIONS), key=worth)
+
+
+class SnapshotArea:
+    """One rank's area, mapped by that rank. Not for use by two threads at once."""
+
+    def __init__(self, path: Path) -> None:
+        """Map the file at `path`, which may be empty. Raises CheckpointError where it cannot be."""
+        self._path = path
+        try:
+            self._file = path.open("r+b", buffering=0)
+        except OSError as wrong:
+            raise self._unusable(f"not there any more: {wrong.strerror}") from None
+        self._map: mmap.mmap | None = None
+        if size_bytes := os.fstat(self._file.fileno()).st_size:
+            self._map = mmap.mmap(self._file.fileno(), size_bytes)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Unmap; what was kept stays with the keeper."""
+        if self._map is not None:
+            self._map.close()
+            self._map = None
+        self._file.close()
+
+    def keep(
+        self, header: CheckpointHeader, epoch: int, pieces: Sequence[Piece], reports: Sequence[str]
+    ) -> None:
+        """Copy every piece, owned or not, into the generation that is not the newest. Raises
+        CheckpointError where there is no memory for it."""
+        head = _head(header, pieces, reports)
+        body_bytes = _body_bytes(pieces)
+        area = self._roomy(len(head), body_bytes)
+        at = _victim(area, header.step) * (len(area) // GENERATIONS)
+        _PREFIX.pack_into(area, at, _WRITING, header.step, epoch, 0, 0, bytes(16))
+        digest = xxhash.xxh3_128()
+        begin = at + _PREFIX_BYTES
+        area[begin : begin + len(head)] = head
+        digest.update(head)
+        with memoryview(area) as view:
+            _copy_in(view, begin + len(head), pieces, digest)
+        _PREFIX.pack_into(
+            area, at, _WRITING, header.step, epoch, len(head), body_bytes, digest.digest()
+        )
+        # The mark comes last and is one aligned word: a kill leaves the generation whole or not.
+        struct.pack_into("<Q", area, at, _WHOLE)
+
+    def read(self, step: int) -> Snapshot:
+        """What the generation of `step` says. Raises CheckpointError where it is not there, or is
+        not as it was written."""
+        _, head, _ = self._verified(step)
+        tree = json.loads(head)
+        header = tree["header"]
+        header["plan"] = ParallelPlan(**header["plan"])
+        return Snapshot(CheckpointHeader(**header), tree["reports"])
+
+    def fill(self, step: int, pieces: Sequence[Piece]) -> None:
+        """Fill `data` of every piece from the generation of `step`. Raises CheckpointError, as
+        `read` does, and where a piece is not in it with the same place, shape and type."""
+        area, head, body = self._verified(step)
+        stored = {
+            (entry["tensor"], tuple(entry["offset"]), tuple(entry["extent"])): entry
+            for entry in json.loads(head)["pieces"]
+        }
+        for piece in pieces:
+            key = (piece.tensor, tuple(piece.offset), tuple(piece.data.shape))
+            entry = stored.get(key)
+            if entry is None or entry["dtype"] != str(piece.data.dtype):
+                raise self._unusable(f"of another plan: it lacks {piece.tensor} as held here")
+            if piece.data.numel():
+                kept = torch.frombuffer(
+                    area,
+                    dtype=piece.data.dtype,
+                    count=piece.data.numel(),
+                    offset=body + entry["at"],
+                )
+                with torch.no_grad():
+                    piece.data.detach().copy_(kept.view(piece.data.shape))
+
+    def _verified(self, step: int) -> tuple[mmap.mmap, bytes, int]:
+        """The map, the head of the generation of `step`, and where its body begins."""
+        area = self._map
+        found = {} if area is None else marks(area)
+        number = next((number for number, mark in found.items() if mark.step == step), None)
+        if area is None or number is None:
+            raise self._unusable(f"no whole snapshot of step {step}")
+        at = number * (len(area) // GENERATIONS)
+        _, _, _, head_bytes, body_bytes, digest = _PREFIX.unpack_from(area, at)
+        begin = at + _PREFIX_BYTES
+        with memoryview(area) as view, view[begin : begin + head_bytes + body_bytes] as content:
+            if xxhash.xxh3_128(content).digest() != digest:
+                raise self._unusable(f"the snapshot of step {step} is not as it was written")
+            head = bytes(content[:head_bytes])
+        return area, head, begin + head_bytes
+
+    def _roomy(self, head_bytes: int, body_bytes: int) -> mmap.mmap:
+        """The map, made large enough; growing it forgets what it held."""
+        needed = _PREFIX_BYTES + head_bytes + body_bytes
+        if self._map is not None and len(self._map) // GENERATIONS >= needed:
+            return self._map
+        if self._map is not None:
+            self._map.close()
+            self._map = None
+        try:
+            self._map = mmap.mmap(self._file.fileno(), _resized(self._file.fileno(), needed))
+        except OSError as wrong:
+            raise self._unusable(f"no memory for it: {wrong.strerror}") from None
+        return self._map
+
+    def _unusable(self, problem: str) -> CheckpointError:
+        return CheckpointError(f"snapshot area {self._path}", problem)
+
+
+def _head(header: CheckpointHeader, pieces: Sequence[Piece], reports: Sequence[str]) -> bytes:
+    """Everything but the tensors, padded so that the body begins aligned behind prefix and head."""
+    told: dict[str, Any] = asdict(header) | {"plan": header.plan.model_dump()}
+    entries = [
+        {
+            "tensor": piece.tensor,
+            "shape": list(piece.shape),
+            "offset": list(piece.offset),
+            "extent": list(piece.data.shape),
+            "dtype": str(piece.data.dtype),
+            "owner": piece.owner,
+            "at": at,
+        }
+        for piece, at in _places(pieces)
+    ]
+    tree = {"header": told, "pieces": entries, "reports": list(reports)}
+    text = json.dumps(tree, separators=(",", ":")).encode()
+    return text + b" " * (-len(text) % _ALIGNMENT_BYTES)
+
+
+def _places(pieces: Sequence[Piece]) -> Iterator[tuple[Piece, int]]:
+    """Each piece with where it begins in the body."""
+    at = 0
+    for piece in pieces:
+        yield piece, at
+        at = _aligned(at + piece.data.nbytes, _ALIGNMENT_BYTES)
+
+
+def _body_bytes(pieces: Sequence[Piece]) -> int:
+    return sum(_aligned(piece.data.nbytes, _ALIGNMENT_BYTES) for piece in pieces)
+
+
+def _aligned(size_bytes: int, unit_bytes: int) -> int:
+    return -(-size_bytes // unit_bytes) * unit_bytes
+
+
+def _copy_in(
+    view: memoryview, begin: int, pieces: Sequence[Piece], digest: xxhash.xxh3_128
+) -> None:
+    """Copy the pieces behind `begin`, and feed the digest what now lies there, padding included."""
+    for piece, at in _places(pieces):
+        first = begin + at
+        end = first + _aligned(piece.data.nbytes, _ALIGNMENT_BYTES)
+        if piece.data.numel():
+            flat = piece.data.detach().reshape(-1)
+            target = torch.frombuffer(view, dtype=flat.dtype, count=flat.numel(), offset=first)
+            width = flat.element_size()
+            chunk = max(1, _CHUNK_BYTES // width)
+            for low in range(0, flat.numel(), chunk):
+                high = min(low + chunk, flat.numel())
+                target[low:high].copy_(flat[low:high])
+                digest.update(view[first + low * width : first + high * width])
+        digest.update(view[first + piece.data.nbytes : end])

@@ -1,0 +1,132 @@
+"""chaos: does a job keep its promises when things go wrong?"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from rayline.cli.options import DryRun, Json, RayAddress, Sets, SpecFile, Verbose
+from rayline.cli.plans import show_job_plan
+from rayline.cli.screen import Screen
+
+if TYPE_CHECKING:
+    from rayline.actors.chaos import ChaosReport
+
+_AT = "rank=R@step=S[,phase=PHASE]"
+
+Kills = Annotated[list[str] | None, typer.Option("--kill", metavar=_AT, help="SIGKILL a rank.")]
+Hangs = Annotated[
+    list[str] | None, typer.Option("--hang", metavar=_AT, help="Let a rank sleep for ever.")
+]
+Stops = Annotated[
+    list[str] | None,
+    typer.Option("--stop", metavar=_AT, help="SIGSTOP a rank: it does not even answer."),
+]
+Raises = Annotated[
+    list[str] | None, typer.Option("--raise", metavar=_AT, help="Let a rank's code raise, once.")
+]
+
+
+def chaos(
+    spec: SpecFile,
+    sets: Sets,
+    kill: Kills = None,
+    hang: Hangs = None,
+    stop: Stops = None,
+    raise_: Raises = None,
+    kills: Annotated[
+        int, typer.Option("--kills", min=0, help="Draw so many further kills from --seed.")
+    ] = 0,
+    seed: Annotated[int, typer.Option("--seed", help="Draws ranks, steps and phases.")] = 0,
+    address: RayAddress = None,
+    dry_run: DryRun = False,
+    json: Json = False,
+    verbose: Verbose = False,
+) -> None:
+    """Run a job in peace and then under faults, and say which promises were kept.
+
+    Both runs must come to the same losses and weights, bit for bit. Exit code 1 where they don't,
+    or where a recovery lost more than the step in flight. Phases: start, data, forward, backward,
+    collective, optimizer, evaluate, save, snapshot."""
+    from rayline.sdk import Client
+    from rayline.spec import Fault, FaultKind, JobSpec
+
+    screen = Screen(json_wanted=json, verbose=verbose)
+    client = Client(address=address)
+    job = JobSpec.load(spec, sets)
+    given: list[tuple[FaultKind, list[str] | None]] = [
+        ("kill", kill),
+        ("hang", hang),
+        ("stop", stop),
+        ("raise", raise_),
+    ]
+    faults = [Fault.read(kind, text) for kind, texts in given for text in texts or []]
+    plan = client.plan(job)
+    client.check_data(job)
+    from rayline.actors.chaos import chaos as run
+    from rayline.actors.chaos import check_faults, draw_faults
+
+    faults = sorted([*faults, *draw_faults(job, kills, seed)], key=lambda fault: fault.step)
+    check_faults(job, faults)
+    show_job_plan(screen, plan)
+    screen.table(
+        ["fault", "rank", "step", "phase"],
+        [(fault.kind, str(fault.rank), str(fault.step), fault.phase) for fault in faults],
+    )
+    if dry_run:
+        screen.result({"faults": [fault.model_dump() for fault in faults]})
+        return
+    report = run(job, faults)
+    show_chaos(screen, report)
+    screen.result(chaos_document(report))
+    if not report.passed:
+        raise typer.Exit(1)
+
+
+def show_chaos(screen: Screen, report: ChaosReport) -> None:
+    """The matrix: a line a fault, then the two runs compared."""
+    screen.table(
+        ["fault", "promise", "seen", "kept", "detect s", "leave s", "start s", "first step s"],
+        [
+            (
+                str(one.fault),
+                one.promise,
+                one.seen,
+                "yes" if one.passed else "NO",
+                _seconds(one.detect_s),
+                _seconds(None if one.recovery is None else one.recovery.leave_s),
+                _seconds(None if one.recovery is None else one.recovery.start_s),
+                _seconds(None if one.recovery is None else one.recovery.first_step_s),
+            )
+            for one in report.judged
+        ],
+    )
+    losses = "equal" if not report.different_losses else f"{report.different_losses} differ"
+    weights = "equal" if report.weights_equal else "DIFFERENT"
+    screen.say(f"T1: losses of {report.steps} steps {losses}, weights {weights}, bit for bit")
+
+
+def chaos_document(report: ChaosReport) -> dict[str, Any]:
+    """The same for a program."""
+    return {
+        "passed": report.passed,
+        "steps": report.steps,
+        "different_losses": report.different_losses,
+        "weights_equal": report.weights_equal,
+        "faults": [
+            {
+                "fault": str(one.fault),
+                "promise": one.promise,
+                "seen": one.seen,
+                "kept": one.passed,
+                "detect_s": one.detect_s,
+                "recovery_s": None if one.recovery is None else one.recovery.total_s,
+            }
+            for one in report.judged
+        ],
+    }
+
+
+def _seconds(value: float | None) -> str:
+    return "" if value is None else f"{value:.2f}"

@@ -1,0 +1,27 @@
+"""RecoverySpec: what is kept so that little is lost, and how often a gang may begin again."""
+
+from __future__ import annotations
+
+from pydantic import Field
+
+from rayline.spec.document import Document
+
+
+class RecoverySpec(Document):
+    """What a job does about workers and nodes that it loses."""
+
+    max_restarts: int = Field(default=0, ge=0)
+    """How often a gang that lost a worker goes on, from its newest snapshot or checkpoint."""
+    window_s: float | None = Field(default=None, gt=0)
+    """Restarts older than this many seconds are not counted; null counts all of the run."""
+    snapshot_every_steps: int | None = Field(default=None, ge=1)
+    """Steps between copies of every worker's state in its node's memory; null keeps none. A copy
+    takes as long as memory takes to copy the state, and twice its size on the node."""
+    peer_copies: bool = True
+    """Send every snapshot to another of the gang's nodes too, so that the loss of a node loses
+    nothing."""
+    spares: int = Field(default=0, ge=0)
+    """Processes that stand by on each node with torch imported, to take a lost worker's place at
+    once. They hold no CPU or GPU of their own, and some 300 MiB of memory."""
+    hang_after_s: float = Field(default=12.0, gt=0)
+    """A step that takes longer than this and than five times the median step is looked into."""

@@ -1,0 +1,122 @@
+"""A fault, carried out by the rank that it is meant for, in the middle of what it does.
+
+A phase of the loop is entered through its Link; within it, the very operation is chosen by what
+torch is about to run (torch.utils._python_dispatch.TorchDispatchMode, as PyTorch's CommDebugMode
+does): the first of a backward pass, the first collective, the first inside an optimizer. So a rank
+dies where ranks die, between two operations, and not at a seam that was made for it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from rayline.spec import Fault
+from rayline.train.link import Around, Phase
+
+_HANG_S = 3600.0
+_OPERATION = 3
+"""Which operation of its kind the fault comes before: not the very first, so that the rank is in
+the middle of it."""
+_PHASES: dict[str, Phase] = {
+    "start": "start",
+    "data": "data",
+    "forward": "engine",
+    "backward": "engine",
+    "collective": "engine",
+    "optimizer": "engine",
+    "evaluate": "evaluate",
+    "save": "save",
+    "snapshot": "snapshot",
+}
+
+
+class Trap:
+    """One fault on the rank that it is meant for. Its time is noted before it happens."""
+
+    def __init__(self, fault: Fault, note: Path, around: Around) -> None:
+        """`note`: file that takes the Unix time at which it happened; `around`: the link's own."""
+        self._fault = fault
+        self._note = note
+        self._around = around
+        self._done = False
+
+    @contextmanager
+    def around(self, phase: Phase, step: int) -> Iterator[None]:
+        """The Around to give the rank in place of its own."""
+        with self._around(phase, step):
+            mine = phase == _PHASES[self._fault.phase] and step == self._fault.step
+            if self._done or not mine:
+                yield
+                return
+            with _Watch(self):
+                yield
+            # A phase in which the wanted operation did not come.
+            self.spring()
+
+    def comes_before(self, operation: Any) -> bool:
+        """Whether `operation`, which torch is about to run, is of the wanted kind."""
+        wanted = self._fault.phase
+        if wanted == "collective":
+            return bool(operation.namespace in ("c10d", "_c10d_functional"))
+        if wanted == "backward":
+            # Public only in C++; torch's own CommDebugMode and FSDP ask it too.
+            return bool(torch._C._current_graph_task_id() != -1)
+        if wanted == "optimizer":
+            return _inside_optimizer(sys._getframe())
+        return True
+
+    def spring(self) -> None:
+        """Let it happen, once."""
+        if self._done:
+            return
+        self._done = True
+        self._note.parent.mkdir(parents=True, exist_ok=True)
+        self._note.write_text(json.dumps({"fault": str(self._fault), "at_s": time.time()}))
+        if self._fault.kind == "kill":
+            os.kill(os.getpid(), signal.SIGKILL)
+        elif self._fault.kind == "stop":
+            os.kill(os.getpid(), signal.SIGSTOP)
+        elif self._fault.kind == "hang":
+            time.sleep(_HANG_S)
+        else:
+            raise RuntimeError(f"planted: {self._fault}")
+
+
+class _Watch(TorchDispatchMode):
+    """Springs a trap before the third operation of the wanted kind; a collective's before the
+    first, since a step may have few."""
+
+    def __init__(self, trap: Trap) -> None:
+        super().__init__()
+        self._trap = trap
+        self._left = _OPERATION
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:  # the signature is torch's
+        if self._trap.comes_before(func):
+            self._left -= 1
+            if self._left <= 0 or func.namespace == "c10d":
+                self._trap.spring()
+        return func(*args, **(kwargs or {}))
+
+
+def _inside_optimizer(frame: FrameType | None) -> bool:
+    while frame is not None:
+        file = frame.f_code.co_filename
+        if "/torch/optim/" in file or "/rayline/train/rules/" in file:
+            return True
+        frame = frame.f_back
+    return False
