@@ -10,16 +10,16 @@ from rayline.actors.failure import (
     Failure,
     FailureKind,
     death_of,
-    decide,
     failure_of,
     first_cause,
+    hang_of,
     lost_contact,
 )
 from rayline.errors import SpecError, WorkerError
 from rayline.spec import Coordinate
 
 HERE = Coordinate(pipeline=1, data=0, context=0, tensor=1)
-KINDS: list[FailureKind] = ["raised", "died", "lost_contact"]
+KINDS: list[FailureKind] = ["refused", "raised", "hung", "died", "lost_contact"]
 
 failures = st.builds(
     Failure,
@@ -51,11 +51,13 @@ def test_a_users_error_keeps_its_words_its_place_and_its_traceback() -> None:
 def test_a_rayline_error_arrives_unchanged() -> None:
     wrong = SpecError("data.files", "no such file", value="x")
     assert raised(wrong).error is wrong
+    assert raised(wrong).kind == "refused"
 
 
 def test_out_of_memory_says_what_to_lower() -> None:
     failure = raised(RuntimeError("CUDA out of memory. Tried to allocate 2.00 GiB"))
     assert "plan.microbatches" in failure.error.fix
+    assert failure.kind == "refused"
 
 
 @pytest.mark.parametrize(
@@ -89,17 +91,17 @@ def test_the_cause_is_never_a_consequence(found: list[Failure]) -> None:
         assert other.kind != cause.kind or cause.at_s <= other.at_s
 
 
-@given(cause=failures, done=st.integers(0, 5), allowed=st.integers(0, 5))
-def test_only_lost_workers_start_again_and_only_as_often_as_allowed(
-    cause: Failure, done: int, allowed: int
-) -> None:
-    decision = decide(cause, done, allowed)
-    assert (decision.action == "restart") == (cause.kind != "raised" and done < allowed)
-    assert str(cause.rank) in decision.reason
-
-
 def test_a_death_tells_the_reason_without_rays_ids() -> None:
     told = "The actor died.\n\tclass_name: Worker\nThe actor is dead because its node has died."
     failure = death_of(2, HERE, told, "/runs/x.log", at_s=1.0)
     assert failure.error.problem == "its process ended: its node has died."
     assert "/runs/x.log" in failure.error.fix
+
+
+def test_a_hang_names_the_rank_the_step_and_what_it_does() -> None:
+    failure = hang_of(3, HERE, 7, "does not answer while others wait in all_reduce", at_s=1.0)
+    assert failure.kind == "hung"
+    assert failure.error.subject == "worker rank 3 (pp1-dp0-cp0-tp1)"
+    assert failure.error.problem == (
+        "hangs in step 7: it does not answer while others wait in all_reduce"
+    )

@@ -38,7 +38,12 @@ def run(
     placement = Placement(gang_bundles(job.plan, job.resources, gpu))
     restarts: list[str] = []
     observers = [] if reports is None else [reports.append]
-    controller = Controller(assignment, placement, observers, StopRequest(), restarts.append)
+
+    def note(kind: str, text: str) -> None:
+        if kind == "restarted":
+            restarts.append(text)
+
+    controller = Controller(assignment, placement, observers, StopRequest(), note)
     try:
         return controller.run(), restarts
     finally:
@@ -153,7 +158,7 @@ def test_what_is_not_free_in_time_names_every_node(make_job: MakeJob) -> None:
 def test_the_first_cause_is_told_and_nobody_is_waited_for(make_job: MakeJob) -> None:
     from support import rank_functions
 
-    job = make_job(**{"plan.tensor": 3, "resources.max_restarts": 3})
+    job = make_job(**{"plan.tensor": 3, "recovery.max_restarts": 3})
     began = time.monotonic()
     with pytest.raises(WorkerError) as told:
         run(job, rank_functions.raise_on_rank_1)
@@ -177,7 +182,7 @@ def test_a_refusal_of_the_training_arrives_unchanged(make_job: MakeJob) -> None:
 def test_a_killed_worker_is_started_again_as_often_as_allowed(make_job: MakeJob) -> None:
     from support import rank_functions
 
-    job = make_job(**{"plan.tensor": 2, "resources.max_restarts": 1})
+    job = make_job(**{"plan.tensor": 2, "recovery.max_restarts": 1})
     reports: list[StepReport] = []
     result, restarts = run(job, rank_functions.killed_once, reports)
     assert result.last_step == 3
@@ -210,7 +215,7 @@ def test_a_lent_group_is_used_from_its_end_and_kept(make_job: MakeJob) -> None:
             job, Path("model"), worker_bundle(job.resources, gpu=False), rank_functions.steps
         )
         placement = Placement(bundles, lent)
-        Controller(assignment, placement, [], StopRequest(), lambda reason: None).run()
+        Controller(assignment, placement, [], StopRequest(), lambda kind, text: None).run()
         table = ray.util.placement_group_table(lent)
         assert table["state"] == "CREATED"
         node_of_bundle = table["bundles_to_node_id"]

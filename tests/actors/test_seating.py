@@ -36,7 +36,7 @@ def test_threads_are_shared_by_machine_where_nodes_are_simulated() -> None:
 def test_contexts_carry_rank_coordinate_and_the_meeting_point() -> None:
     plan = ParallelPlan(tensor=2, pipeline=2)
     places = [Whereabouts("a", "10.0.0.1", 8, ()) for _ in range(4)]
-    told = contexts(plan, shares(places), "cpu", "10.0.0.1", 4711)
+    told = contexts(plan, shares(places), "cpu", ("10.0.0.1", 4711))
     assert [context.rank for context in told] == [0, 1, 2, 3]
     assert [str(context.coordinate) for context in told][3] == "pp1-dp0-cp0-tp1"
     assert {context.world_size for context in told} == {4}

@@ -124,6 +124,9 @@ class Controller:
             self._tell(self._gang.news(last=True))
             raise
         self._tell(self._gang.news(last=result is not None))
+        for told in self._gang.news_of_checkpoints():
+            log.info("checkpoint: %s", told)
+            self._on_event("checkpoint", told)
         if result is not None:
             self._result = result
             return Phase.FINISHED

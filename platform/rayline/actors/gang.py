@@ -72,7 +72,7 @@ class Gang:
         self._assignment = assignment
         self._plan = job.plan
         self._crew = Crew(job.plan, assignment.held, job.recovery.spares, warm_modules(job.engine))
-        self._keepers = Keepers(peer_copies=job.recovery.peer_copies)
+        self._keepers = Keepers(job)
         self._epoch = 0
         self._running: dict[ray.ObjectRef[Any], int] = {}
         """Run that has not ended, to its rank."""
@@ -138,7 +138,9 @@ class Gang:
         return self._assignment.job.recovery.snapshot_every_steps is not None
 
     def _opened(self, node_of_rank: Sequence[str]) -> Opened:
-        return self._keepers.open(node_of_rank) if self._keeps_snapshots else Opened({}, None)
+        if not self._keeps_snapshots:
+            return Opened({}, None)
+        return self._keepers.open(node_of_rank, self._epoch)
 
     def watch(self) -> TrainResult | None:
         """Look for a quarter of a second: the result once every rank is done, else None.
@@ -178,6 +180,10 @@ class Gang:
             return []
         self._vigil.saw(reports)
         return reports
+
+    def news_of_checkpoints(self) -> list[str]:
+        """What became of checkpoints that were written beside the steps, since the last call."""
+        return self._keepers.news()
 
     def ask_to_stop(self) -> None:
         """Let every rank stop after the step in flight, with a checkpoint."""

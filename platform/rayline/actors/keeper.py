@@ -5,6 +5,9 @@ An area is an anonymous file in memory (memfd_create(2)). The workers of the nod
 write unless asked. When a worker is killed its area stands; when the keeper and the workers are
 gone, the kernel frees it: nothing is left to clean up.
 
+What ranks post for storage is written from here too (see `rayline.actors.storage`), in another
+thread: storage may be slow or full, and no step waits for it.
+
 So that the loss of a node loses nothing, each keeper has a peer on another node and sends it every
 new generation, in a thread of its own, at most one behind. A generation that changes while it is
 copied is sent later: its mark tells.
@@ -17,6 +20,7 @@ import mmap
 import os
 import threading
 import time
+from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,7 +30,18 @@ import ray
 from numpy.typing import NDArray
 from ray.actor import ActorHandle
 
-from rayline.checkpoint import Mark, generation_bytes, marks, put_generation
+from rayline.actors.storage import Committer, Storage, write_posted
+from rayline.checkpoint import (
+    OUTBOX,
+    CheckpointHeader,
+    Mark,
+    clear,
+    generation_bytes,
+    mark_at,
+    marks,
+    put_generation,
+    snapshot_at,
+)
 
 log = logging.getLogger(__name__)
 
@@ -53,6 +68,11 @@ class Keeper:
         self._copies: dict[int, _Area] = {}
         self._peer: ActorHandle[Keeper] | None = None
         self._sender: threading.Thread | None = None
+        self._writer: threading.Thread | None = None
+        self._storage: Storage | None = None
+        self._commits_at: ActorHandle[Keeper] | None = None
+        self._committer: Committer | None = None
+        self._news: deque[str] = deque()
 
     def open(self, ranks: Sequence[int]) -> dict[int, Path]:
         """Where each of the ranks, which work on this node, maps its area. What there is of them
@@ -79,6 +99,26 @@ class Keeper:
             self._sender = threading.Thread(target=self._send_for_ever, daemon=True)
             self._sender.start()
 
+    def write_to(self, storage: Storage, committer: ActorHandle[Keeper] | None) -> None:
+        """Write what ranks post to `storage` from now on; `committer` commits it, None where this
+        keeper does."""
+        self._storage, self._commits_at = storage, committer
+        self._committer = Committer(storage) if committer is None else None
+        if self._writer is None:
+            self._writer = threading.Thread(target=self._write_for_ever, daemon=True)
+            self._writer.start()
+
+    def written(self, storage: Storage, rank: int, header: CheckpointHeader, report: str) -> None:
+        """A rank's shard lies in the folder of its step; told to the committer."""
+        if self._committer is not None and self._committer.storage == storage:
+            told = self._committer.take(rank, header, report)
+            if told:
+                self._news.append(told)
+
+    def news(self) -> list[str]:
+        """What became of checkpoints since the last call."""
+        return [self._news.popleft() for _ in range(len(self._news))]
+
     def take(self, rank: int, mark: Mark, generation: NDArray[np.uint8]) -> None:
         """A copy of another node's generation."""
         if rank not in self._copies:
@@ -95,6 +135,31 @@ class Keeper:
         with mapped:
             for number, mark in sorted(marks(mapped).items(), key=lambda pair: pair[1].step):
                 _send(to, rank, mapped, number, mark)
+
+    def _write_for_ever(self) -> None:
+        while True:
+            time.sleep(_LOOK_S)
+            storage = self._storage
+            for rank, area in list(self._own.items()):
+                if storage is not None:
+                    self._write_posted(storage, rank, area)
+
+    def _write_posted(self, storage: Storage, rank: int, area: _Area) -> None:
+        mapped = area.mapped()
+        if mapped is None or mark_at(mapped, OUTBOX) is None:
+            return
+        posted = snapshot_at(mapped, OUTBOX)
+        if posted is not None:
+            report = write_posted(storage, rank, posted.header, posted.pieces)
+            header = posted.header
+            clear(mapped, OUTBOX)
+            if self._commits_at is None:
+                self.written(storage, rank, header, report)
+            else:
+                self._commits_at.written.remote(storage, rank, header, report)
+        else:
+            self._news.append(f"a shard of rank {rank} was damaged in memory, and not saved")
+            clear(mapped, OUTBOX)
 
     def _send_for_ever(self) -> None:
         sent: dict[int, Mark] = {}

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,10 @@ from ray.exceptions import RayError
 
 from rayline.actors.crew import beside
 from rayline.actors.keeper import Keeper
-from rayline.checkpoint import Mark
+from rayline.actors.storage import Storage
+from rayline.checkpoint import Mark, claim
+from rayline.errors import CheckpointError
+from rayline.spec import JobSpec
 
 log = logging.getLogger(__name__)
 
@@ -43,9 +47,11 @@ class Opened:
 class Keepers:
     """Made for one job; `end` ends them, and frees what they kept."""
 
-    def __init__(self, *, peer_copies: bool) -> None:
-        self._peer_copies = peer_copies
+    def __init__(self, job: JobSpec) -> None:
+        self._job = job
+        self._claim = ""
         self._keepers: dict[str, ActorHandle[Keeper]] = {}
+        self._asked: dict[ActorHandle[Keeper], Any] = {}
 
     def stand(self, nodes: Iterable[str]) -> None:
         """Have a keeper on each of the nodes; returns at once."""
@@ -53,9 +59,9 @@ class Keepers:
             if node not in self._keepers:
                 self._keepers[node] = ray.remote(Keeper).options(**beside(node)).remote()
 
-    def open(self, node_of_rank: Sequence[str]) -> Opened:
+    def open(self, node_of_rank: Sequence[str], epoch: int) -> Opened:
         """Areas for ranks on these nodes, which have keepers. Raises RayError where one of those
-        does not answer."""
+        does not answer, CheckpointError where the folder of checkpoints cannot be claimed."""
         held = self._held()
         mark = newest_common(held, len(node_of_rank))
         areas: dict[int, Path] = {}
@@ -68,10 +74,46 @@ class Keepers:
             here = [rank for rank, its in enumerate(node_of_rank) if its == node]
             opened = self._keepers[node].open.remote(here)
             areas |= ray.get(opened, timeout=_START_TIMEOUT_S)
-        if self._peer_copies and len(nodes) > 1:
+        self._let_write(node_of_rank, epoch)
+        if self._job.recovery.peer_copies and len(nodes) > 1:
             for node, peer in zip(nodes, [*nodes[1:], nodes[0]], strict=True):
                 self._keepers[node].send_to.remote(self._keepers[peer])
         return Opened(areas, mark)
+
+    def news(self) -> list[str]:
+        """What became of checkpoints since the last call, without waiting for a busy keeper."""
+        told: list[str] = []
+        for keeper in list(self._keepers.values()):
+            if keeper not in self._asked:
+                self._asked[keeper] = keeper.news.remote()
+            ready, _ = ray.wait([self._asked[keeper]], timeout=0)
+            if ready:
+                answer = self._asked.pop(keeper)
+                # A keeper that is gone has no news; it is missed at the next beginning.
+                with suppress(RayError):
+                    told += ray.get(answer)
+        return told
+
+    def _let_write(self, node_of_rank: Sequence[str], epoch: int) -> None:
+        """Have the keepers write what ranks post, that of rank 0's node commit it."""
+        root = Path(self._job.directory) / "checkpoints"
+        try:
+            self._claim = self._claim or claim(root)
+        except OSError as wrong:
+            raise CheckpointError(
+                str(root), f"cannot be written: {wrong.strerror}", fix="mend or change output_dir"
+            ) from None
+        storage = Storage(
+            root=root,
+            keep=self._job.checkpoint.keep,
+            world_size=len(node_of_rank),
+            claim=self._claim,
+            epoch=epoch,
+        )
+        committer = self._keepers[node_of_rank[0]]
+        committer.write_to.remote(storage, None)
+        for node in sorted(set(node_of_rank) - {node_of_rank[0]}):
+            self._keepers[node].write_to.remote(storage, committer)
 
     def end(self) -> None:
         """End every keeper. Never raises; may be called more than once."""

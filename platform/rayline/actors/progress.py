@@ -68,11 +68,13 @@ def collective_of(calls: Sequence[tuple[str, str]]) -> str | None:
     elsewhere. `calls`: file and function, innermost last."""
     if not calls or _DISTRIBUTED not in calls[-1][0]:
         return None
-    # The outermost of the innermost run of such calls is what the caller asked for.
-    for outer, inner in zip(reversed(calls[:-1]), reversed(calls), strict=False):
-        if _DISTRIBUTED not in outer[0]:
-            return inner[1]
-    return calls[0][1]
+    asked = calls[-1][1]
+    for file, function in reversed(calls):
+        if _DISTRIBUTED not in file:
+            break
+        # torch wraps its collectives for logging; the wrapper bears no name of its own.
+        asked = asked if file.endswith("c10d_logger.py") else function
+    return asked
 
 
 def _calls(frame: FrameType) -> list[tuple[str, str]]:

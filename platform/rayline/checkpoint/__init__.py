@@ -11,21 +11,27 @@ checkpoint made under one plan loads under any other. Nothing here is ever unpic
 """
 
 from rayline.checkpoint.exchange import Alone, Exchange, ProcessGroup, exchange
+from rayline.checkpoint.fence import claim, holds
 from rayline.checkpoint.finding import Found, newest_intact
-from rayline.checkpoint.folder import list_steps, read_manifest
+from rayline.checkpoint.folder import list_steps, read_manifest, writing_name
 from rayline.checkpoint.header import CheckpointHeader, model_fingerprint
 from rayline.checkpoint.reading import read_into
 from rayline.checkpoint.snapshot import (
+    OUTBOX,
     Mark,
     Snapshot,
     SnapshotArea,
+    clear,
     generation_bytes,
+    mark_at,
     marks,
     put_generation,
+    snapshot_at,
 )
-from rayline.checkpoint.writing import save
+from rayline.checkpoint.writing import commit, save, write_own
 
 __all__ = [
+    "OUTBOX",
     "Alone",
     "CheckpointHeader",
     "Exchange",
@@ -34,9 +40,14 @@ __all__ = [
     "ProcessGroup",
     "Snapshot",
     "SnapshotArea",
+    "claim",
+    "clear",
+    "commit",
     "exchange",
     "generation_bytes",
+    "holds",
     "list_steps",
+    "mark_at",
     "marks",
     "model_fingerprint",
     "newest_intact",
@@ -44,4 +55,7 @@ __all__ = [
     "read_into",
     "read_manifest",
     "save",
+    "snapshot_at",
+    "write_own",
+    "writing_name",
 ]

@@ -23,7 +23,7 @@ MANIFEST_LIMIT_BYTES = 1 << 30
 """A manifest of a thousand ranks has some hundred MiB; a larger one is refused unread."""
 
 _STEP = re.compile(r"step-(\d{8,12})(\.replaced)?")
-_TEMPORARY = re.compile(r"step-\d{8,12}\.(writing-[0-9a-f]{8}|replaced)")
+_TEMPORARY = re.compile(r"step-(\d{8,12})\.(writing-[0-9a-f]{8}|replaced)")
 _SHARD = re.compile(r"rank-\d{5,7}\.safetensors")
 
 
@@ -75,9 +75,11 @@ def step_of(folder: Path) -> int:
     return int(match[1])
 
 
-def leftovers(root: Path) -> list[Path]:
-    """Folders that saves which never ended left behind."""
-    return [entry for entry in root.iterdir() if _TEMPORARY.fullmatch(entry.name)]
+def leftovers(root: Path, step: int) -> list[Path]:
+    """Folders that saves of `step` and of steps before it, which never ended, left behind; a later
+    one may be under way."""
+    found = [(_TEMPORARY.fullmatch(entry.name), entry) for entry in root.iterdir()]
+    return [entry for match, entry in found if match and int(match[1]) <= step]
 
 
 def write_manifest(folder: Path, manifest: CheckpointManifest) -> None:

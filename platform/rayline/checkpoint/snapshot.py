@@ -1,6 +1,6 @@
 """Snapshots: one rank's whole state in host memory that outlives its process.
 
-    area        = generation 0 | generation 1
+    area        = generation 0 | generation 1 | outbox
     generation  = state | step | epoch | head bytes | body bytes | digest | head | body
 
 An area is a file in memory that another process of the same host made and keeps (see
@@ -12,6 +12,8 @@ hash of all of it; what a rank reads back is what it wrote, or is refused.
 The copy is plain memory traffic on the step's path: one pass, hashed while it is in the cache
 (XXH3, 128 bits: it has to find damage, not malice, at the speed of memory). Everything slower, such
 as a second copy on another node or a checkpoint on storage, is made from the area by its keeper.
+What is to go to storage has a place of its own, the outbox, where it may stay as long as storage
+takes, while the generations go on taking turns.
 """
 
 from __future__ import annotations
@@ -34,6 +36,9 @@ from rayline.parallel.piece import Piece
 from rayline.spec import ParallelPlan
 
 GENERATIONS = 2
+OUTBOX = 2
+"""The place behind the generations, in the same form."""
+_PLACES = 3
 _PREFIX = struct.Struct("<QQQQQ16s")
 """State, step, epoch, bytes of the head, bytes of the body, digest of both."""
 _PREFIX_BYTES = 64
@@ -56,28 +61,38 @@ class Mark:
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """What a generation says besides its tensors."""
+    """What a place of an area holds, verified."""
 
     header: CheckpointHeader
     reports: list[str]
     """Rank 0's newest reports, in the form that the caller gave them."""
+    pieces: list[Piece]
 
 
 def marks(area: mmap.mmap) -> dict[int, Mark]:
     """The whole generations of a mapped area, by their number; reads a few bytes."""
     found = {}
-    capacity = len(area) // GENERATIONS
-    for number in range(GENERATIONS if capacity >= _PREFIX_BYTES else 0):
-        state, step, epoch, *_ = _PREFIX.unpack_from(area, number * capacity)
-        if state == _WHOLE:
-            found[number] = Mark(step, epoch)
+    for number in range(GENERATIONS if len(area) >= _PLACES * _PREFIX_BYTES else 0):
+        if mark := mark_at(area, number):
+            found[number] = mark
     return found
+
+
+def mark_at(area: mmap.mmap, number: int) -> Mark | None:
+    """What lies at one place, OUTBOX for the outbox; None where nothing whole does."""
+    state, step, epoch, *_ = _PREFIX.unpack_from(area, number * (len(area) // _PLACES))
+    return Mark(step, epoch) if state == _WHOLE else None
+
+
+def clear(area: mmap.mmap, number: int) -> None:
+    """Give a place back: what lay there has been taken."""
+    struct.pack_into("<Q", area, number * (len(area) // _PLACES), _EMPTY)
 
 
 def generation_bytes(area: mmap.mmap, number: int) -> memoryview:
     """A whole generation as it lies in the area: what `put_generation` takes. To be released before
     the area is closed."""
-    at = number * (len(area) // GENERATIONS)
+    at = number * (len(area) // _PLACES)
     _, _, _, head_bytes, body_bytes, _ = _PREFIX.unpack_from(area, at)
     return memoryview(area)[at : at + _PREFIX_BYTES + head_bytes + body_bytes]
 
@@ -86,10 +101,10 @@ def put_generation(file: int, mark: Mark, generation: memoryview) -> None:
     """Copy another area's generation into the one whose file has the descriptor `file`. Raises
     OSError where there is no memory for it."""
     size_bytes = os.fstat(file).st_size
-    if size_bytes // GENERATIONS < len(generation):
+    if size_bytes // _PLACES < len(generation):
         size_bytes = _resized(file, len(generation))
     with mmap.mmap(file, size_bytes) as area:
-        at = _victim(area, mark.step) * (size_bytes // GENERATIONS)
+        at = _victim(area, mark.step) * (size_bytes // _PLACES)
         _PREFIX.pack_into(area, at, _WRITING, mark.step, mark.epoch, 0, 0, bytes(16))
         # All but the state, which comes last.
         area[at + 8 : at + len(generation)] = generation[8:]
@@ -101,8 +116,11 @@ def _resized(file: int, needed_bytes: int) -> int:
     forgotten first, so that no mark outlives the layout that it belongs to."""
     capacity = _aligned(needed_bytes + _HEAD_SPARE_BYTES, mmap.PAGESIZE)
     os.truncate(file, 0)
+    os.truncate(file, _PLACES * capacity)
+    # The outbox takes memory once something is posted. What is taken here cannot be missing later,
+    # when a store to it would end the process.
     os.posix_fallocate(file, 0, GENERATIONS * capacity)
-    return GENERATIONS * capacity
+    return _PLACES * capacity
 
 
 def _victim(area: mmap.mmap, step: int) -> int:
@@ -116,6 +134,40 @@ def _victim(area: mmap.mmap, step: int) -> int:
         return -2 if found[number].step >= step else found[number].step
 
     return min(range(GENERATIONS), key=worth)
+
+
+def snapshot_at(area: mmap.mmap, number: int) -> Snapshot | None:
+    """What lies whole at one place; None where it is not as it was written. Its pieces are views:
+    they are to be gone before the area is closed."""
+    at = number * (len(area) // _PLACES)
+    _, _, _, head_bytes, body_bytes, digest = _PREFIX.unpack_from(area, at)
+    begin = at + _PREFIX_BYTES
+    with memoryview(area) as view, view[begin : begin + head_bytes + body_bytes] as content:
+        if xxhash.xxh3_128(content).digest() != digest:
+            return None
+        tree = json.loads(bytes(content[:head_bytes]))
+    tree["header"]["plan"] = ParallelPlan(**tree["header"]["plan"])
+    pieces = [_piece(area, begin + head_bytes, entry) for entry in tree["pieces"]]
+    return Snapshot(CheckpointHeader(**tree["header"]), tree["reports"], pieces)
+
+
+def _piece(area: mmap.mmap, body: int, entry: dict[str, Any]) -> Piece:
+    dtype, extent = getattr(torch, entry["dtype"]), entry["extent"]
+    data = torch.empty(extent, dtype=dtype)
+    if count := data.numel():
+        data = torch.frombuffer(area, dtype=dtype, count=count, offset=body + entry["at"])
+    return Piece(
+        entry["tensor"],
+        tuple(entry["shape"]),
+        tuple(entry["offset"]),
+        data.view(extent),
+        entry["owner"],
+    )
+
+
+def _identity(piece: Piece) -> tuple[object, ...]:
+    """What tells pieces of one plan apart from each other and from those of other plans."""
+    return piece.tensor, tuple(piece.offset), tuple(piece.data.shape), piece.data.dtype
 
 
 class SnapshotArea:
@@ -151,10 +203,32 @@ class SnapshotArea:
         """Copy every piece, owned or not, into the generation that is not the newest. Raises
         CheckpointError where there is no memory for it."""
         head = _head(header, pieces, reports)
+        area = self._roomy(len(head), _body_bytes(pieces))
+        self._put(area, _victim(area, header.step), Mark(header.step, epoch), head, pieces)
+
+    def post(self, header: CheckpointHeader, epoch: int, pieces: Sequence[Piece]) -> bool:
+        """Copy the pieces that this rank owns into the outbox, from where they go to storage; False
+        where what was posted before still lies there. Raises as `keep`."""
+        owned = [piece for piece in pieces if piece.owner]
+        head = _head(header, owned, [])
+        # As large as the generations, so that neither makes the other's room anew.
+        area = self._roomy(len(_head(header, pieces, [])), _body_bytes(pieces))
+        if mark_at(area, OUTBOX) is not None:
+            return False
+        capacity = len(area) // _PLACES
+        try:
+            os.posix_fallocate(self._file.fileno(), OUTBOX * capacity, capacity)
+        except OSError as wrong:
+            raise self._unusable(f"no memory for it: {wrong.strerror}") from None
+        self._put(area, OUTBOX, Mark(header.step, epoch), head, owned)
+        return True
+
+    def _put(
+        self, area: mmap.mmap, number: int, mark: Mark, head: bytes, pieces: Sequence[Piece]
+    ) -> None:
         body_bytes = _body_bytes(pieces)
-        area = self._roomy(len(head), body_bytes)
-        at = _victim(area, header.step) * (len(area) // GENERATIONS)
-        _PREFIX.pack_into(area, at, _WRITING, header.step, epoch, 0, 0, bytes(16))
+        at = number * (len(area) // _PLACES)
+        _PREFIX.pack_into(area, at, _WRITING, mark.step, mark.epoch, 0, 0, bytes(16))
         digest = xxhash.xxh3_128()
         begin = at + _PREFIX_BYTES
         area[begin : begin + len(head)] = head
@@ -162,63 +236,39 @@ class SnapshotArea:
         with memoryview(area) as view:
             _copy_in(view, begin + len(head), pieces, digest)
         _PREFIX.pack_into(
-            area, at, _WRITING, header.step, epoch, len(head), body_bytes, digest.digest()
+            area, at, _WRITING, mark.step, mark.epoch, len(head), body_bytes, digest.digest()
         )
         # The mark comes last and is one aligned word: a kill leaves the generation whole or not.
         struct.pack_into("<Q", area, at, _WHOLE)
 
     def read(self, step: int) -> Snapshot:
-        """What the generation of `step` says. Raises CheckpointError where it is not there, or is
-        not as it was written."""
-        _, head, _ = self._verified(step)
-        tree = json.loads(head)
-        header = tree["header"]
-        header["plan"] = ParallelPlan(**header["plan"])
-        return Snapshot(CheckpointHeader(**header), tree["reports"])
-
-    def fill(self, step: int, pieces: Sequence[Piece]) -> None:
-        """Fill `data` of every piece from the generation of `step`. Raises CheckpointError, as
-        `read` does, and where a piece is not in it with the same place, shape and type."""
-        area, head, body = self._verified(step)
-        stored = {
-            (entry["tensor"], tuple(entry["offset"]), tuple(entry["extent"])): entry
-            for entry in json.loads(head)["pieces"]
-        }
-        for piece in pieces:
-            key = (piece.tensor, tuple(piece.offset), tuple(piece.data.shape))
-            entry = stored.get(key)
-            if entry is None or entry["dtype"] != str(piece.data.dtype):
-                raise self._unusable(f"of another plan: it lacks {piece.tensor} as held here")
-            if piece.data.numel():
-                kept = torch.frombuffer(
-                    area,
-                    dtype=piece.data.dtype,
-                    count=piece.data.numel(),
-                    offset=body + entry["at"],
-                )
-                with torch.no_grad():
-                    piece.data.detach().copy_(kept.view(piece.data.shape))
-
-    def _verified(self, step: int) -> tuple[mmap.mmap, bytes, int]:
-        """The map, the head of the generation of `step`, and where its body begins."""
+        """The generation of `step`; its pieces are views of the area. Raises CheckpointError where
+        it is not there, or is not as it was written."""
         area = self._map
         found = {} if area is None else marks(area)
         number = next((number for number, mark in found.items() if mark.step == step), None)
         if area is None or number is None:
             raise self._unusable(f"no whole snapshot of step {step}")
-        at = number * (len(area) // GENERATIONS)
-        _, _, _, head_bytes, body_bytes, digest = _PREFIX.unpack_from(area, at)
-        begin = at + _PREFIX_BYTES
-        with memoryview(area) as view, view[begin : begin + head_bytes + body_bytes] as content:
-            if xxhash.xxh3_128(content).digest() != digest:
-                raise self._unusable(f"the snapshot of step {step} is not as it was written")
-            head = bytes(content[:head_bytes])
-        return area, head, begin + head_bytes
+        snapshot = snapshot_at(area, number)
+        if snapshot is None:
+            raise self._unusable(f"the snapshot of step {step} is not as it was written")
+        return snapshot
+
+    def fill(self, snapshot: Snapshot, pieces: Sequence[Piece]) -> None:
+        """Fill `data` of every piece. Raises CheckpointError where a piece is not in the snapshot
+        with the same place, shape and type."""
+        stored = {_identity(piece): piece.data for piece in snapshot.pieces}
+        for piece in pieces:
+            kept = stored.get(_identity(piece))
+            if kept is None:
+                raise self._unusable(f"of another plan: it lacks {piece.tensor} as held here")
+            with torch.no_grad():
+                piece.data.detach().copy_(kept)
 
     def _roomy(self, head_bytes: int, body_bytes: int) -> mmap.mmap:
         """The map, made large enough; growing it forgets what it held."""
         needed = _PREFIX_BYTES + head_bytes + body_bytes
-        if self._map is not None and len(self._map) // GENERATIONS >= needed:
+        if self._map is not None and len(self._map) // _PLACES >= needed:
             return self._map
         if self._map is not None:
             self._map.close()
@@ -242,7 +292,7 @@ def _head(header: CheckpointHeader, pieces: Sequence[Piece], reports: Sequence[s
             "shape": list(piece.shape),
             "offset": list(piece.offset),
             "extent": list(piece.data.shape),
-            "dtype": str(piece.data.dtype),
+            "dtype": str(piece.data.dtype).removeprefix("torch."),
             "owner": piece.owner,
             "at": at,
         }

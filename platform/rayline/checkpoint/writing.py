@@ -52,19 +52,26 @@ def save(
     rank when any rank failed; nothing is committed then and older checkpoints stay.
     """
     temporary = root / writing_name(header.step, _begin(root, header.step, ranks))
-    reports = ranks.gather(_write_own(temporary, pieces, ranks.rank))
-    verdict = ""
-    if reports is not None:
-        try:
-            _commit(root, temporary, _manifest(header, temporary, reports))
-        except (OSError, Damaged) as wrong:
-            shutil.rmtree(temporary, ignore_errors=True)
-            verdict = str(wrong)
+    reports = ranks.gather(write_own(temporary, pieces, ranks.rank))
+    verdict = "" if reports is None else commit(root, temporary, header, reports, keep)
     if verdict := ranks.broadcast(verdict):
         raise _failed(root, header.step, verdict)
-    if ranks.rank == 0:
-        _retire(root, header.step, keep)
     return root / step_name(header.step)
+
+
+def commit(
+    root: Path, temporary: Path, header: CheckpointHeader, reports: Sequence[str], keep: int
+) -> str:
+    """Make the folder `temporary`, which every rank has written to, a checkpoint, and retire what
+    is older than the `keep` newest. One process calls it, with the report of every rank's
+    `write_own`. Returns why it could not be, empty where it is one; the folder is gone then."""
+    try:
+        _commit(root, temporary, _manifest(header, temporary, reports))
+    except (OSError, Damaged) as wrong:
+        shutil.rmtree(temporary, ignore_errors=True)
+        return str(wrong)
+    _retire(root, header.step, keep)
+    return ""
 
 
 def _failed(root: Path, step: int, reason: str) -> CheckpointError:
@@ -91,8 +98,9 @@ def _begin(root: Path, step: int, ranks: Exchange) -> str:
     return content
 
 
-def _write_own(temporary: Path, pieces: Sequence[Piece], rank: int) -> str:
-    """Write this rank's shard; the report, as JSON, says what was written or what went wrong."""
+def write_own(temporary: Path, pieces: Sequence[Piece], rank: int) -> str:
+    """Write the pieces that a rank owns as its shard; the report, as JSON, says what was written or
+    what went wrong."""
     owned = [piece for piece in pieces if piece.owner and piece.data.numel()]
     records = [_record(piece, rank) for piece in owned]
     try:
@@ -186,7 +194,7 @@ def _retire(root: Path, saved: int, keep: int) -> None:
     save would cost more than it tells. The step just saved was hashed as it was written and always
     stays, so at least one checkpoint whose bytes are known to be right does.
     """
-    for folder in leftovers(root):
+    for folder in leftovers(root, saved):
         shutil.rmtree(folder, ignore_errors=True)
     kept = 1
     for folder in candidates(root):

@@ -47,7 +47,7 @@ class Snapshots:
             return None
         kept = self._area.read(self._step)
         pieces = engine.pieces()
-        self._area.fill(self._step, pieces)
+        self._area.fill(kept, pieces)
         engine.restore(pieces, kept.header.scalars)
         for line in kept.reports:
             self._reports.append(line)
@@ -62,6 +62,16 @@ class Snapshots:
     def is_due(self, step: int) -> bool:
         """Whether a snapshot follows `step`."""
         return self._area is not None and self._every is not None and step % self._every == 0
+
+    @property
+    def post_to_storage(self) -> bool:
+        """Whether checkpoints may be written from memory, by another process."""
+        return self._area is not None
+
+    def post(self, header: CheckpointHeader, engine: Engine) -> bool:
+        """Copy what this rank owns to where it is written to storage from; False where the last one
+        is still being written. Raises CheckpointError where there is no memory for it."""
+        return self._area is not None and self._area.post(header, self._epoch, engine.pieces())
 
     def keep(self, header: CheckpointHeader, engine: Engine) -> None:
         """Copy this rank's state. Raises CheckpointError where there is no memory for it."""

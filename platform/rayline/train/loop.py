@@ -217,9 +217,11 @@ class _Run:
             engine_s = clock.lap_s()
             evaluations = unreported + self._evaluate(step)
             evaluation_s = clock.lap_s()
-            saved = step == self.job.last_step or self._is_due(step)
+            saved = step == self.job.last_step
             if saved:
                 self._save(step)
+            elif self._is_due(step):
+                saved = self._save_beside(step)
             checkpoint_s = clock.lap_s()
             communication_s = profiler.end(step)
             profile_s += clock.lap_s()
@@ -302,6 +304,19 @@ class _Run:
                 checkpoint.exchange(),
                 keep=self.job.checkpoint.keep,
             )
+
+    def _save_beside(self, step: int) -> bool:
+        """A checkpoint while training goes on, where there is a keeper that writes it; whether it
+        is on storage when this returns."""
+        if not self.snapshots.post_to_storage:
+            self._save(step)
+            return True
+        with self.link.around("save", step):
+            if not self.snapshots.post(self._header(step), self.engine):
+                log.warning(
+                    "step %d is not saved: storage is still busy with the checkpoint before", step
+                )
+        return False
 
     def export(self, model_directory: Path, step: int) -> ExportReport:
         """The trained model as a Hugging Face folder, its logits checked."""

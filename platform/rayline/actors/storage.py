@@ -1,0 +1,85 @@
+"""From outboxes to storage: the part of a keeper that writes checkpoints while ranks go on.
+
+Every keeper writes the shards of its node's ranks and tells one of them, the committer, which makes
+the folder a checkpoint once all ranks' shards are there. A rank that died before it posted its part
+leaves a checkpoint that is never committed; the next one takes its place.
+
+Two drivers that write to one folder would both believe to be alone. So each claims the folder when
+its gang begins, and a commit is refused once another one has claimed it since.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import shutil
+from collections import defaultdict
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from rayline.checkpoint import (
+    CheckpointHeader,
+    commit,
+    holds,
+    write_own,
+    writing_name,
+)
+from rayline.parallel.piece import Piece
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Storage:
+    """Where a gang's checkpoints go; the same for all its keepers."""
+
+    root: Path
+    keep: int
+    """Newest checkpoints that stay."""
+    world_size: int
+    claim: str
+    """What the driver wrote into the root's fence."""
+    epoch: int
+
+    def folder(self, step: int) -> Path:
+        """What a step's shards are written to. It is another one for every epoch and driver, so
+        that what one left over cannot mix with the next."""
+        token = hashlib.sha256(f"{self.claim} {self.epoch}".encode()).hexdigest()[:8]
+        return self.root / writing_name(step, token)
+
+
+@dataclass(slots=True)
+class Committer:
+    """Collects what ranks have written, and commits what is whole."""
+
+    storage: Storage
+    _reports: dict[int, dict[int, str]] = field(default_factory=lambda: defaultdict(dict))
+    """By step and rank."""
+
+    def take(self, rank: int, header: CheckpointHeader, report: str) -> str:
+        """A rank's shard of a step was written. Returns what became of the step: empty while shards
+        are missing."""
+        mine = self._reports[header.step]
+        mine[rank] = report
+        if len(mine) < self.storage.world_size:
+            return ""
+        del self._reports[header.step]
+        for older in [step for step in self._reports if step < header.step]:
+            del self._reports[older]
+        folder = self.storage.folder(header.step)
+        if not holds(self.storage.root, self.storage.claim):
+            shutil.rmtree(folder, ignore_errors=True)
+            return f"step {header.step} not saved: another run writes to {self.storage.root} now"
+        reports = [mine[one] for one in range(self.storage.world_size)]
+        wrong = commit(self.storage.root, folder, header, reports, self.storage.keep)
+        return f"step {header.step} not saved: {wrong}" if wrong else f"step {header.step} saved"
+
+
+def write_posted(storage: Storage, rank: int, header: CheckpointHeader, pieces: list[Piece]) -> str:
+    """Write one rank's shard; the report for the committer."""
+    folder = storage.folder(header.step)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as wrong:
+        log.warning("the folder of step %d cannot be made: %s", header.step, wrong)
+    return write_own(folder, pieces, rank)

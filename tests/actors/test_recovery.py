@@ -1,0 +1,103 @@
+"""Real gangs under real faults: what is lost comes back, bit for bit."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from rayline.actors.chaos import ChaosReport, chaos, check_faults, draw_faults
+from rayline.actors.driver import anchored_job
+from rayline.errors import SpecError
+from rayline.spec import Fault, JobSpec
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture
+def job(tmp_path: Path) -> JobSpec:
+    """Twenty steps of the quickstart's model over four ranks, with a snapshot after each."""
+    quick = JobSpec.load(ROOT / "jobs" / "specs" / "quickstart.yaml")
+    return anchored_job(quick, ROOT).changed(
+        {
+            "steps": 20,
+            "plan.data": 2,
+            "plan.tensor": 2,
+            "checkpoint.every_steps": 6,
+            "recovery.snapshot_every_steps": 1,
+            "recovery.spares": 1,
+            "recovery.hang_after_s": 4,
+            "resources.cpus_per_worker": 0.2,
+            "output_dir": str(tmp_path / "run"),
+            "tracking.uri": f"sqlite:///{tmp_path}/mlflow.db",
+        }
+    )
+
+
+def test_a_fault_is_read_from_a_line_and_refused_where_it_has_no_place(job: JobSpec) -> None:
+    fault = Fault.read("kill", "rank=3@step=20,phase=backward")
+    assert fault == Fault(kind="kill", rank=3, step=20, phase="backward")
+    assert str(fault) == "kill rank=3@step=20,phase=backward"
+    check_faults(job, [fault])
+    with pytest.raises(SpecError, match="rank"):
+        check_faults(job, [fault.model_copy(update={"rank": 4})])
+    with pytest.raises(SpecError, match="step"):
+        check_faults(job, [fault.model_copy(update={"step": 21})])
+    with pytest.raises(SpecError, match="says no rank and step"):
+        Fault.read("kill", "rank=3")
+    with pytest.raises(SpecError, match="phase"):
+        Fault.read("kill", "rank=3@step=2,phase=backwards")
+
+
+def test_drawn_faults_are_the_same_for_a_seed_and_lie_within_the_job(job: JobSpec) -> None:
+    for seed in range(50):
+        faults = draw_faults(job, 10, seed)
+        assert faults == draw_faults(job, 10, seed)
+        check_faults(job, faults)
+        steps = [fault.step for fault in faults]
+        assert steps == sorted(set(steps))
+        assert all(fault.phase != "save" or fault.step % 6 == 0 for fault in faults)
+    with pytest.raises(SpecError, match="at least 23"):
+        draw_faults(job, 20, 0)
+
+
+@pytest.fixture
+def one_node() -> Iterator[None]:
+    import ray
+
+    ray.init(address="local", num_cpus=2, num_gpus=0, include_dashboard=False, log_to_driver=False)
+    yield
+    ray.shutdown()
+
+
+def table(report: ChaosReport) -> str:
+    return "\n".join(f"{one.fault}: {one.seen} {one.recovery}" for one in report.judged)
+
+
+@pytest.mark.ray
+@pytest.mark.usefixtures("one_node")
+def test_whatever_is_lost_wherever_the_run_is_the_same_bit_for_bit(job: JobSpec) -> None:
+    faults = [
+        Fault(kind="kill", rank=2, step=3, phase="backward"),
+        Fault(kind="kill", rank=0, step=5, phase="collective"),
+        Fault(kind="kill", rank=3, step=7, phase="optimizer"),
+        Fault(kind="raise", rank=1, step=9, phase="forward"),
+        Fault(kind="kill", rank=1, step=11, phase="snapshot"),
+        Fault(kind="kill", rank=0, step=12, phase="save"),
+        Fault(kind="stop", rank=2, step=15, phase="forward"),
+        Fault(kind="hang", rank=1, step=17, phase="data"),
+    ]
+    report = chaos(job, faults)
+    print(table(report))
+    assert [one.fault for one in report.judged if not one.passed] == [], table(report)
+    assert report.steps == 20
+    assert report.different_losses == 0
+    assert report.weights_equal
+    hung = [one.recovery.reason for one in report.judged[-2:] if one.recovery is not None]
+    assert "worker" not in hung[0]
+    assert "rank 2 was lost" in hung[0]
+    assert "does not answer while others wait in" in hung[0]
+    assert "is in data for" in hung[1]
+    verdicts = sorted((Path(job.directory) / "broken" / "hangs").glob("*/verdict.txt"))
+    assert [verdict.read_text().split()[1] for verdict in verdicts] == ["2", "1"]
+    stacks = verdicts[1].with_name("rank-00001.txt").read_text()
+    assert "spring" in stacks
