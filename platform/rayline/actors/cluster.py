@@ -45,6 +45,9 @@ def ensure_ray(address: str | None = None) -> None:
             fix="from outside: rayline submit SPEC --address http://HEAD:8265",
         )
     target = address or os.environ.get("RAY_ADDRESS") or "local"
+    # A Ray that is started here gives way to everything else on the machine by default: its workers
+    # run at niceness 15 (Ray's configuration flag worker_niceness), the daemons around them at 0.
+    os.environ.setdefault("RAY_worker_niceness", "0")
     try:
         _knock(target)
         ray.init(address=target, log_to_driver=False, logging_level=logging.WARNING)

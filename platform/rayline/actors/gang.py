@@ -240,7 +240,9 @@ class Gang:
 
     def _look_for_hang(self) -> Failure | None:
         """Ask every rank where it stands; the one that the gang hangs on, if it does."""
-        asked = {rank: actor.standing.remote() for rank, actor in enumerate(self._crew.actors)}
+        asked: dict[int, ray.ObjectRef[Standing]] = {
+            rank: actor.standing.remote() for rank, actor in enumerate(self._crew.actors)
+        }
         ray.wait(list(asked.values()), num_returns=len(asked), timeout=_ANSWER_S)
         hang = self._vigil.judge({rank: _answer(one) for rank, one in asked.items()})
         if hang is None:

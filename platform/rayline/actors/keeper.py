@@ -79,7 +79,8 @@ class Keeper:
         already, here or as a copy, they find in it."""
         for rank in ranks:
             if rank not in self._own:
-                self._own[rank] = self._copies.pop(rank, None) or _new_area(rank)
+                copied = rank in self._copies
+                self._own[rank] = self._copies.pop(rank) if copied else _new_area(rank)
         return {rank: Path(f"/proc/{os.getpid()}/fd/{self._own[rank].file}") for rank in ranks}
 
     def marks(self) -> dict[int, list[Mark]]:
@@ -123,7 +124,7 @@ class Keeper:
         """A copy of another node's generation."""
         if rank not in self._copies:
             self._copies[rank] = _new_area(rank)
-        put_generation(self._copies[rank].file, mark, memoryview(generation))
+        put_generation(self._copies[rank].file, mark, generation.data)
 
     def hand_over(self, rank: int, to: ActorHandle[Keeper]) -> None:
         """Send every whole generation of a rank that now works on another node to its keeper;

@@ -57,7 +57,8 @@ class Keepers:
         """Have a keeper on each of the nodes; returns at once."""
         for node in nodes:
             if node not in self._keepers:
-                self._keepers[node] = ray.remote(Keeper).options(**beside(node)).remote()
+                remote: Any = ray.remote(Keeper)
+                self._keepers[node] = remote.options(**beside(node)).remote()
 
     def open(self, node_of_rank: Sequence[str], epoch: int) -> Opened:
         """Areas for ranks on these nodes, which have keepers. Raises RayError where one of those
@@ -72,7 +73,7 @@ class Keepers:
         nodes = sorted(set(node_of_rank))
         for node in nodes:
             here = [rank for rank, its in enumerate(node_of_rank) if its == node]
-            opened = self._keepers[node].open.remote(here)
+            opened: Any = self._keepers[node].open.remote(here)
             areas |= ray.get(opened, timeout=_START_TIMEOUT_S)
         self._let_write(node_of_rank, epoch)
         if self._job.recovery.peer_copies and len(nodes) > 1:
