@@ -1,6 +1,7 @@
 """Real gangs under real faults: what is lost comes back, bit for bit."""
 
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -50,14 +51,14 @@ def test_a_fault_is_read_from_a_line_and_refused_where_it_has_no_place(job: JobS
 
 def test_drawn_faults_are_the_same_for_a_seed_and_lie_within_the_job(job: JobSpec) -> None:
     for seed in range(50):
-        faults = draw_faults(job, 10, seed)
-        assert faults == draw_faults(job, 10, seed)
+        faults = draw_faults(job, 8, seed)
+        assert faults == draw_faults(job, 8, seed)
         check_faults(job, faults)
         steps = [fault.step for fault in faults]
-        assert steps == sorted(set(steps))
+        assert all(later - earlier >= 2 for earlier, later in pairwise(steps))
         assert all(fault.phase != "save" or fault.step % 6 == 0 for fault in faults)
     with pytest.raises(SpecError, match="at least 23"):
-        draw_faults(job, 20, 0)
+        draw_faults(job, 10, 0)
 
 
 @pytest.fixture
@@ -81,10 +82,10 @@ def test_whatever_is_lost_wherever_the_run_is_the_same_bit_for_bit(job: JobSpec)
         Fault(kind="kill", rank=0, step=5, phase="collective"),
         Fault(kind="kill", rank=3, step=7, phase="optimizer"),
         Fault(kind="raise", rank=1, step=9, phase="forward"),
-        Fault(kind="kill", rank=1, step=11, phase="snapshot"),
         Fault(kind="kill", rank=0, step=12, phase="save"),
-        Fault(kind="stop", rank=2, step=15, phase="forward"),
-        Fault(kind="hang", rank=1, step=17, phase="data"),
+        Fault(kind="kill", rank=1, step=14, phase="snapshot"),
+        Fault(kind="stop", rank=2, step=16, phase="forward"),
+        Fault(kind="hang", rank=1, step=18, phase="data"),
     ]
     report = chaos(job, faults)
     print(table(report))

@@ -17,7 +17,7 @@ def test_a_tensor_group_shares_its_bundle() -> None:
 @given(st.lists(st.sampled_from("abc"), min_size=1, max_size=9), st.integers(1, 64))
 def test_local_ranks_count_up_on_each_node_and_find_their_gpu(nodes: list[str], cores: int) -> None:
     places = [
-        Whereabouts(node, f"10.0.0.{ord(node)}", cores, (str(nodes[:rank].count(node)),))
+        Whereabouts(node, f"10.0.0.{ord(node)}", 1, cores, (str(nodes[:rank].count(node)),))
         for rank, node in enumerate(nodes)
     ]
     for rank, share in enumerate(shares(places)):
@@ -29,13 +29,13 @@ def test_local_ranks_count_up_on_each_node_and_find_their_gpu(nodes: list[str], 
 
 
 def test_threads_are_shared_by_machine_where_nodes_are_simulated() -> None:
-    places = [Whereabouts(node, "127.0.0.1", 4, ()) for node in "ab"]
+    places = [Whereabouts(node, "127.0.0.1", 1, 4, ()) for node in "ab"]
     assert [share.threads for share in shares(places)] == [2, 2]
 
 
 def test_contexts_carry_rank_coordinate_and_the_meeting_point() -> None:
     plan = ParallelPlan(tensor=2, pipeline=2)
-    places = [Whereabouts("a", "10.0.0.1", 8, ()) for _ in range(4)]
+    places = [Whereabouts("a", "10.0.0.1", 1, 8, ()) for _ in range(4)]
     told = contexts(plan, shares(places), "cpu", ("10.0.0.1", 4711))
     assert [context.rank for context in told] == [0, 1, 2, 3]
     assert [str(context.coordinate) for context in told][3] == "pp1-dp0-cp0-tp1"

@@ -69,20 +69,21 @@ class ChaosReport:
 
 
 def draw_faults(job: JobSpec, count: int, seed: int) -> list[Fault]:
-    """`count` kills over ranks and phases, at distinct steps after the second; a pure function of
-    its arguments. Raises SpecError where the job has too few steps."""
+    """`count` kills over ranks and phases, each at a step with a quiet one before it, after the
+    third; a pure function of its arguments. Raises SpecError where the job has too few steps."""
     draw = random.Random(seed)
-    steps = range(3, job.steps)
-    if count > len(steps):
+    spare = job.steps - 3 - 2 * count
+    if spare < 0:
         raise SpecError(
             "steps",
-            f"{count} faults need a step each, after the second and before the last",
+            f"{count} faults need two steps each, after the third and before the last",
             value=job.steps,
-            allowed=f"at least {count + 3}",
+            allowed=f"at least {2 * count + 3}",
         )
     every = job.checkpoint.every_steps
     faults = []
-    for step in sorted(draw.sample(steps, count)):
+    gaps = sorted(draw.choices(range(spare + 1), k=count))
+    for step in [4 + 2 * number + gap for number, gap in enumerate(gaps)]:
         saves = every is not None and step % every == 0
         phases = [phase for phase in DRAWN_PHASES if phase != "save" or saves]
         rank = draw.randrange(job.plan.world_size)

@@ -195,6 +195,13 @@ class Gang:
         ended or would not leave; the others stand ready for the next `start`. Returns the ranks
         that were dismissed."""
         known = list(failures)
+        # First of all: for one that hangs the others wait until it is gone.
+        gone = {failure.rank for failure in known if failure.kind in ("died", "hung")}
+        for rank in sorted(failure.rank for failure in known if failure.kind == "hung"):
+            place = self._crew.places[rank]
+            self._keepers.end_process(place.node_id, place.pid)
+        self._crew.dismiss(sorted(gone))
+        self._running = {run: rank for run, rank in self._running.items() if rank not in gone}
         # A rank that computes notices a lost neighbour at its next collective, within a step.
         deadline_s = time.monotonic() + _GRACE_S + self._vigil.longest_step_s
         while self._running and time.monotonic() < deadline_s:
@@ -206,8 +213,8 @@ class Gang:
             lost = set(range(self._plan.world_size))
         self._running.clear()
         self._asked = None
-        self._crew.dismiss(sorted(lost))
-        return sorted(lost)
+        self._crew.dismiss(sorted(lost - gone))
+        return sorted(lost | gone)
 
     def end(self) -> None:
         """End every process. Never raises; may be called at any time, more than once."""

@@ -18,10 +18,12 @@ from __future__ import annotations
 import logging
 import mmap
 import os
+import signal
 import threading
 import time
 from collections import deque
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -119,6 +121,11 @@ class Keeper:
     def news(self) -> list[str]:
         """What became of checkpoints since the last call."""
         return [self._news.popleft() for _ in range(len(self._news))]
+
+    def end_process(self, pid: int) -> None:
+        """End a worker of this node that does not react to Ray."""
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
 
     def take(self, rank: int, mark: Mark, generation: NDArray[np.uint8]) -> None:
         """A copy of another node's generation."""

@@ -81,6 +81,12 @@ class Keepers:
                 self._keepers[node].send_to.remote(self._keepers[peer])
         return Opened(areas, mark)
 
+    def end_process(self, node: str, pid: int) -> None:
+        """End a process that hangs, where a keeper stands beside it: Ray asks a process to end
+        itself, and only kills it after seconds. Returns at once."""
+        if node in self._keepers:
+            self._keepers[node].end_process.remote(pid)
+
     def news(self) -> list[str]:
         """What became of checkpoints since the last call, without waiting for a busy keeper."""
         told: list[str] = []

@@ -25,6 +25,7 @@ class Whereabouts:
 
     node_id: str
     address: str
+    pid: int
     cores: int
     """CPU cores that its process may use."""
     gpus: tuple[str, ...]

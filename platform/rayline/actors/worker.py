@@ -56,6 +56,9 @@ def train_rank(
     from rayline.tracking import resolve_model
     from rayline.train.loop import run_rank
 
+    # What was imported by now stays: looking through it for garbage after a loss takes as long as
+    # all the rest of a recovery.
+    gc.freeze()
     if not model_directory.is_dir():
         # The driver's copy lies on another node: this node fetches its own.
         model_directory = resolve_model(job.model, job.tracking, need_weights=job.init == "weights")
@@ -118,6 +121,7 @@ class Worker:
         return Whereabouts(
             node_id=context.get_node_id(),
             address=address,
+            pid=os.getpid(),
             cores=len(os.sched_getaffinity(0)),
             gpus=tuple(context.get_accelerator_ids().get("GPU", [])),
         )

@@ -66,12 +66,15 @@ def run_rank(
     Raises SpecError, CheckpointError, or what torch raised.
     """
     with ExitStack() as held:
+        clock = _Clock()
         with link.around("start", 0):
             shape = ModelShape.from_config(load_config(model_directory).to_dict())
             job.check(shape)
             feed = TrainingFeed.load(job, context.coordinate, model_directory)
             held_out = HeldOutFeed.load(job, context.coordinate, model_directory)
+            loaded_s = clock.lap_s()
             device = held.enter_context(joined(context))
+            joined_s = clock.lap_s()
             utilization = None
             if yardstick is not None:
                 utilization = measure_utilization(yardstick, device, job.precision)
@@ -89,7 +92,15 @@ def run_rank(
                 device,
                 held.enter_context(closing(Snapshots(job, context))),
             )
+            built_s = clock.lap_s()
             first_step = run.restore() + 1
+            log.info(
+                "data in %.2f s, joined in %.2f s, built in %.2f s, restored in %.2f s",
+                loaded_s,
+                joined_s,
+                built_s,
+                clock.lap_s(),
+            )
         with (
             StepProfiler(job.profile, Path(job.directory) / "profile", context) as profiler,
             Prefetch(feed.batch, job.last_step) as batches,
