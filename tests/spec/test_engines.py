@@ -72,6 +72,10 @@ def test_deepspeed_refuses_what_its_partitions_would_falsify(kind: str) -> None:
         ({"plan.data": 2, "plan.expert": 2}, "no plan.expert, found 2; use engine: native"),
         ({"objective.router_aux_loss": 0.01}, "no objective.router_aux_loss; use engine: native"),
         (
+            {"objective.expert_capacity_factor": 1.25},
+            "leave objective.expert_capacity_factor null, or use engine: native",
+        ),
+        (
             {"objective.chunk_tokens": 512},
             "leave objective.chunk_tokens null, or use engine: native",
         ),

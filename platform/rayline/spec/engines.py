@@ -55,6 +55,11 @@ def _deepspeed_lacks(job: JobSpec) -> Iterator[str]:
         )
     if job.objective.router_aux_loss:
         yield "engine deepspeed has no objective.router_aux_loss; use engine: native"
+    if job.objective.expert_capacity_factor is not None:
+        yield (
+            "engine deepspeed drops no choices of experts; leave objective.expert_capacity_factor "
+            "null, or use engine: native"
+        )
     if job.objective.chunk_tokens is not None:
         yield (
             "engine deepspeed computes all logits at once; leave objective.chunk_tokens null, or "
