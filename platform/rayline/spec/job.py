@@ -8,6 +8,7 @@ from typing import Literal, Self
 from pydantic import Field, model_validator
 
 from rayline.errors import SpecError
+from rayline.spec.compilation import CompileSpec
 from rayline.spec.data import DataSpec
 from rayline.spec.document import Document
 from rayline.spec.engines import check_engine, why_engine_cannot
@@ -102,6 +103,8 @@ class JobSpec(Document):
     recompute: Literal["none", "selective", "full"] = "none"
     """What the backward pass computes again instead of keeping it. full: each layer, from its
     input. selective: all but products of matrices and attention."""
+    compile: CompileSpec | None = None
+    """How layers are compiled; null runs them as they are. Engine native."""
     offload: OffloadSpec = OffloadSpec()
     plan: ParallelPlan = ParallelPlan()
     checkpoint: CheckpointSpec = CheckpointSpec()
