@@ -122,6 +122,12 @@ CASES = [
         ["objective.router_aux_loss", "dense", "--set objective.router_aux_loss=0"],
     ),
     Case(
+        "full experts of a dense model",
+        train("objective.expert_capacity_factor=1.25"),
+        2,
+        ["objective.expert_capacity_factor", "dense", "1.25", "expert_capacity_factor=null"],
+    ),
+    Case(
         "deepspeed with tensor",
         train("engine=deepspeed", "plan.tensor=2"),
         2,

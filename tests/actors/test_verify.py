@@ -286,9 +286,10 @@ def test_all_that_a_step_can_be_is_followed(model: Path, tmp_path: Path) -> None
     assert not found["averaged"].equal
 
 
-def test_a_balance_of_routers_is_refused_by_name(model: Path) -> None:
-    with pytest.raises(SpecError, match=r"(?s)router_aux_loss.*--set objective"):
-        plan_verification(job(model, DATA).changed({"objective.router_aux_loss": 0.01}))
+@pytest.mark.parametrize("field", ["router_aux_loss", "expert_capacity_factor"])
+def test_what_routers_are_asked_for_is_refused_by_name(model: Path, field: str) -> None:
+    with pytest.raises(SpecError, match=rf"(?s){field}.*--set objective"):
+        plan_verification(job(model, DATA).changed({f"objective.{field}": 1.5}))
 
 
 def test_a_scale_that_skips_steps_is_refused_by_name(model: Path) -> None:

@@ -60,6 +60,10 @@ def test_a_line_tells_how_busy_the_devices_are_where_that_is_known() -> None:
 def test_a_line_tells_the_largest_load_of_a_mixture_of_experts() -> None:
     routed = replace(report(12), routing=RoutingReport(max_load=1.3333))
     assert "max_load 1.33  2,048 tokens/s" in step_line(routed, 60, 75.2)
+    dropping = RoutingReport(max_load=1.3333, choices=800, dropped=25)
+    assert "max_load 1.33  dropped 3.1%  2,048" in step_line(
+        replace(routed, routing=dropping), 60, 75.2
+    )
     assert "max_load" not in step_line(report(12), 60, 75.2)
 
 

@@ -9,6 +9,7 @@ import pytest
 from rayline.launch import Finding, doctor
 from rayline.launch.doctor import (
     address_findings,
+    compiler_finding,
     cpu_finding,
     gpu_finding,
     python_finding,
@@ -67,6 +68,12 @@ def test_python(found: str, level: str) -> None:
 )
 def test_gpu(listing: str | None, level: str) -> None:
     assert gpu_finding(listing).level == level
+
+
+def test_a_compiler_is_wanted_by_jobs_that_compile_alone() -> None:
+    assert compiler_finding("/usr/bin/g++") == Finding("compiler", "ok", "/usr/bin/g++")
+    missing = compiler_finding(None)
+    assert (missing.level, "`compile`" in missing.text, "CXX" in missing.fix) == ("ok", True, True)
 
 
 def test_a_gpu_is_counted() -> None:

@@ -70,7 +70,12 @@ def test_deepspeed_refuses_what_its_partitions_would_falsify(kind: str) -> None:
         ({"plan.pipeline": 2}, "no plan.pipeline, found 2; use engine: native"),
         ({"plan.context": 2}, "no plan.context, found 2; use engine: native"),
         ({"plan.data": 2, "plan.expert": 2}, "no plan.expert, found 2; use engine: native"),
+        ({"compile": {}}, "compiles no layers; leave compile null, or use engine: native"),
         ({"objective.router_aux_loss": 0.01}, "no objective.router_aux_loss; use engine: native"),
+        (
+            {"objective.expert_capacity_factor": 1.25},
+            "leave objective.expert_capacity_factor null, or use engine: native",
+        ),
         (
             {"objective.chunk_tokens": 512},
             "leave objective.chunk_tokens null, or use engine: native",
@@ -85,6 +90,27 @@ def test_deepspeed_refuses_what_its_partitions_would_falsify(kind: str) -> None:
 def test_deepspeed_refuses_what_it_cannot_combine(changes: dict[str, Any], said: str) -> None:
     with pytest.raises(SpecError, match=said):
         JobSpec.parse(JOB).changed(changes)
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"plan.context": 2, "plan.context_method": "ring"}, "context_method: ulysses, or compile"),
+        (
+            {"plan.pipeline": 2, "plan.microbatches": 2, "plan.schedule": "zero_bubble"},
+            "plan.schedule: interleaved, or compile",
+        ),
+        ({"recompute": "selective"}, "recompute: none or full, or compile"),
+        ({"offload.activations": "cpu"}, "use recompute: full, or compile"),
+        ({"compile": {"backend": "gcc"}}, "compile.backend.*aot_eager.*gcc"),
+    ],
+)
+def test_what_cannot_be_compiled_is_refused(changes: dict[str, Any], said: str) -> None:
+    native = JobSpec.parse(JOB).changed({"engine": "native", "compile": {}})
+    assert native.compile is not None
+    assert native.compile.backend == "inductor"
+    with pytest.raises(SpecError, match=said):
+        native.changed(changes)
 
 
 def test_a_ring_refuses_documents_that_are_kept_apart() -> None:

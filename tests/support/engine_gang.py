@@ -84,6 +84,12 @@ class Task:
         return [(load, balance) for load, balance in found]
 
     @property
+    def dropped(self) -> list[tuple[int | None, int]]:
+        """Choices of experts that were dropped in each step, and all choices."""
+        found = json.loads((self.out / "results.json").read_text())["dropped"]
+        return [(dropped, choices) for dropped, choices in found]
+
+    @property
     def evaluations(self) -> list[tuple[float, int]]:
         """Sum of losses and number of targets, as every rank got them: at first, and after each
         step."""

@@ -116,7 +116,7 @@ def do(task: dict[str, Any]) -> None:
         restore(engine, Path(task["load"]), pace)
     if task["gradients"]:
         keep("gradients", dict(engine.gradients(share(1))))
-    losses, norms, skipped, evaluations, routing = [], [], [], [], []
+    losses, norms, skipped, evaluations, routing, dropped = [], [], [], [], [], []
 
     def evaluate() -> None:
         if task["evaluate"]:
@@ -135,6 +135,7 @@ def do(task: dict[str, Any]) -> None:
         norms.append(outcome.grad_norm)
         if outcome.routing is not None:
             routing.append((outcome.routing.max_load, outcome.routing.balance_loss))
+            dropped.append((outcome.routing.dropped, outcome.routing.choices))
         skipped.append(pace.done(step, outcome))
         evaluate()
         if task["save"] and step == task["save_at"]:
@@ -155,6 +156,7 @@ def do(task: dict[str, Any]) -> None:
             "skipped": skipped,
             "evaluations": evaluations,
             "routing": routing,
+            "dropped": dropped,
         }
         (out / "results.json").write_text(json.dumps(results))
 

@@ -1,5 +1,7 @@
 """The plain training that every engine is compared with, and the job they all do."""
 
+import math
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +40,11 @@ class Reference:
             folder, dtype=torch.float32, attn_implementation="eager"
         )
         self.spec = spec
+        self.dropped = 0
+        if spec.objective.expert_capacity_factor is not None:
+            for name, module in self.model.named_modules():
+                if name.endswith(".experts"):
+                    module.register_forward_pre_hook(self.drop)
         matrices = [p for p in self.model.parameters() if p.dim() >= 2]
         vectors = [p for p in self.model.parameters() if p.dim() < 2]
         self.adamw = torch.optim.AdamW(
@@ -72,6 +79,21 @@ class Reference:
             for own in layer.chunk(sequences)
         ]
         return torch.stack(alone).mean()
+
+    def drop(self, _: torch.nn.Module, args: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
+        """Weigh nothing what finds its expert full: sequence by sequence, token by token."""
+        tokens, chosen, weights = args
+        factor, length = self.spec.objective.expert_capacity_factor, self.spec.data.sequence_tokens
+        even = length * chosen.shape[-1] / self.model.config.num_local_experts
+        keeps = []
+        for place, own in enumerate(chosen.tolist()):
+            if place % length == 0:
+                taken: Counter[int] = Counter()
+            taken.update(own)
+            keeps.append([taken[expert] <= math.ceil(factor * even) for expert in own])
+        keep = torch.tensor(keeps)
+        self.dropped += int((~keep).sum())
+        return tokens, chosen, weights * keep
 
     def load(self, logits: tuple[torch.Tensor, ...]) -> float:
         """Choices of the expert that was chosen most over the mean of its layer's, the largest."""

@@ -69,7 +69,7 @@ def test_measures_of_a_run_reach_the_store(tracking: TrackingSpec, report: Repor
                 report(1), workers=4, mfu=0.4, evaluations=(evaluated(0, 2.0), evaluated(1, 1.0))
             )
         )
-        run.observe(replace(report(2), parts=parts, routing=RoutingReport(1.5, 2.25)))
+        run.observe(replace(report(2), parts=parts, routing=RoutingReport(1.5, 2.25, 800, 20)))
         run.observe(replace(report(3), evaluations=(evaluated(3, 800.0),)))
         run.summarize(3, {"rank 0 pp0-dp0-cp0-tp0": 2**30, "rank 1 pp0-dp1-cp0-tp0": 3 * 2**30})
 
@@ -84,6 +84,8 @@ def test_measures_of_a_run_reach_the_store(tracking: TrackingSpec, report: Repor
     assert metrics["mfu"] == [(1, 0.4)]
     assert metrics["routing/max_load"] == [(2, 1.5)]
     assert metrics["routing/balance_loss"] == [(2, 2.25)]
+    assert metrics["routing/dropped"] == [(2, 20.0)]
+    assert metrics["routing/dropped_fraction"] == [(2, 0.025)]
     assert metrics["time/communication_s"] == [(2, 0.05)]
     assert metrics["time/compute_s"] == [(2, pytest.approx(0.25))]
     assert metrics["time/checkpoint_s"] == [(2, 0.1)]

@@ -21,6 +21,13 @@ BALANCED = {"objective": {"router_aux_loss": 0.1}}
 SPREAD = {"data": 4, "expert": 2, "microbatches": 2}
 CROSS = {"data": 2, "expert": 2, "tensor": 2, "sequence": True}
 WHOLE = {"data": 2, "tensor": 2}
+CAPPED = {"objective": {"expert_capacity_factor": 1.1}}
+CAPPED_PLANS: dict[str, dict[str, Any]] = {
+    "spread, computed again": SPREAD,
+    "ring": {"data": 2, "context": 2, "context_method": "ring", "expert": 2},
+    "tensor x pipeline": {"tensor": 2, "pipeline": 2, "microbatches": 2},
+    "cross": CROSS,
+}
 FEW: dict[str, Any] = {
     "data": {"kind": "text", "files": ["none"], "sequence_tokens": 2},
     "batch": {"sequences": 4},
@@ -56,6 +63,11 @@ def done(models: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> d
         "muon, whole": Task(job(WHOLE, **muon), mixtral, last=HALF),
         "few": Task(job({"data": 4, "expert": 4}, **FEW), models["many"], gradients=True),
     }
+    for name, plan in CAPPED_PLANS.items():
+        again = {"recompute": "full"} if "again" in name else {}
+        spec = job(plan, **CAPPED, **again)
+        tasks[f"capped {name}"] = Task(spec, mixtral, gradients=True, last=1, evaluate=True)
+    tasks["dropless"] = Task(job(WHOLE), mixtral, gradients=True, last=1, evaluate=True)
     run_gang(root, list(tasks.values()))
     return tasks
 
@@ -114,3 +126,21 @@ def test_ranks_to_which_no_token_comes_take_part(done: dict[str, Task]) -> None:
         if "experts.down_proj" in name
     ]
     assert any(unused), "every rank had a token in every layer"
+
+
+@pytest.mark.parametrize("name", CAPPED_PLANS)
+def test_full_experts_drop_the_same_choices_under_every_plan(
+    done: dict[str, Task], name: str
+) -> None:
+    task = done[f"capped {name}"]
+    reference = assert_gradients_equal_reference(task)
+    sequences, layers, choices = 8, 4, 2
+    expected = sequences * task.job.data.sequence_tokens * layers * choices
+    assert task.dropped == [(reference.dropped, expected)]
+    assert 0.02 < reference.dropped / expected < 0.5
+
+
+def test_full_experts_drop_nothing_outside_of_training(done: dict[str, Task]) -> None:
+    capped, dropless = done["capped ring"], done["dropless"]
+    assert capped.evaluations[0][0] == pytest.approx(dropless.evaluations[0][0], rel=1e-6)
+    assert abs(losses(capped)[0] - losses(dropless)[0]) > 1e-4

@@ -161,8 +161,14 @@ def step_line(report: StepReport, last_step: int, left_s: float) -> str:
 
 
 def routing_text(report: StepReport) -> str:
-    """How unevenly tokens went to experts, and a gap behind it; empty for a dense model."""
-    return "" if report.routing is None else f"max_load {report.routing.max_load:.2f}  "
+    """How unevenly tokens went to experts, and what share of their choices was dropped where that
+    can be, with a gap behind it; empty for a dense model."""
+    routing = report.routing
+    if routing is None:
+        return ""
+    dropped = routing.dropped_fraction
+    text = f"max_load {routing.max_load:.2f}  "
+    return text if dropped is None else f"{text}dropped {dropped:.1%}  "
 
 
 def speed_text(report: StepReport) -> str:

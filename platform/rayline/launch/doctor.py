@@ -68,6 +68,7 @@ def doctor(address: str | None = None, folder: Path | None = None) -> list[Findi
         *package_findings(),
         gpu_finding(_nvidia_smi()),
         cpu_finding(_cpu_flags()),
+        compiler_finding(shutil.which(os.environ.get("CXX", "g++"))),
         *address_findings(address, os.environ),
         token_finding(token_file(os.environ)),
         *_port_findings(),
@@ -159,6 +160,14 @@ def _cpu_flags() -> frozenset[str]:
         return frozenset()
     listed = next((line for line in lines if line.startswith(("flags", "Features"))), ":")
     return frozenset(listed.partition(":")[2].split())
+
+
+def compiler_finding(found: str | None) -> Finding:
+    """Whether jobs with `compile` can run here; `found` is the C++ compiler's path."""
+    if found is not None:
+        return Finding("compiler", "ok", found)
+    told = "no C++ compiler; a job with `compile` is refused here, all others run"
+    return Finding("compiler", "ok", told, "apt-get install g++, or name one in CXX")
 
 
 def address_findings(address: str | None, environment: Mapping[str, str]) -> Iterator[Finding]:

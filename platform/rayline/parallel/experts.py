@@ -2,8 +2,9 @@
 
 A rank that has a token sends it to the ranks that hold the experts which the router chose for it,
 once for each choice, and gets back what they made of it (an all-to-all there and one back: GShard,
-Lepikhin et al. 2020, section 3). Nothing is dropped and nothing is padded: as many rows travel as
-there are choices, and ranks first tell each other how many. The router's weights are applied where
+Lepikhin et al. 2020, section 3). Nothing is padded: as many rows travel as there are choices (but
+for those that a capacity drops before, see `rayline.parallel.capacity`), and ranks first tell each
+other how many. The router's weights are applied where
 the token came from. Experts compute with the model's own code, of which only the number of experts
 is told.
 """
@@ -112,7 +113,7 @@ def _dispatching(compute: Forward, own: int, group: dist.ProcessGroup) -> Forwar
         sent, received = counts.sum(1).tolist(), arrived.sum(1).tolist()
         rows = exchange_rows(tokens[order // choices], sent, received, group)
         numbers = torch.arange(own, device=rows.device).repeat(ranks)
-        made = _computed(compute, rows, numbers.repeat_interleave(arrived.flatten()))
+        made = compute_rows(compute, rows, numbers.repeat_interleave(arrived.flatten()))
         back = exchange_rows(made, received, sent, group)
         results = back[order.argsort()].view(*chosen.shape, -1)
         return (results * weights.unsqueeze(-1)).sum(dim=1).to(tokens.dtype)
@@ -120,8 +121,9 @@ def _dispatching(compute: Forward, own: int, group: dist.ProcessGroup) -> Forwar
     return forward
 
 
-def _computed(compute: Forward, rows: torch.Tensor, numbers: torch.Tensor) -> torch.Tensor:
-    """What this rank's experts make of the rows that arrived; `numbers`: whose row each is."""
+def compute_rows(compute: Forward, rows: torch.Tensor, numbers: torch.Tensor) -> torch.Tensor:
+    """What experts make of `rows` [rows, hidden], of which there may be none; `numbers` int64
+    [rows]: whose row each is. `compute`: the experts' forward pass."""
     if len(rows):
         return compute(rows, numbers.unsqueeze(1), rows.new_ones(len(rows), 1))
     # The backward pass has collectives that every rank must come to, by way of a row of zeros.

@@ -23,7 +23,9 @@ import torch.distributed as dist
 from torch import nn
 from torch.autograd import Function
 
-from rayline.parallel.experts import find_experts, takes_choices
+from rayline.parallel.capacity import Capacity, apply_kept
+from rayline.parallel.experts import Forward, find_experts, takes_choices
+from rayline.parallel.sequence import SequencePart
 
 
 @dataclass(slots=True)
@@ -42,11 +44,15 @@ class RoutedLayer:
     """Tokens that this rank holds of each sequence."""
     context: dist.ProcessGroup | None
     """The ranks that hold the other parts of these sequences."""
+    capacity: Capacity | None = None
+    """What the experts take at most; None drops nothing."""
     scale: float = 0.0
     """What each sequence's balance loss is multiplied with, into the gradients; at 0 it is not
     computed."""
     chosen: torch.Tensor | None = None
-    """Choices of each expert, float64 [count]."""
+    """Choices of each expert, dropped or not, float64 [count]."""
+    dropped: torch.Tensor | None = None
+    """How many of them were dropped, float64; None without a capacity."""
     balance: torch.Tensor | None = None
     """This rank's part of the microbatches' mean balance losses, added up."""
     calls: int = 0
@@ -55,12 +61,31 @@ class RoutedLayer:
     def begin(self, scale: float) -> None:
         """Forget what was chosen."""
         self.scale, self.chosen, self.balance, self.calls = scale, None, None, 0
+        self.dropped = None
 
     def watch(self) -> None:
-        """See every training pass from now on."""
+        """See every training pass from now on, and drop what finds experts full."""
         if self.router is not None:
             self.router.register_forward_hook(self._keep_logits)
         self.experts.register_forward_pre_hook(self._enter)
+        if self.capacity is not None:
+            module: Any = self.experts
+            module.forward = self._dropping(module.forward, self.capacity)
+
+    def _dropping(self, compute: Forward, capacity: Capacity) -> Forward:
+        """The experts' forward pass that leaves out, while training, what finds them full."""
+
+        def forward(
+            tokens: torch.Tensor, chosen: torch.Tensor, weights: torch.Tensor
+        ) -> torch.Tensor:
+            if not self.experts.training:
+                return compute(tokens, chosen, weights)
+            kept = capacity.kept(chosen)
+            missed = (~kept).sum().double()
+            self.dropped = missed if self.dropped is None else self.dropped + missed
+            return apply_kept(compute, kept, tokens, chosen, weights)
+
+        return forward
 
     def _keep_logits(self, module: nn.Module, _: Any, output: Any) -> None:
         if module.training and self.scale:
@@ -94,9 +119,15 @@ def find_routed_layers(
     count: int,
     sequence_tokens: int,
     context: dist.ProcessGroup | None,
+    part: SequencePart,
+    capacity_factor: float | None,
 ) -> Iterator[tuple[str, RoutedLayer]]:
     """The layers of a stage whose experts are called with what a router chose, by the names of the
-    experts' modules. `count`: experts of a layer; for the others see `RoutedLayer`."""
+    experts' modules. `count`: experts of a layer; `capacity_factor`: that of `Capacity`, None for
+    none; for the others see `RoutedLayer` and `Capacity`."""
+    capacity = None
+    if capacity_factor is not None:
+        capacity = Capacity(capacity_factor, count, sequence_tokens, part, context)
     # What transformers' own output_router_logits goes by: a class, or a class and a place.
     told = (getattr(model, "_can_record_outputs", None) or {}).get("router_logits")
     kind = getattr(told, "target_class", told)
@@ -106,7 +137,7 @@ def find_routed_layers(
         block = model.get_submodule(name.rpartition(".")[0])
         routers = [child for child in block.children() if kind and isinstance(child, kind)]
         router = routers[0] if len(routers) == 1 else None
-        yield name, RoutedLayer(experts, router, count, sequence_tokens, context)
+        yield name, RoutedLayer(experts, router, count, sequence_tokens, context, capacity)
 
 
 def count_choices(chosen: torch.Tensor, experts: int) -> torch.Tensor:

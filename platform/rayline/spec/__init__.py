@@ -1,5 +1,6 @@
 """Frozen values that every room speaks of: specs, plans, references, reports. No torch, no Ray."""
 
+from rayline.spec.compilation import CompileSpec
 from rayline.spec.data import DataSpec, MixturePart
 from rayline.spec.document import Document
 from rayline.spec.evaluation import EvaluationSpec
@@ -72,6 +73,7 @@ __all__ = [
     "BatchSpec",
     "CheckpointManifest",
     "CheckpointSpec",
+    "CompileSpec",
     "ContextMethod",
     "Coordinate",
     "DataSpec",

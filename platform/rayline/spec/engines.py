@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from rayline.errors import SpecError
 from rayline.spec.model import ModelShape
+from rayline.spec.stages import SCHEDULES
 
 if TYPE_CHECKING:
     from rayline.spec.job import JobSpec
@@ -53,8 +54,15 @@ def _deepspeed_lacks(job: JobSpec) -> Iterator[str]:
             "that plan.zero_stage 3 gathers among them; use recompute: full, plan.zero_stage 0, 1 "
             "or 2, or engine: native"
         )
+    if job.compile is not None:
+        yield "engine deepspeed compiles no layers; leave compile null, or use engine: native"
     if job.objective.router_aux_loss:
         yield "engine deepspeed has no objective.router_aux_loss; use engine: native"
+    if job.objective.expert_capacity_factor is not None:
+        yield (
+            "engine deepspeed drops no choices of experts; leave objective.expert_capacity_factor "
+            "null, or use engine: native"
+        )
     if job.objective.chunk_tokens is not None:
         yield (
             "engine deepspeed computes all logits at once; leave objective.chunk_tokens null, or "
@@ -102,6 +110,34 @@ def _native_lacks(job: JobSpec) -> Iterator[str]:
         yield (
             f"offload.activations moves what layers save, and recompute {job.recompute} keeps it "
             "elsewhere or not at all; use one of the two"
+        )
+
+    if job.compile is not None:
+        yield from _not_compiled(job)
+
+
+def _not_compiled(job: JobSpec) -> Iterator[str]:
+    """What torch.compile cannot trace, or would decide by itself."""
+    plan = job.plan
+    if plan.context > 1 and plan.context_method == "ring":
+        yield (
+            "compile traces through no sends and receives, of which a ring is made; use "
+            "plan.context_method: ulysses, or compile: null"
+        )
+    if plan.pipeline > 1 and SCHEDULES[plan.schedule].splits_backward:
+        yield (
+            f"compile makes one backward pass of each layer, and plan.schedule {plan.schedule} "
+            "splits it in two; use plan.schedule: interleaved, or compile: null"
+        )
+    if job.recompute == "selective":
+        yield (
+            "compile decides by itself which results of a layer are kept, as recompute selective "
+            "does; use recompute: none or full, or compile: null"
+        )
+    if job.offload.activations != "none":
+        yield (
+            "compile decides by itself which results of a layer are kept, so offload.activations "
+            "cannot take them; use recompute: full, or compile: null"
         )
 
 

@@ -8,6 +8,7 @@ from typing import Literal, Self
 from pydantic import Field, model_validator
 
 from rayline.errors import SpecError
+from rayline.spec.compilation import CompileSpec
 from rayline.spec.data import DataSpec
 from rayline.spec.document import Document
 from rayline.spec.engines import check_engine, why_engine_cannot
@@ -101,6 +102,8 @@ class JobSpec(Document):
     recompute: Literal["none", "selective", "full"] = "none"
     """What the backward pass computes again instead of keeping it. full: each layer, from its
     input. selective: all but products of matrices and attention."""
+    compile: CompileSpec | None = None
+    """How layers are compiled; null runs them as they are. Engine native."""
     offload: OffloadSpec = OffloadSpec()
     plan: ParallelPlan = ParallelPlan()
     checkpoint: CheckpointSpec = CheckpointSpec()
@@ -189,14 +192,8 @@ class JobSpec(Document):
         """Refuse what the plan, the model and the batch cannot do together. Raises SpecError."""
         self.plan.check(model, self.batch.sequences, workers_per_node)
         check_engine(self, model)
-        if self.objective.router_aux_loss and not model.experts:
-            raise SpecError(
-                "objective.router_aux_loss",
-                "the model is dense: it has no routers to even out",
-                value=self.objective.router_aux_loss,
-                allowed="0",
-                fix="--set objective.router_aux_loss=0",
-            )
+        if not model.experts:
+            self._check_dense()
         rows = self.plan.data * self.plan.microbatches
         self.batch.check_parts(rows, f"{self.plan.data} x {self.plan.microbatches}")
         parts = self.plan.sequence_divisor
@@ -206,4 +203,24 @@ class JobSpec(Document):
                 f"the plan cuts each sequence into {parts} equal parts",
                 value=self.data.sequence_tokens,
                 allowed=f"a multiple of {parts}",
+            )
+
+    def _check_dense(self) -> None:
+        """Refuse what only a mixture of experts has."""
+        objective = self.objective
+        if objective.router_aux_loss:
+            raise SpecError(
+                "objective.router_aux_loss",
+                "the model is dense: it has no routers to even out",
+                value=objective.router_aux_loss,
+                allowed="0",
+                fix="--set objective.router_aux_loss=0",
+            )
+        if objective.expert_capacity_factor is not None:
+            raise SpecError(
+                "objective.expert_capacity_factor",
+                "the model is dense: it has no experts that could be full",
+                value=objective.expert_capacity_factor,
+                allowed="null",
+                fix="--set objective.expert_capacity_factor=null",
             )

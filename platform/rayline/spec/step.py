@@ -107,6 +107,11 @@ class ObjectiveSpec(Document):
     """Coefficient of the balance loss of a mixture's routers (Fedus et al. 2021), such as the
     router_aux_loss_coef of the model's config; taken over each sequence by itself, and averaged
     over sequences and layers. The reported loss is without it."""
+    expert_capacity_factor: float | None = Field(default=None, gt=0)
+    """What each expert of a mixture takes of a sequence at most while training: this times its
+    even share of the choices, rounded up, in the order of the tokens. Further choices are dropped:
+    the expert adds nothing to those tokens (Fedus et al. 2021). null drops nothing; evaluation and
+    the exported model never do."""
     chunk_tokens: int | None = Field(default=None, ge=1)
     """Tokens of a microbatch whose logits are there at a time, such as 1024: the head and the loss
     are computed together, chunk by chunk, and gradients are kept in place of logits. It changes

@@ -88,6 +88,16 @@ class RoutingReport:
     """Mean over sequences and layers of the balance loss (see `rayline.parallel.routing`), before
     its coefficient: the number of experts that a token is sent to where all are chosen alike. None
     without objective.router_aux_loss."""
+    choices: int = 0
+    """Choices that the routers of all layers made: tokens x experts of a token x layers."""
+    dropped: int | None = None
+    """How many of them were dropped, the expert having been full; None without
+    objective.expert_capacity_factor."""
+
+    @property
+    def dropped_fraction(self) -> float | None:
+        """Share of the choices that was dropped, 0..1; None where none can be."""
+        return None if self.dropped is None else self.dropped / max(1, self.choices)
 
 
 @dataclass(frozen=True, slots=True)

@@ -181,6 +181,8 @@ def step_metrics(report: StepReport) -> list[tuple[str, float | None, int]]:
         ("mfu", report.mfu),
         ("routing/max_load", None if routing is None else routing.max_load),
         ("routing/balance_loss", None if routing is None else routing.balance_loss),
+        ("routing/dropped", None if routing is None else routing.dropped),
+        ("routing/dropped_fraction", None if routing is None else routing.dropped_fraction),
         ("memory_gib", report.memory_bytes / 2**30),
         ("time/step_s", report.seconds),
         ("time/data_s", _if_done(parts.data_s)),

@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 
 from rayline.spec import JobSpec, WorkerContext
+from rayline.train.compilation import check_compiler
 from rayline.train.engine import Engine
 
 EngineBuilder = Callable[[JobSpec, WorkerContext, Path, torch.device], Engine]
@@ -18,7 +19,8 @@ def build_engine(
     job: JobSpec, context: WorkerContext, model_directory: Path, device: torch.device
 ) -> Engine:
     """This rank's engine with its initial weights. Every rank calls it, after torch.distributed is
-    set up. Raises SpecError where the model cannot be trained as planned."""
+    set up. Raises SpecError where the model cannot be trained as planned, or not here."""
+    check_compiler(job.compile, device)
     # Each engine is imported when it is asked for: DeepSpeed alone takes seconds.
     if job.engine == "deepspeed":
         from rayline.train.deepspeed_engine import build_deepspeed_engine

@@ -36,6 +36,7 @@ from rayline.parallel.replicas import sum_over_replicas
 from rayline.parallel.tensor import TensorSplit, split_over_tensor_axis, sum_partial_gradients
 from rayline.parallel.vocabulary import VocabularySlice
 from rayline.spec import JobSpec, ModelShape, WorkerContext
+from rayline.train.compilation import compile_layers
 from rayline.train.engine import Admits, Batch, StepOutcome, admit_all
 from rayline.train.faults import find_faults
 from rayline.train.gather import whole_tensors
@@ -91,7 +92,7 @@ def build_native_engine(
 
 def _split(stage: ModelStage, job: JobSpec, mesh: GangMesh) -> TensorSplit:
     """Split one stage over the tensor, the context, the experts' and the data axis, in place; what
-    the backward pass computes again is told in between."""
+    the backward pass computes again and what is compiled is told in between."""
     plan = job.plan
     split = _split_over_tensor_axis(stage, mesh)
     if mesh.context_group is not None:
@@ -101,11 +102,12 @@ def _split(stage: ModelStage, job: JobSpec, mesh: GangMesh) -> TensorSplit:
     recompute_layers(stage.blocks, job.recompute)
     if job.offload.activations == "cpu":
         offload_activations(stage.blocks)
+    experts = [module for _, module in find_experts(stage.model, stage.expert_words)]
+    compile_layers(stage.blocks, experts, job.compile)
     shards = plan.data * plan.context > 1 and not _keeps_replicas(job)
     if shards or job.precision != "fp32":
         dtype = COMPUTE_DTYPE[job.precision]
         if split.experts:
-            experts = [module for _, module in find_experts(stage.model, stage.expert_words)]
             split_experts_over_data_axis(experts, mesh.experts_data, plan, dtype)
         split_over_data_axis(stage, stage.blocks, mesh.data, plan, dtype)
     return split

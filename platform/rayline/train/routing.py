@@ -11,7 +11,7 @@ from rayline.errors import SpecError
 from rayline.models.stage import ModelStage
 from rayline.parallel.mesh import GangMesh
 from rayline.parallel.routing import RoutedLayer, find_routed_layers
-from rayline.spec import JobSpec, ModelShape, RoutingReport
+from rayline.spec import JobSpec, ModelShape, ObjectiveSpec, RoutingReport
 from rayline.train.objective import count_targets
 
 
@@ -24,7 +24,7 @@ class Routing:
         names: list[str],
         experts: int,
         mesh: GangMesh,
-        coefficient: float,
+        objective: ObjectiveSpec,
         device: torch.device,
     ) -> None:
         """`layers`: this rank's, by name; `names`: those of all stages, in the same order on every
@@ -33,7 +33,8 @@ class Routing:
         self._places = {name: place for place, name in enumerate(names)}
         self._experts = experts
         self._mesh = mesh
-        self._coefficient = coefficient
+        self._coefficient = objective.router_aux_loss
+        self._drops = objective.expert_capacity_factor is not None
         self._device = device
         for layer in layers.values():
             layer.watch()
@@ -43,8 +44,9 @@ class Routing:
         cls, stages: Mapping[int, ModelStage], job: JobSpec, mesh: GangMesh, device: torch.device
     ) -> Routing | None:
         """Every rank calls it; None where the model is no mixture whose choices can be seen. Raises
-        SpecError where a balance loss is asked for that cannot be taken."""
-        coefficient = job.objective.router_aux_loss
+        SpecError where a balance loss or a capacity is asked for that cannot be had."""
+        objective = job.objective
+        coefficient = objective.router_aux_loss
         count = ModelShape.from_config(next(iter(stages.values())).model.config.to_dict()).experts
         layers = {
             stage.whole_name(name): layer
@@ -55,6 +57,8 @@ class Routing:
                 count,
                 job.data.sequence_tokens // mesh.plan.context,
                 mesh.context_group,
+                mesh.context_part,
+                objective.expert_capacity_factor,
             )
         }
         found: list[list[str]] = [[] for _ in range(dist.get_world_size())]
@@ -68,7 +72,16 @@ class Routing:
                 allowed="0",
                 fix="--set objective.router_aux_loss=0",
             )
-        return cls(layers, names, count, mesh, coefficient, device) if names else None
+        if objective.expert_capacity_factor is not None and not names:
+            raise SpecError(
+                "objective.expert_capacity_factor",
+                "the model's experts are not called with what a router chose, so no choice can be "
+                "dropped",
+                value=objective.expert_capacity_factor,
+                allowed="null",
+                fix="--set objective.expert_capacity_factor=null",
+            )
+        return cls(layers, names, count, mesh, objective, device) if names else None
 
     def begin(self, labels: torch.Tensor, own: torch.Tensor, multiplier: float) -> None:
         """Before the passes of a step; every rank calls it. `labels`: of this data rank's whole
@@ -88,17 +101,23 @@ class Routing:
     def report(self) -> RoutingReport:
         """What the passes since `begin` chose; every rank calls it and gets the same."""
         layers = len(self._places)
-        total = torch.zeros(layers * self._experts + 1, dtype=torch.float64, device=self._device)
-        chosen, balance = total[:-1].view(layers, self._experts), total[-1:]
+        total = torch.zeros(layers * self._experts + 2, dtype=torch.float64, device=self._device)
+        chosen, (balance, dropped) = total[:-2].view(layers, self._experts), total[-2:].split(1)
         # Tensor ranks route alike: the first one counts.
         for name, layer in self._layers.items() if self._mesh.coordinate.tensor == 0 else ():
             if layer.chosen is not None:
                 chosen[self._places[name]] = layer.chosen / layer.calls
             if layer.balance is not None:
                 balance += layer.balance / layer.calls
+            if layer.dropped is not None:
+                dropped += layer.dropped / layer.calls
         dist.all_reduce(total)
         loads = chosen / chosen.mean(dim=1, keepdim=True)
         mean = float(balance) / (self._mesh.plan.data * layers)
+        microbatches = self._mesh.plan.microbatches
         return RoutingReport(
-            max_load=float(loads.max()), balance_loss=mean if self._coefficient else None
+            max_load=float(loads.max()),
+            balance_loss=mean if self._coefficient else None,
+            choices=round(float(chosen.sum()) * microbatches),
+            dropped=round(float(dropped) * microbatches) if self._drops else None,
         )

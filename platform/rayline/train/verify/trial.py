@@ -106,14 +106,18 @@ def check_followed(job: JobSpec) -> None:
             allowed="fp32, bf16",
             fix="--set precision=fp32",
         )
-    if job.objective.router_aux_loss:
-        raise SpecError(
-            "objective.router_aux_loss",
-            "not done by the plain training that a plan is verified against",
-            value=job.objective.router_aux_loss,
-            allowed="0",
-            fix="--set objective.router_aux_loss=0",
-        )
+    for field, value, without in (
+        ("router_aux_loss", job.objective.router_aux_loss or None, "0"),
+        ("expert_capacity_factor", job.objective.expert_capacity_factor, "null"),
+    ):
+        if value is not None:
+            raise SpecError(
+                f"objective.{field}",
+                "not done by the plain training that a plan is verified against",
+                value=value,
+                allowed=without,
+                fix=f"--set objective.{field}={without}",
+            )
 
 
 def plan_axes(plan: ParallelPlan) -> list[str]:
