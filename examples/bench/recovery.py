@@ -1,0 +1,144 @@
+"""Kills at random ranks, steps and phases: is the run the same, and how long until it goes on?
+
+    python examples/bench/recovery.py --kills 10          # each plan and engine in turn
+    python examples/bench/recovery.py --kills 10 --spares 0 --only native-data2-tensor2
+
+Every plan runs once in peace and once under seeded kills; the losses (as hexadecimal floats) and
+the exported weights (by SHA-256) of the two are compared. The seconds are from SIGKILL, noted by
+the killed rank, to the end of the next finished step, noted by rank 0. Kills lie as far apart as a
+spare takes to stand again. Ray Train v2 is killed in the same run: four gloo workers, a checkpoint
+every step.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import subprocess
+import sys
+import tempfile
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from ranks import leave_result
+
+from rayline.spec import JobSpec
+
+ROOT = Path(__file__).parents[2]
+PLANS: dict[str, dict[str, object]] = {
+    "native-data2-tensor2": {"plan.data": 2, "plan.tensor": 2},
+    "native-data2-pipeline2": {"plan.data": 2, "plan.pipeline": 2, "plan.microbatches": 2},
+    "deepspeed-data4-zero2": {"engine": "deepspeed", "plan.data": 4, "plan.zero_stage": 2},
+}
+
+
+def job_of(folder: Path, name: str, steps: int, spares: int) -> JobSpec:
+    """The quickstart's model (0.7 M parameters) under one of the plans."""
+    from rayline.actors.driver import anchored_job
+
+    quick = JobSpec.load(ROOT / "jobs" / "specs" / "quickstart.yaml")
+    return anchored_job(quick, ROOT).changed(
+        {
+            "name": name,
+            "steps": steps,
+            "checkpoint.every_steps": 10,
+            "recovery.snapshot_every_steps": 1,
+            "recovery.spares": spares,
+            "resources.cpus_per_worker": 0.2,
+            "output_dir": str(folder / name),
+            "tracking.uri": f"sqlite:///{folder}/mlflow.db",
+            **PLANS[name],
+        }
+    )
+
+
+def under_kills(name: str, kills: int, gap_steps: int, seed: int, spares: int) -> dict[str, Any]:
+    """One plan, both runs."""
+    from rayline.actors.chaos import chaos, draw_faults
+
+    with tempfile.TemporaryDirectory() as temporary:
+        job = job_of(Path(temporary), name, 4 + (kills + 1) * gap_steps, spares)
+        drawn = draw_faults(
+            job.changed({"steps": 3 + 2 * kills, "checkpoint.every_steps": 2}), kills, seed
+        )
+        faults = [
+            fault.model_copy(update={"step": (number + 1) * gap_steps // 10 * 10})
+            for number, fault in enumerate(drawn)
+        ]
+        report = chaos(job, faults)
+    whole = [
+        one.detect_s + one.recovery.total_s
+        for one in report.judged
+        if one.detect_s is not None and one.recovery is not None
+    ]
+    quarters = statistics.quantiles(whole, n=4) if len(whole) > 1 else whole * 3
+    return {
+        "kills": len(report.judged),
+        "recovered_losing_only_the_step_in_flight": sum(one.passed for one in report.judged),
+        "steps": report.steps,
+        "different_losses": report.different_losses,
+        "weights_equal": report.weights_equal,
+        "kill_to_next_step_s": {
+            "median": statistics.median(whole),
+            "quartiles": [quarters[0], quarters[2]],
+            "most": max(whole),
+        },
+        "median_parts_s": {
+            "detect": statistics.median(one.detect_s or 0.0 for one in report.judged),
+            "leave": _median(report, "leave_s"),
+            "start": _median(report, "start_s"),
+            "restore_and_step": _median(report, "first_step_s"),
+        },
+        "faults": {str(one.fault): one.recovery and one.recovery.total_s for one in report.judged},
+    }
+
+
+def _median(report: Any, part: str) -> float:
+    return statistics.median(getattr(one.recovery, part) for one in report.judged if one.recovery)
+
+
+def ray_train() -> dict[str, Any]:
+    """The same kill under Ray Train v2."""
+    with tempfile.TemporaryDirectory() as temporary:
+        out = Path(temporary) / "out.json"
+        script = Path(__file__).parent / "peers" / "ray_train_recovery.py"
+        subprocess.run([sys.executable, str(script), str(out)], check=True)
+        found: dict[str, Any] = json.loads(out.read_text())
+    return found
+
+
+def main() -> None:
+    """Parse, measure, write the dated result file."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--kills", type=int, default=10, help="of each plan")
+    parser.add_argument("--gap-steps", type=int, default=60, help="steps between kills")
+    parser.add_argument("--seed", type=int, default=7)
+    parser.add_argument("--spares", type=int, default=1)
+    parser.add_argument("--only", choices=sorted(PLANS))
+    options = parser.parse_args()
+    names = [options.only] if options.only else list(PLANS)
+    found = {
+        name: under_kills(name, options.kills, options.gap_steps, options.seed, options.spares)
+        for name in names
+    }
+    peer = ray_train()
+    leave_result(
+        __file__,
+        __doc__,
+        f"--kills {options.kills} --gap-steps {options.gap_steps} --seed {options.seed} "
+        f"--spares {options.spares}",
+        versions={name: version(name) for name in ("ray", "torch", "deepspeed")},
+        model="Llama, 0.7 M parameters; 16 x 128 tokens a step, four workers on gloo",
+        plans=found,
+        ray_train_v2=peer,
+        times_faster_than_ray_train={
+            name: peer["kill_to_next_step_s"] / one["kill_to_next_step_s"]["median"]
+            for name, one in found.items()
+        },
+    )
+
+
+if __name__ == "__main__":
+    main()
