@@ -23,8 +23,9 @@ from torch import nn
 
 BUCKET_BYTES = 25 * 2**20
 """Most that one bucket holds (DDP's default)."""
-SMALL_BUCKET_BYTES = 2**20
-"""Below this the latency of a sum counts for more than its length (DDP's first bucket)."""
+SMALL_BUCKET_BYTES = 4 * 2**20
+"""Below this what each sum costs by itself outweighs what is hidden: on gloo, 20 MB of gradients in
+parts of 2.5 MiB took 3 % more of a step's CPU time than in parts of 4 MiB."""
 FEWEST_BUCKETS = 8
 """Buckets that a stage's gradients are cut into where none would be too small: the last one's sum
 is the one that nothing hides."""
