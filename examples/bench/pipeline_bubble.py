@@ -17,21 +17,14 @@ and how long a step without waits takes, stand beside the clock's.
 from __future__ import annotations
 
 import argparse
-import datetime
-import json
-import multiprocessing
-import os
-import platform
-import socket
-import tempfile
 import time
 from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
 from typing import NamedTuple
 
 import torch
 import torch.distributed as dist
+from ranks import leave_result, on_ranks
 from torch import nn
 from torch.distributed.pipelining import PipelineStage
 
@@ -185,15 +178,9 @@ class TimedStage(nn.Module):
         return Arrival.apply(passed * Weight.apply(self.weight, self.units))
 
 
-def run_rank(rank: int, port: int, unit_s: float, rounds: int, out: Path) -> None:
+def run_rank(rank: int, unit_s: float, rounds: int) -> dict[str, list[Round]]:
     """One worker: every case, `rounds` times after one to warm up."""
-    torch.set_num_threads(1)
-    address = f"tcp://127.0.0.1:{port}"
-    dist.init_process_group("gloo", init_method=address, rank=rank, world_size=WORKERS)
-    found = {name: measure_case(rank, name, unit_s, rounds) for name in CASES}
-    if rank == 0:
-        out.write_text(json.dumps(found))
-    dist.destroy_process_group()
+    return {name: measure_case(rank, name, unit_s, rounds) for name in CASES}
 
 
 def measure_case(rank: int, name: str, unit_s: float, rounds: int) -> list[Round]:
@@ -265,26 +252,10 @@ def run_step(plan: ParallelPlan, schedule, rank: int, unit_s: float) -> Step:
 def compare(unit_s: float, rounds: int) -> dict[str, dict[str, object]]:
     """Predicted and measured idle share of every case. Of the rounds the least counts: what else
     the machine does can only add to it."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    forks = multiprocessing.get_context("fork")
-    with tempfile.TemporaryDirectory() as temporary:
-        out = Path(temporary) / "shares.json"
-        ranks = [
-            forks.Process(target=run_rank, args=(rank, port, unit_s, rounds, out))
-            for rank in range(WORKERS)
-        ]
-        for process in ranks:
-            process.start()
-        for process in ranks:
-            process.join()
-        if any(process.exitcode for process in ranks):
-            raise SystemExit("a worker failed; what it said stands above")
-        measured = json.loads(out.read_text())
+    measured = on_ranks(WORKERS, run_rank, unit_s, rounds)[0]
     found = {}
     for name, rounds_done in measured.items():
-        predicted, best = CASES[name].predicted, min(Round(*numbers) for numbers in rounds_done)
+        predicted, best = CASES[name].predicted, min(rounds_done)
         print(
             f"{name:32s} predicted {predicted:6.1%}  counted {best.counted_idle_share:6.1%}  "
             f"by the clock {best.idle_share:6.1%} (overhead {best.overhead_share:.1%}, "
@@ -302,24 +273,16 @@ def main() -> None:
     parser.add_argument("--unit-ms", type=float, default=100.0, help="a whole stage's forward pass")
     parser.add_argument("--out", type=Path, help="result file; default: dated, in results/")
     options = parser.parse_args()
-    result = {
-        "what": __doc__.splitlines()[0],
-        "date": datetime.datetime.now(tz=datetime.UTC).date().isoformat(),
-        "command": f"python examples/bench/pipeline_bubble.py --rounds {options.rounds} "
-        f"--unit-ms {options.unit_ms:g}",
-        "hardware": f"{os.cpu_count()} cores, {platform.machine()}, no GPU",
-        "versions": {"torch": version("torch")},
-        "python": platform.python_version(),
-        "pipeline": f"{WORKERS} workers on gloo, 4 microbatches where nothing else is said",
-        "stage": f"{options.unit_ms:g} ms each for the forward pass, the gradients of inputs and "
+    leave_result(
+        __file__,
+        __doc__,
+        f"--rounds {options.rounds} --unit-ms {options.unit_ms:g}",
+        options.out,
+        pipeline=f"{WORKERS} workers on gloo, 4 microbatches where nothing else is said",
+        stage=f"{options.unit_ms:g} ms each for the forward pass, the gradients of inputs and "
         "those of weights; half of it where a worker holds two stages",
-        "schedules": compare(options.unit_ms / 1000, options.rounds),
-    }
-    file = options.out
-    if file is None:
-        file = Path(__file__).parent / "results" / f"pipeline_bubble-{result['date']}.json"
-        file.parent.mkdir(exist_ok=True)
-    file.write_text(json.dumps(result, indent=2) + "\n")
+        schedules=compare(options.unit_ms / 1000, options.rounds),
+    )
 
 
 if __name__ == "__main__":

@@ -24,6 +24,8 @@ HOST_BOTH = {"optimizer": "cpu", "parameters": "cpu"}
 WAYS: dict[str, dict[str, Any]] = {
     "native": {"engine": "native", "zero_stage": 1},
     "native, offload": {"engine": "native", "zero_stage": 1, "offload": HOST_NATIVE},
+    "replicas": {"engine": "native", "zero_stage": 0},
+    "replicas, offload": {"engine": "native", "zero_stage": 0, "offload": HOST_NATIVE},
     **{f"stage {stage}": {"zero_stage": stage} for stage in range(4)},
     "stage 1, offload": {"zero_stage": 1, "offload": HOST},
     "stage 2, offload": {"zero_stage": 2, "offload": HOST},
@@ -49,6 +51,8 @@ CROSSINGS = (
     ("stage 2", "native"),
     ("stage 3, offload", "stage 2"),
     ("native", "stage 3"),
+    ("native", "replicas"),
+    ("replicas", "stage 3"),
 )
 """Reader and writer of a checkpoint."""
 LION = {
@@ -66,7 +70,12 @@ OTHERWISE: dict[str, tuple[dict[str, Any], tuple[str, ...]]] = {
     "fp16": ({"precision": "fp16"}, ("stage 0", "stage 1", "stage 2, offload", "stage 3")),
 }
 """Another step: what is changed, and the ways that are compared with native in it."""
-RECOMPUTED = (("stage 1", "full"), ("stage 1", "selective"), ("stage 3", "full"))
+RECOMPUTED = (
+    ("replicas", "full"),
+    ("stage 1", "full"),
+    ("stage 1", "selective"),
+    ("stage 3", "full"),
+)
 HALF = 3
 """Step of the checkpoint."""
 WHOLE = 6
@@ -237,7 +246,7 @@ def test_without_clipping_gradients_stay_as_they_are(done: dict[str, Task], way:
 def test_offloading_moves_no_number(done: dict[str, Task], way: str) -> None:
     """But for the norm, which DeepSpeed then adds up in another order."""
     near = way.removesuffix(", offload")
-    if near == "native":
+    if near in ("native", "replicas"):
         assert done[f"{way} fp32"].losses == done[f"{near} fp32"].losses
         found, expected = done[f"{way} fp32"], done[f"{near} fp32"]
         assert_same(found.tensors("weights"), expected.tensors("weights"))

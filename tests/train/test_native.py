@@ -35,6 +35,10 @@ PLANS: dict[str, tuple[str, dict[str, Any]]] = {
         {"data": 2, "pipeline": 2, "microbatches": 2, "zero_stage": 2},
     ),
     "data, stage 0": ("llama", {"data": 4, "microbatches": 2, "zero_stage": 0}),
+    "data x sequence, stage 0": (
+        "llama",
+        {"data": 2, "tensor": 2, "sequence": True, "microbatches": 2, "zero_stage": 0},
+    ),
     "data, stage 1": ("llama", {"data": 4, "microbatches": 2, "zero_stage": 1}),
     "pipeline, gpipe": ("llama", {"pipeline": 4, "microbatches": 4, "schedule": "gpipe"}),
     "tied, tensor x pipeline": ("tied", {"tensor": 2, "pipeline": 2, "microbatches": 4}),

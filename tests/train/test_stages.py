@@ -30,8 +30,10 @@ PLANS: dict[str, tuple[str, dict[str, Any]]] = {
         "qwen3",
         SPLIT_2X2 | {"tensor": 2, "stages_per_worker": 1},
     ),
+    "zero bubble x data, stage 0, tied": ("tied", SPLIT_2X2 | {"data": 2, "zero_stage": 0}),
     "zero bubble on four": ("deep", FOUR | {"schedule": "zero_bubble"}),
     "V x data, stage 1, tied": ("tied", V_2X2 | {"data": 2, "zero_stage": 1}),
+    "V x data, stage 0, tied": ("tied", V_2X2 | {"data": 2, "zero_stage": 0}),
     "V x tensor, tied": ("tied", V_2X2 | {"tensor": 2}),
     "V on four": ("deep", FOUR | {"schedule": "zero_bubble_v"}),
     "uneven by hand": (

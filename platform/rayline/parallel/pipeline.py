@@ -19,6 +19,7 @@ from torch.distributed.pipelining import (
 from torch.distributed.pipelining.schedules import PipelineScheduleMulti, PipelineScheduleSingle
 
 from rayline.parallel.mesh import GangMesh
+from rayline.parallel.replicas import Replicas, summing
 
 Loss = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 TorchSchedule = PipelineScheduleSingle | PipelineScheduleMulti
@@ -73,9 +74,11 @@ def build_schedule(
     shapes: StageShapes,
     device: torch.device,
     loss: Loss,
+    replicas: Replicas | None = None,
 ) -> TorchSchedule:
     """torch's schedule for this rank's stages, by number. Every rank of the pipeline calls it.
-    `loss` maps (what the last stage makes, labels) to the sum over a microbatch's target tokens."""
+    `loss` maps (what the last stage makes, labels) to the sum over a microbatch's target tokens.
+    `replicas` sums the stages' gradients in the last backward pass of each."""
     tokens = (shapes.sequences, shapes.sequence_tokens)
     ids = torch.empty(tokens, dtype=torch.int64, device="meta")
     hidden = torch.empty(shapes.hidden_states(*tokens), dtype=shapes.dtype, device="meta")
@@ -97,6 +100,8 @@ def build_schedule(
         )
         for number, stage in stages.items()
     ]
+    for one in held:
+        one.replicas = replicas
     return schedule_over(held, mesh.plan.schedule, mesh.plan.microbatches, loss)
 
 
@@ -130,16 +135,31 @@ _OF_SEVERAL_STAGES: dict[
 
 
 class _Stage(PipelineStage):
-    """torch's stage, which adds up the weights' gradients of a split backward pass in the type
-    that they are reduced in.
+    """torch's stage, whose gradients are summed over replicas in its last backward pass, and which
+    adds up the weights' gradients of a split one in the type that they are reduced in.
 
     The split pass puts gradients beside the weights without autograd's hooks, in which FSDP2 would
     have done that; in bfloat16 the sum over microbatches would lose its low bits. FSDP2 has no
     public way to ask for it."""
 
+    replicas: Replicas | None = None
+
+    def backward_one_chunk(
+        self,
+        bwd_chunk_id: int,
+        loss: torch.Tensor | None = None,
+        full_backward: bool = True,
+        last_backward: bool = False,
+    ) -> None:
+        """Compute one microbatch's gradients, or those of the inputs alone; called by the
+        schedule, for which the latter are never a step's last."""
+        with summing(self.replicas, self.stage_index, last=last_backward):
+            super().backward_one_chunk(bwd_chunk_id, loss, full_backward, last_backward)
+
     def backward_weight_one_chunk(self, bwd_chunk_id: int, last_backward: bool = False) -> None:
         """Compute one microbatch's gradients of the weights; called by the schedule."""
-        super().backward_weight_one_chunk(bwd_chunk_id, last_backward=last_backward)
+        with summing(self.replicas, self.stage_index, last=last_backward):
+            super().backward_weight_one_chunk(bwd_chunk_id, last_backward=last_backward)
         for module in self.submod.modules():
             if isinstance(module, FSDPModule):
                 for group in module._get_fsdp_state()._fsdp_param_groups:

@@ -16,7 +16,6 @@ import os
 import warnings
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +30,7 @@ from torch import nn
 from rayline.parallel.piece import Piece
 from rayline.parallel.vocabulary import VocabularySlice
 from rayline.spec import JobSpec, OffloadSpec, OptimSpec, WorkerContext
+from rayline.train.decision import decide
 from rayline.train.deepspeed_model import WholeModel, build_whole_model, initial_weights
 from rayline.train.deepspeed_state import ScatteredState, scattered_state
 from rayline.train.deepspeed_tensor import OverTensorAxis, cut_dims, layer_specs
@@ -201,17 +201,11 @@ class DeepSpeedEngine:
     def step(self, batch: Batch, lr: float, admits: Admits = admit_all) -> StepOutcome:
         """Forward, backward, clip, optimizer step."""
         loss, tokens = self._forward_backward(batch)
-        outcome = self._scaled_fitly(
-            StepOutcome(loss=loss, grad_norm=self._state.gradient_norm(), tokens=tokens)
-        )
-        if outcome.overflowed_at is not None:
+        outcome = StepOutcome(loss=loss, grad_norm=self._state.gradient_norm(), tokens=tokens)
+        outcome, self._loss_scale = decide(outcome, self._loss_scale, admits, self._find_faults)
+        if not outcome.applied:
             self._state.drop_gradients()
-            return replace(outcome, applied=False)
-        if not admits(outcome.loss, outcome.grad_norm):
-            faults = find_faults(outcome, self._loss_here, {})
-            faults += tuple(Fault(None, what) for what in self._faulty_gradients(outcome))
-            self._state.drop_gradients()
-            return replace(outcome, applied=False, faults=faults[:MOST_NAMED])
+            return outcome
         for group in self._engine.optimizer.param_groups:
             group["lr"] = lr * group["lr_scale"]
         self._engine.step()
@@ -220,13 +214,11 @@ class DeepSpeedEngine:
             self._state.masters.move_average(self._job.ema.decay)
         return outcome
 
-    def _scaled_fitly(self, outcome: StepOutcome) -> StepOutcome:
-        """The outcome, marked where the gradients overflowed for the loss's scale; the next step
-        has the scale that follows from it."""
-        if self._loss_scale is None:
-            return outcome
-        overflowed_at, self._loss_scale = self._loss_scale.judged(outcome.loss, outcome.grad_norm)
-        return replace(outcome, overflowed_at=overflowed_at)
+    def _find_faults(self, outcome: StepOutcome) -> tuple[Fault, ...]:
+        """The first places where values are not finite; collective."""
+        faults = find_faults(outcome, self._loss_here, {})
+        faults += tuple(Fault(None, what) for what in self._faulty_gradients(outcome))
+        return faults[:MOST_NAMED]
 
     def _faulty_gradients(self, outcome: StepOutcome) -> list[str]:
         """Parameters whose sum of gradients over the ranks is not finite: DeepSpeed keeps no

@@ -32,11 +32,12 @@ from rayline.parallel.layout import TensorLayout, local_gradient, local_part
 from rayline.parallel.mesh import GangMesh, build_mesh, sharing_group
 from rayline.parallel.piece import Piece
 from rayline.parallel.pipeline import split_layers
-from rayline.parallel.replicas import sum_over_replicas
+from rayline.parallel.replicas import Replicas
 from rayline.parallel.tensor import TensorSplit, split_over_tensor_axis, sum_partial_gradients
 from rayline.parallel.vocabulary import VocabularySlice
 from rayline.spec import JobSpec, ModelShape, WorkerContext
 from rayline.train.compilation import compile_layers
+from rayline.train.decision import decide
 from rayline.train.engine import Admits, Batch, StepOutcome, admit_all
 from rayline.train.faults import find_faults
 from rayline.train.gather import whole_tensors
@@ -71,8 +72,12 @@ def build_native_engine(
         check_packing(stage.model, job.data.packing)
         split.add(_split(stage, job, mesh), stage.whole_name)
         _materialize(stage, device)
-    worker = WorkerStages(job, mesh, stages, split.vocabulary, device)
-    engine = NativeEngine(job, mesh, worker, split, device)
+    replicas = None
+    if _keeps_replicas(job):
+        held = {number: stage.model.parameters() for number, stage in stages.items()}
+        replicas = Replicas(held, mesh.replica_group)
+    worker = WorkerStages(job, mesh, stages, split.vocabulary, device, replicas)
+    engine = NativeEngine(job, mesh, worker, split, device, replicas)
     weights = [piece for piece in engine.pieces() if piece.tensor.startswith("weight/")]
     if context.resume_step is not None:
         # A snapshot fills in everything that the first weights would.
@@ -165,11 +170,13 @@ class NativeEngine:
         stages: WorkerStages,
         split: TensorSplit,
         device: torch.device,
+        replicas: Replicas | None,
     ) -> None:
         self._job = job
         self._mesh = mesh
         self._stages = stages
         self._device = device
+        self._replicas = replicas
         self.tied = TiedCopies.find(stages, mesh)
         self._parameters = {
             name: parameter
@@ -182,7 +189,7 @@ class NativeEngine:
             frozenset(split.experts),
             mesh.plan.expert_place(mesh.coordinate),
             mesh.plan.expert,
-            first_replica=not _keeps_replicas(job) or dist.get_rank(mesh.replica_group) == 0,
+            first_replica=replicas is None or replicas.is_first,
         )
         self._partial = self._partial_groups(split.partial)
         shards = native_shards(self._parameters, self._layout, self.tied, mesh)
@@ -212,31 +219,21 @@ class NativeEngine:
         """Forward, backward, clip, optimizer."""
         loss_sum, tokens = self._forward_backward(batch)
         gradients = self._local_gradients()
-        outcome = self._scaled_fitly(self._agree(loss_sum, tokens, gradients))
+        outcome = self._agree(loss_sum, tokens, gradients)
         if self._routing is not None:
             outcome = replace(outcome, routing=self._routing.report())
-        if outcome.overflowed_at is not None:
-            outcome = replace(outcome, applied=False)
-        elif admits(outcome.loss, outcome.grad_norm):
+        outcome, self._loss_scale = decide(
+            outcome, self._loss_scale, admits, lambda own: find_faults(own, loss_sum, gradients)
+        )
+        if outcome.applied:
             clip = self._job.optim.clip_grad_norm
             factor = 1.0 / outcome.tokens / self._multiplier
             if clip is not None and outcome.grad_norm > clip:
                 factor *= clip / outcome.grad_norm
             torch._foreach_mul_(list(gradients.values()), factor)
             self._optimizer.step(gradients, lr)
-        else:
-            faults = find_faults(outcome, loss_sum, gradients)
-            outcome = replace(outcome, applied=False, faults=faults)
         self._forget_gradients()
         return outcome
-
-    def _scaled_fitly(self, outcome: StepOutcome) -> StepOutcome:
-        """The outcome, marked where the gradients overflowed for the loss's scale; the next step
-        has the scale that follows from it."""
-        if self._loss_scale is None:
-            return outcome
-        overflowed_at, self._loss_scale = self._loss_scale.judged(outcome.loss, outcome.grad_norm)
-        return replace(outcome, overflowed_at=overflowed_at)
 
     def _forward_backward(self, batch: Batch) -> tuple[float, int]:
         """Sum of losses and count of target tokens over this rank's sequences; 0, 0 on a rank
@@ -254,12 +251,13 @@ class NativeEngine:
             self._positions(batch),
             self._multiplier,
         )
+        # First: two sums of one tensor must not be under way at once.
+        if self._replicas is not None:
+            self._replicas.finish()
         sum_partial_gradients(
             (local_gradient(self._parameters[name]), group) for name, group in self._partial.items()
         )
         self.tied.sum_gradients()
-        if _keeps_replicas(self._job):
-            sum_over_replicas(self._local_gradients().values(), self._mesh.replica_group)
         if not self._mesh.is_last_stage or self._mesh.coordinate.tensor > 0:
             return 0.0, 0
         loss_sum = float(torch.stack([loss.detach() for loss in losses]).sum())

@@ -18,6 +18,7 @@ from rayline.parallel.data import choose_reduction
 from rayline.parallel.mesh import GangMesh
 from rayline.parallel.pipeline import StageShapes, TorchSchedule, build_schedule
 from rayline.parallel.relay import relay_forward
+from rayline.parallel.replicas import Replicas, summing
 from rayline.parallel.vocabulary import VocabularySlice
 from rayline.spec import JobSpec
 from rayline.train.objective import PLAIN, summed_cross_entropy
@@ -36,8 +37,10 @@ class WorkerStages:
         stages: Mapping[int, ModelStage],
         vocabulary: VocabularySlice | None,
         device: torch.device,
+        replicas: Replicas | None = None,
     ) -> None:
-        """`vocabulary`: the logits that this rank makes; None without the last stage."""
+        """`vocabulary`: the logits that this rank makes; None without the last stage. `replicas`:
+        what sums gradients over ranks with the same whole weights; None where there are none."""
         plan = job.plan
         self._plan = plan
         self._mesh = mesh
@@ -45,6 +48,7 @@ class WorkerStages:
         self._vocabulary = vocabulary
         self._objective = job.objective
         self._device = device
+        self._replicas = replicas
         self._shapes = StageShapes(
             sequences=job.sequences_per_microbatch,
             sequence_tokens=job.data.sequence_tokens // plan.context,
@@ -87,7 +91,7 @@ class WorkerStages:
             shapes = replace(self._shapes, sequences=sequences)
             loss = _already_a_loss if shapes.loss_in_stage else self._training_loss
             self._schedules[sequences] = build_schedule(
-                self._stages, self._mesh, shapes, self._device, loss
+                self._stages, self._mesh, shapes, self._device, loss, self._replicas
             )
         return self._schedules[sequences]
 
@@ -152,7 +156,7 @@ class WorkerStages:
         self, input_ids: torch.Tensor, labels: torch.Tensor, positions: torch.Tensor | None
     ) -> list[torch.Tensor]:
         """Microbatch after microbatch on a pipeline of one stage."""
-        (stage,) = self._stages.values()
+        ((stage_number, stage),) = self._stages.items()
         parts = self._plan.microbatches
         losses = []
         places: Sequence[torch.Tensor | None] = [None] * parts
@@ -166,7 +170,8 @@ class WorkerStages:
                 loss = stage(ids, place, targets)
             else:
                 loss = self._training_loss(stage(ids, place), targets)
-            loss.backward()
+            with summing(self._replicas, stage_number, last=number == parts - 1):
+                loss.backward()
             losses.append(loss)
         return losses
 
