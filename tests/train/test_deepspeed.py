@@ -21,9 +21,11 @@ TENSOR: dict[str, tuple[str, dict[str, Any]]] = {
     "stage 2, QK-norm": ("qwen3", {"zero_stage": 2}),
     "stage 2, offload": ("tied", {"zero_stage": 2, "offload": {"optimizer": "cpu"}}),
 }
-PIPELINES: dict[str, dict[str, Any]] = {
-    "data": {"pipeline": 2, "data": 2, "microbatches": 2, "zero_stage": 1},
-    "four stages": {"pipeline": 4, "microbatches": 4, "zero_stage": 0},
+_BY_DATA = {"pipeline": 2, "data": 2, "microbatches": 2, "zero_stage": 1}
+PIPELINES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
+    "data": (_BY_DATA, {}),
+    "offload": (_BY_DATA, {"offload": {"optimizer": "cpu"}}),
+    "four stages": ({"pipeline": 4, "microbatches": 4, "zero_stage": 0}, {}),
 }
 RISING = {"sequences": 16, "ramp": {"start": 8, "increment": 8, "steps": 2}}
 LAST = 4
@@ -123,9 +125,10 @@ def test_cut_matrices_in_bf16_follow_fp32(tensor: dict[str, Task]) -> None:
     assert exactly(tensor["bf16"]) != expected
 
 
-def staged(name: str, **changes: Any) -> JobSpec:
+def staged(name: str) -> JobSpec:
     """Four workers in a pipeline of stages of unlike depth, whose microbatches grow."""
-    return job(PIPELINES[name], **{"engine": "deepspeed", "batch": RISING, **changes})
+    plan, changes = PIPELINES[name]
+    return job(plan, engine="deepspeed", batch=RISING, **changes)
 
 
 @pytest.fixture(scope="module")

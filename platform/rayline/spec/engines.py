@@ -90,12 +90,6 @@ def _deepspeed_pipeline_lacks(job: JobSpec) -> Iterator[str]:
             f"engine deepspeed runs a pipeline in {job.precision} with plan.zero_stage 1, which "
             "keeps weights in fp32 beside those that compute, found 0; use it, or engine: native"
         )
-    if job.offload.optimizer != "none":
-        yield (
-            f"offload.optimizer {job.offload.optimizer} moves gradients as each microbatch goes "
-            "back, which engine deepspeed's pipeline does not wait for; use offload.optimizer: "
-            "none, or engine: native"
-        )
 
 
 def _deepspeed_offload_lacks(job: JobSpec) -> Iterator[str]:

@@ -1,5 +1,5 @@
 """The deepspeed engine: ZeRO stages 0 to 3 (Rajbhandari et al. 2020) over the data axis, and AutoTP
-over the tensor axis.
+over the tensor axis or PipelineModule over the pipeline axis.
 
 What it computes is what the native engine computes. DeepSpeed averages gradients over ranks, and
 by default over microbatches too; a mean over the target tokens of the global batch is something

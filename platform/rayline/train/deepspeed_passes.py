@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any, Protocol
 
 import torch
+import torch.distributed as dist
 
 from rayline.parallel.vocabulary import VocabularySlice
 from rayline.spec import JobSpec
@@ -86,7 +87,7 @@ class WholePasses:
         self._engine.eval()
         with torch.no_grad():
             output = self._engine(input_ids.to(self._device))
-        return output.float().cpu() if torch.distributed.get_rank() == 0 else None
+        return output.float().cpu() if dist.get_rank() == 0 else None
 
     def optimizer_step(self) -> None:
         """DeepSpeed's own."""
