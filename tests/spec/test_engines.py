@@ -67,7 +67,22 @@ def test_deepspeed_refuses_what_its_partitions_would_falsify(kind: str) -> None:
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({"plan.pipeline": 2}, "no plan.pipeline, found 2; use engine: native"),
+        (
+            {"plan.pipeline": 2, "plan.zero_stage": 2},
+            "pipeline with plan.zero_stage 0 or 1, found 2; use one of them, or engine: native",
+        ),
+        (
+            {"plan.pipeline": 2, "plan.zero_stage": 1, "plan.tensor": 2},
+            "found 2 and 2; set one of them to 1, or use engine: native",
+        ),
+        (
+            {"plan.pipeline": 2, "plan.zero_stage": 1, "plan.schedule": "gpipe"},
+            "no plan.schedule gpipe, only 1f1b; use it, or engine: native",
+        ),
+        (
+            {"plan.pipeline": 2, "plan.zero_stage": 0, "precision": "bf16"},
+            "in bf16 with plan.zero_stage 1.* found 0; use it, or engine: native",
+        ),
         ({"plan.context": 2}, "no plan.context, found 2; use engine: native"),
         ({"plan.data": 2, "plan.expert": 2}, "no plan.expert, found 2; use engine: native"),
         ({"compile": {}}, "compiles no layers; leave compile null, or use engine: native"),
@@ -111,6 +126,21 @@ def test_what_cannot_be_compiled_is_refused(changes: dict[str, Any], said: str) 
     assert native.compile.backend == "inductor"
     with pytest.raises(SpecError, match=said):
         native.changed(changes)
+
+
+@pytest.mark.parametrize(
+    ("stage", "changes"),
+    [
+        (0, {"recompute": "full"}),
+        (1, {"precision": "bf16"}),
+        (1, {"precision": "fp16"}),
+        (1, {"offload.optimizer": "cpu"}),
+    ],
+)
+def test_deepspeed_runs_a_pipeline(stage: int, changes: dict[str, Any]) -> None:
+    plan = {"plan.pipeline": 2, "plan.data": 2, "plan.zero_stage": stage}
+    job = JobSpec.parse(JOB).changed(plan | changes)
+    assert (job.engine, job.plan.world_size) == ("deepspeed", 4)
 
 
 def test_a_ring_refuses_documents_that_are_kept_apart() -> None:

@@ -30,20 +30,26 @@ WAYS: dict[str, dict[str, Any]] = {
     "stage 1, offload": {"zero_stage": 1, "offload": HOST},
     "stage 2, offload": {"zero_stage": 2, "offload": HOST},
     "stage 3, offload": {"zero_stage": 3, "offload": HOST_BOTH},
+    "stage 0, pipeline": {"zero_stage": 0, "pipeline": 2},
+    "stage 1, pipeline": {"zero_stage": 1, "pipeline": 2},
 }
-"""Engine deepspeed, unless another is named."""
-UNTIED = ("native", "stage 1", "stage 3")
+"""Engine deepspeed, unless another is named; two data ranks, unless there is a pipeline."""
+UNTIED = ("native", "stage 1", "stage 3", "stage 1, pipeline")
 UNCLIPPED = ("stage 0", "stage 1", "stage 3", "stage 1, offload", "stage 3, offload")
 BF16 = (
     "native",
     *(f"stage {stage}" for stage in range(4)),
     "stage 1, offload",
     "stage 3, offload",
+    "stage 1, pipeline",
 )
-RANDOM = (("stage 0", "fp32"), ("stage 1", "bf16"), ("stage 3", "fp32"), ("stage 3", "bf16"))
+RANDOM = (
+    *(("stage 0", "fp32"), ("stage 1", "bf16"), ("stage 3", "fp32"), ("stage 3", "bf16")),
+    ("stage 1, pipeline", "bf16"),
+)
 SPOILT = (
     *((way, "fp32") for way in WAYS if way.startswith("stage") and way != "stage 1, offload"),
-    *((way, "bf16") for way in ("stage 1", "stage 3", "stage 1, offload")),
+    *((way, "bf16") for way in ("stage 1", "stage 3", "stage 1, offload", "stage 1, pipeline")),
 )
 CROSSINGS = (
     ("stage 0", "stage 1, offload"),
@@ -53,6 +59,8 @@ CROSSINGS = (
     ("native", "stage 3"),
     ("native", "replicas"),
     ("replicas", "stage 3"),
+    ("native", "stage 1, pipeline"),
+    ("stage 1, pipeline", "stage 2"),
 )
 """Reader and writer of a checkpoint."""
 LION = {
@@ -62,12 +70,18 @@ LION = {
     "groups": [{"match": "*embed*", "lr_scale": 0.5}, {"match": "*norm*", "weight_decay": 0.1}],
 }
 OTHERWISE: dict[str, tuple[dict[str, Any], tuple[str, ...]]] = {
-    "lion, groups": ({"optim": LION}, ("stage 1", "stage 3, offload")),
+    "lion, groups": ({"optim": LION}, ("stage 1", "stage 3, offload", "stage 1, pipeline")),
     "sgd": ({"optim": {"kind": "sgd", "lr": 3e-2}}, ("stage 2",)),
     "rmsprop": ({"optim": {"kind": "rmsprop", "lr": 3e-4}}, ("stage 3",)),
     "adadelta": ({"optim": {"kind": "adadelta", "lr": 1.0}}, ("stage 1, offload",)),
-    "ema": ({"ema": {"decay": 0.5, "export": True}}, ("stage 0", "stage 1", "stage 3")),
-    "fp16": ({"precision": "fp16"}, ("stage 0", "stage 1", "stage 2, offload", "stage 3")),
+    "ema": (
+        {"ema": {"decay": 0.5, "export": True}},
+        ("stage 0", "stage 1", "stage 3", "stage 0, pipeline"),
+    ),
+    "fp16": (
+        {"precision": "fp16"},
+        ("stage 0", "stage 1", "stage 2, offload", "stage 3", "stage 1, pipeline"),
+    ),
 }
 """Another step: what is changed, and the ways that are compared with native in it."""
 RECOMPUTED = (
@@ -75,6 +89,7 @@ RECOMPUTED = (
     ("stage 1", "full"),
     ("stage 1", "selective"),
     ("stage 3", "full"),
+    ("stage 1, pipeline", "selective"),
 )
 HALF = 3
 """Step of the checkpoint."""
@@ -85,7 +100,8 @@ KEPT = [*((way, "fp32") for way in WAYS), *((way, "bf16") for way in BF16)]
 def spec(way: str, **changes: Any) -> JobSpec:
     """Two workers, two microbatches; every row of a batch has another number of targets."""
     settings = {"engine": "deepspeed", **WAYS[way]}
-    plan = {"data": 2, "microbatches": 2, "zero_stage": settings.pop("zero_stage")}
+    axis = {"pipeline": settings.pop("pipeline")} if "pipeline" in settings else {"data": 2}
+    plan = {**axis, "microbatches": 2, "zero_stage": settings.pop("zero_stage")}
     return job(plan, **{**settings, "guard": {"nonfinite": "skip"}, **changes})
 
 
@@ -114,11 +130,18 @@ def place(kept: Path, way: str, kind: str) -> Path:
     return kept / f"{way}-{kind}".replace(", ", "-").replace(" ", "-")
 
 
+def run(directory: Path, tasks: dict[str, Task]) -> None:
+    """Starting processes costs more than all steps, so there are two gangs only."""
+    for stages in (1, 2):
+        some = [task for task in tasks.values() if task.job.plan.pipeline == stages]
+        run_gang(directory / f"stages-{stages}", some)
+
+
 @pytest.fixture(scope="module")
 def done(
     models: dict[str, Path], kept: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> dict[str, Task]:
-    """What begins at step 1, in one gang: starting processes costs more than all steps."""
+    """What begins at step 1."""
     tied, untied = models["tied"], models["untied"]
     unclipped = {**spec("native").optim.model_dump(), "clip_grad_norm": None}
     tasks = {
@@ -146,7 +169,7 @@ def done(
             )
     for way, kind in RECOMPUTED:
         tasks[f"{way} {kind}"] = Task(spec(way, recompute=kind), tied, last=3)
-    run_gang(tmp_path_factory.mktemp("gang"), list(tasks.values()))
+    run(tmp_path_factory.mktemp("gang"), tasks)
     return tasks
 
 
@@ -198,7 +221,7 @@ def resumed(
         for way in ways:
             folder = place(kept, way, name) / "step-00000002"
             tasks[f"{way} {name}"] = Task(spec(way, **changes), tied, first=3, last=3, load=folder)
-    run_gang(tmp_path_factory.mktemp("resumed"), list(tasks.values()))
+    run(tmp_path_factory.mktemp("resumed"), tasks)
     return tasks
 
 

@@ -21,6 +21,13 @@ TENSOR: dict[str, tuple[str, dict[str, Any]]] = {
     "stage 2, QK-norm": ("qwen3", {"zero_stage": 2}),
     "stage 2, offload": ("tied", {"zero_stage": 2, "offload": {"optimizer": "cpu"}}),
 }
+_BY_DATA = {"pipeline": 2, "data": 2, "microbatches": 2, "zero_stage": 1}
+PIPELINES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
+    "data": (_BY_DATA, {}),
+    "offload": (_BY_DATA, {"offload": {"optimizer": "cpu"}}),
+    "four stages": ({"pipeline": 4, "microbatches": 4, "zero_stage": 0}, {}),
+}
+RISING = {"sequences": 16, "ramp": {"start": 8, "increment": 8, "steps": 2}}
 LAST = 4
 HALF = 2
 
@@ -116,6 +123,56 @@ def test_cut_matrices_in_bf16_follow_fp32(tensor: dict[str, Task]) -> None:
     expected = exactly(tensor["stage 1"])
     assert exactly(tensor["bf16"]) == pytest.approx(expected, abs=0.02)
     assert exactly(tensor["bf16"]) != expected
+
+
+def staged(name: str) -> JobSpec:
+    """Four workers in a pipeline of stages of unlike depth, whose microbatches grow."""
+    plan, changes = PIPELINES[name]
+    return job(plan, engine="deepspeed", batch=RISING, **changes)
+
+
+@pytest.fixture(scope="module")
+def pipelines(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Task]:
+    """Every task of a pipeline, in one gang."""
+    root = tmp_path_factory.mktemp("pipelines")
+    model = write_tiny_model(root / "model", tied=True, hidden=64, ffn=128, layers=5)
+    began = {"last": LAST, "gradients": True, "evaluate": True, "save_at": HALF}
+    tasks = {name: Task(staged(name), model, save=root / name, **began) for name in PIPELINES}
+    for name in PIPELINES:
+        folder = root / name / f"step-{HALF:08d}"
+        onward: dict[str, Any] = {"first": HALF + 1, "last": LAST, "load": folder}
+        tasks[f"{name}, after"] = Task(staged(name), model, **onward)
+        native = {"data": 2, "tensor": 2, "microbatches": 2, "zero_stage": 3}
+        elsewhere = job(native, engine="native", batch=RISING)
+        tasks[f"{name}, native"] = Task(elsewhere, model, **onward)
+    run_gang(root / "gang", list(tasks.values()))
+    return tasks
+
+
+@pytest.mark.parametrize("name", PIPELINES)
+def test_a_pipeline_equals_one_process(pipelines: dict[str, Task], name: str) -> None:
+    assert_equals_reference(pipelines[name])
+
+
+@pytest.mark.parametrize("name", PIPELINES)
+def test_a_pipeline_resumes_bit_by_bit_and_elsewhere(pipelines: dict[str, Task], name: str) -> None:
+    whole, after = pipelines[name], pipelines[f"{name}, after"]
+    assert after.losses == whole.losses[HALF:]
+    assert after.norms == whole.norms[HALF:]
+    weights = whole.tensors("weights")
+    for parameter, weight in after.tensors("weights").items():
+        assert torch.equal(weight, weights[parameter]), parameter
+    found = exactly(pipelines[f"{name}, native"])
+    assert found == pytest.approx(exactly(whole)[HALF:], rel=1e-5)
+
+
+def test_pipelines_measure_alike(pipelines: dict[str, Task]) -> None:
+    """Held-out losses, through every stage, and norms, over every stage once."""
+    data, four = pipelines["data"], pipelines["four stages"]
+    assert [tokens for _, tokens in data.evaluations] == [t for _, t in four.evaluations]
+    losses = [loss for loss, _ in data.evaluations]
+    assert losses == pytest.approx([loss for loss, _ in four.evaluations], rel=1e-5)
+    assert data.norms == pytest.approx(four.norms, rel=1e-5)
 
 
 def test_the_models_tensor_plan_is_told_in_deepspeeds_words() -> None:

@@ -25,6 +25,11 @@ PLANS: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
     "alone": ("mistral", {"microbatches": 2}, {}),
     "alone, layers computed again": ("gemma2", {"microbatches": 2}, {"recompute": "full"}),
     "ZeRO": ("mistral", {"data": 2, "zero_stage": 3}, {"engine": "deepspeed"}),
+    "DeepSpeed's pipeline": (
+        "gemma2",
+        {"pipeline": 2, "microbatches": 2, "zero_stage": 1},
+        {"engine": "deepspeed"},
+    ),
     "tensor, sequence x pipeline": (
         "gemma2",
         {"tensor": 2, "sequence": True, "pipeline": 2, "microbatches": 2},

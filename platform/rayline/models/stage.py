@@ -213,6 +213,15 @@ class ModelStage(nn.Module):
             return {}
         return dict(self.model._tied_weights_keys or {})
 
+    def materialize(self, device: torch.device) -> None:
+        """Give meta parameters storage on `device`, of no value; buffers, which are real already,
+        keep theirs."""
+        buffers = {name: buffer.clone() for name, buffer in self.named_buffers()}
+        self.to_empty(device=device)
+        for name, buffer in self.named_buffers():
+            buffer.copy_(buffers[name])
+        self.tie()
+
     def tie(self) -> None:
         """Let copies and originals that lie on this stage be one parameter again (splitting makes
         two of them)."""

@@ -34,7 +34,6 @@ def why_engine_cannot(job: JobSpec) -> str | None:
 def _deepspeed_lacks(job: JobSpec) -> Iterator[str]:
     plan = job.plan
     for name, usual in (
-        ("pipeline", 1),
         ("context", 1),
         ("expert", 1),
         ("replicate", 1),
@@ -43,6 +42,8 @@ def _deepspeed_lacks(job: JobSpec) -> Iterator[str]:
         value = getattr(plan, name)
         if value != usual:
             yield f"engine deepspeed has no plan.{name}, found {value}; use engine: native"
+    if plan.pipeline > 1:
+        yield from _deepspeed_pipeline_lacks(job)
     if plan.tensor > 1 and plan.zero_stage not in (1, 2):
         yield (
             f"engine deepspeed cuts matrices over plan.tensor with plan.zero_stage 1 or 2, found "
@@ -72,6 +73,31 @@ def _deepspeed_lacks(job: JobSpec) -> Iterator[str]:
     if reason is not None:
         yield f"optim.kind {job.optim.kind} {reason}; use engine: native"
     yield from _deepspeed_offload_lacks(job)
+
+
+def _deepspeed_pipeline_lacks(job: JobSpec) -> Iterator[str]:
+    """DeepSpeed's own rules (runtime/pipe/engine.py), and what it would get wrong."""
+    plan = job.plan
+    if plan.zero_stage > 1:
+        yield (
+            f"engine deepspeed runs a pipeline with plan.zero_stage 0 or 1, found "
+            f"{plan.zero_stage}; use one of them, or engine: native"
+        )
+    if plan.tensor > 1:
+        yield (
+            f"engine deepspeed cuts either layers over plan.pipeline or matrices over plan.tensor, "
+            f"found {plan.pipeline} and {plan.tensor}; set one of them to 1, or use engine: native"
+        )
+    if plan.schedule != "1f1b":
+        yield (
+            f"engine deepspeed has no plan.schedule {plan.schedule}, only 1f1b; use it, or engine: "
+            "native"
+        )
+    if job.precision != "fp32" and plan.zero_stage == 0:
+        yield (
+            f"engine deepspeed runs a pipeline in {job.precision} with plan.zero_stage 1, which "
+            "keeps weights in fp32 beside those that compute, found 0; use it, or engine: native"
+        )
 
 
 def _deepspeed_offload_lacks(job: JobSpec) -> Iterator[str]:

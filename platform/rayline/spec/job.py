@@ -82,7 +82,8 @@ class JobSpec(Document):
     init: Literal["weights", "random"] = "weights"
     """weights: start from the model's weights. random: from its config alone, drawn from seed."""
     engine: Literal["native", "deepspeed"] = "native"
-    """native: PyTorch device mesh, FSDP2 and pipelining. deepspeed: ZeRO 0 to 3, and AutoTP."""
+    """native: PyTorch device mesh, FSDP2 and pipelining. deepspeed: ZeRO 0 to 3, AutoTP, and
+    PipelineModule with ZeRO 0 or 1."""
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
     """bf16 and fp16 compute in 16 bits and keep weights, gradients' sums and optimizer states in
     fp32; fp16, for GPUs without bf16, scales the loss and skips steps whose gradients overflow."""

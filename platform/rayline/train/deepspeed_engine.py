@@ -1,5 +1,5 @@
 """The deepspeed engine: ZeRO stages 0 to 3 (Rajbhandari et al. 2020) over the data axis, and AutoTP
-over the tensor axis.
+over the tensor axis or PipelineModule over the pipeline axis.
 
 What it computes is what the native engine computes. DeepSpeed averages gradients over ranks, and
 by default over microbatches too; a mean over the target tokens of the global batch is something
@@ -15,7 +15,7 @@ import math
 import os
 import warnings
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -28,16 +28,19 @@ from deepspeed.utils import groups
 from torch import nn
 
 from rayline.parallel.piece import Piece
-from rayline.parallel.vocabulary import VocabularySlice
 from rayline.spec import JobSpec, OffloadSpec, OptimSpec, WorkerContext
 from rayline.train.decision import decide
+from rayline.train.deepspeed_holders import HeldParameters, StageHolders
 from rayline.train.deepspeed_model import WholeModel, build_whole_model, initial_weights
+from rayline.train.deepspeed_passes import Passes, WholePasses
+from rayline.train.deepspeed_pipeline import PipelinePasses, build_pipelined_stage
 from rayline.train.deepspeed_state import ScatteredState, scattered_state
 from rayline.train.deepspeed_tensor import OverTensorAxis, cut_dims, layer_specs
 from rayline.train.engine import Admits, Batch, Fault, StepOutcome, admit_all
 from rayline.train.faults import MOST_NAMED, find_faults
+from rayline.train.holdings import all_names
 from rayline.train.loss_scale import LossScale
-from rayline.train.objective import count_targets, summed_cross_entropy
+from rayline.train.objective import count_targets
 from rayline.train.optimizer import AVERAGE, check_groups, rate_and_decay
 from rayline.train.rules.elementwise import torch_optimizer, torch_slots
 from rayline.train.stages import COMPUTE_DTYPE
@@ -54,20 +57,53 @@ def build_deepspeed_engine(
     torch.distributed is set up: DeepSpeed adopts its default group. Raises SpecError,
     CheckpointError where the model cannot be read."""
     _make_ready(context, device)
+    if job.plan.pipeline > 1:
+        engine = _build_pipelined(job, context, model_directory, device)
+    else:
+        engine = _build_whole(job, model_directory, device)
+    # Last, because DeepSpeed would begin its float32 weights with what it had rounded to bf16.
+    engine.take_weights(initial_weights(job, model_directory, engine.wanted_weights))
+    return engine
+
+
+def _build_whole(job: JobSpec, model_directory: Path, device: torch.device) -> DeepSpeedEngine:
     model = build_whole_model(job, model_directory)
+    names = model.parameters_by_name
+    cut = cut_dims(model.tensor_words, list(names)) if job.plan.tensor > 1 else {}
+    held = HeldParameters(names, cut=cut)
     # Before stage 3 empties parameters: whether they are matrices is asked of their shape.
-    optimizer = _optimizer(model, job.optim)
+    optimizer = _optimizer(held, job.optim)
     configuration = {**_configuration(job, device), **_tensor_parallel(job, model)}
-    if job.precision != "fp32" and job.plan.zero_stage > 0:
-        model.turn_weights(COMPUTE_DTYPE[job.precision])
+    _turn_weights(job, held)
     if job.plan.zero_stage == 3:
         # Cut weight by weight, so that no device ever holds the whole model.
         deepspeed.zero.Init(module=model, config_dict_or_path=configuration)
     wrapped, *_ = deepspeed.initialize(model=model, optimizer=optimizer, config=configuration)
-    engine = DeepSpeedEngine(job, context, wrapped, model, device)
-    # Last, because DeepSpeed would begin its float32 weights with what it had rounded to bf16.
-    engine.take_weights(initial_weights(job, model_directory))
-    return engine
+    whole: Any = model.model
+    passes = WholePasses(job, wrapped, int(whole.config.vocab_size), device)
+    return DeepSpeedEngine(job, wrapped, passes, held, device)
+
+
+def _build_pipelined(
+    job: JobSpec, context: WorkerContext, model_directory: Path, device: torch.device
+) -> DeepSpeedEngine:
+    stage = build_pipelined_stage(job, context, model_directory, device)
+    held = HeldParameters(stage.parameters, copies=stage.copies)
+    optimizer = _optimizer(held, job.optim)
+    _turn_weights(job, held)
+    wrapped, *_ = deepspeed.initialize(
+        model=stage.module, optimizer=optimizer, config=_configuration(job, device)
+    )
+    passes = PipelinePasses(job, wrapped, stage, device)
+    return DeepSpeedEngine(job, wrapped, passes, held, device)
+
+
+def _turn_weights(job: JobSpec, held: HeldParameters) -> None:
+    """Let weights be of the type that computes, under ZeRO, which keeps others in float32; buffers,
+    such as the rotary frequencies, stay float32."""
+    if job.precision != "fp32" and job.plan.zero_stage > 0:
+        for weight in held.by_name.values():
+            weight.data = weight.data.to(COMPUTE_DTYPE[job.precision])
 
 
 def _make_ready(context: WorkerContext, device: torch.device) -> None:
@@ -94,14 +130,12 @@ class _Host(CPU_Accelerator):
         return True
 
 
-def _optimizer(model: WholeModel, spec: OptimSpec) -> torch.optim.Optimizer:
+def _optimizer(held: HeldParameters, spec: OptimSpec) -> torch.optim.Optimizer:
     """torch's own, so that nothing is compiled; the groups are the native engine's."""
     alike: dict[tuple[float, float], list[nn.Parameter]] = defaultdict(list)
-    names = set()
-    for name, weight in model.parameters_by_name():
-        names.add(name)
-        alike[rate_and_decay(name, weight.dim(), spec)].append(weight)
-    check_groups(spec, names)
+    for name, weight in held.by_name.items():
+        alike[rate_and_decay(held.original(name), weight.dim(), spec)].append(weight)
+    check_groups(spec, all_names(map(held.original, held.by_name)))
     told = [
         {"params": weights, "lr_scale": lr_scale, "weight_decay": decay}
         for (lr_scale, decay), weights in alike.items()
@@ -160,40 +194,48 @@ class DeepSpeedEngine:
     def __init__(
         self,
         job: JobSpec,
-        context: WorkerContext,
         engine: Any,
-        model: WholeModel,
+        passes: Passes,
+        held: HeldParameters,
         device: torch.device,
     ) -> None:
         self._job = job
-        # Tensor ranks compute the same loss: the first of them is heard.
-        self._is_heard = context.coordinate.tensor == 0
         self._engine = engine
+        self._passes = passes
+        self._held = held
         self._device = device
-        self._parameters = dict(model.parameters_by_name())
+        # Tensor ranks compute the same loss: the first of them is heard.
+        first = job.plan.coordinate(dist.get_rank()).tensor == 0
+        self._is_heard = passes.makes_loss and first
         self._slots = (*torch_slots(job.optim), *([] if job.ema is None else [AVERAGE]))
         self._state: ScatteredState = scattered_state(engine, self._slots)
         dims = {}
         if job.plan.tensor > 1:
-            cut = cut_dims(model.tensor_words, list(self._parameters))
-            dims = {self._parameters[name]: dim for name, dim in cut.items()}
+            dims = {held.by_name[name]: dim for name, dim in held.cut.items()}
             group = groups.get_tensor_model_parallel_group()
             self._state = OverTensorAxis(self._state, dims, group)
         self._shapes = {
             name: _shape(weight, dims.get(weight), job.plan.tensor)
-            for name, weight in self._parameters.items()
+            for name, weight in held.by_name.items()
         }
+        self._originals = {n: w for n, w in held.by_name.items() if n not in held.copies}
+        shapes = {name: self._shapes[name] for name in self._originals}
+        group = engine.mpu.get_data_parallel_group() if job.plan.pipeline > 1 else None
+        self._holders = StageHolders(job.plan, shapes, group, device)
         self._loss_scale = LossScale() if job.precision == "fp16" else None
-        whole: Any = model.model
-        vocab = int(whole.config.vocab_size)
-        self._vocabulary = VocabularySlice(0, vocab, vocab, None)
         self._steps_done = 0
         self._loss_here = 0.0
 
+    @property
+    def wanted_weights(self) -> dict[str, nn.Parameter]:
+        """Names that `take_weights` wants, to what takes them: a tied copy takes its original's."""
+        return {self._held.original(name): w for name, w in self._held.by_name.items()}
+
     def take_weights(self, weights: Iterable[tuple[str, torch.Tensor]]) -> None:
-        """Begin with these: every parameter's name and whole value, the same on every rank."""
+        """Begin with these: each wanted name and whole value, the same on every rank of a stage."""
+        takers = self.wanted_weights
         for name, whole in weights:
-            self._state.put(self._parameters[name], None, whole.to(self._device))
+            self._state.put(takers[name], None, whole.to(self._device))
         self._state.publish()
         if self._job.ema is not None:
             self._state.masters.begin_average()
@@ -208,7 +250,7 @@ class DeepSpeedEngine:
             return outcome
         for group in self._engine.optimizer.param_groups:
             group["lr"] = lr * group["lr_scale"]
-        self._engine.step()
+        self._passes.optimizer_step()
         self._steps_done += 1
         if self._job.ema is not None:
             self._state.masters.move_average(self._job.ema.decay)
@@ -221,42 +263,26 @@ class DeepSpeedEngine:
         return faults[:MOST_NAMED]
 
     def _faulty_gradients(self, outcome: StepOutcome) -> list[str]:
-        """Parameters whose sum of gradients over the ranks is not finite: DeepSpeed keeps no
-        rank's own. Nothing is gathered where the norm is finite."""
+        """Parameters of all stages whose sum of gradients over the ranks is not finite: DeepSpeed
+        keeps no rank's own. Nothing is gathered where the norm is finite."""
         if math.isfinite(outcome.grad_norm):
             return []
-        gradients = ((n, self._state.gradient(w)) for n, w in self._parameters.items())
-        return [f"gradient of {n}, summed" for n, g in gradients if not g.isfinite().all()]
+        faulty = [n for n, g in self._whole_gradients() if not g.isfinite().all()]
+        everywhere: list[list[str]] = [[] for _ in range(dist.get_world_size())]
+        dist.all_gather_object(everywhere, faulty)
+        names = dict.fromkeys(name for here in everywhere for name in here)
+        return [f"gradient of {name}, summed" for name in names]
 
     def _forward_backward(self, batch: Batch) -> tuple[float, int]:
         """Mean loss and target tokens of the global batch; afterwards DeepSpeed holds the gradient
         of that mean."""
-        input_ids, labels = batch.input_ids.to(self._device), batch.labels.to(self._device)
-        tokens = int(self._sum_over_data(count_targets(labels)))
-        self._engine.train()
+        tokens = int(self._sum_over_data(count_targets(batch.labels)))
         if self._loss_scale is not None:
             self._state.set_loss_scale(self._loss_scale.value)
         factor = self._state.loss_factor * self._job.plan.data / tokens
-        parts = self._job.plan.microbatches
-        losses = []
-        positions = self._positions(batch)
-        places: Sequence[torch.Tensor | None] = [None] * parts
-        if positions is not None:
-            places = positions.chunk(parts)
-        for number, (ids, targets, place) in enumerate(
-            zip(input_ids.chunk(parts), labels.chunk(parts), places, strict=True), start=1
-        ):
-            self._engine.set_gradient_accumulation_boundary(number == parts)
-            logits = self._engine(ids, place)
-            loss = summed_cross_entropy(logits, targets, self._vocabulary, self._job.objective)
-            self._engine.backward(loss * factor, scale_wrt_gas=False)
-            losses.append(loss.detach())
+        self._loss_here = self._passes.forward_backward(batch, factor)
         self._state.settle()
-        self._loss_here = float(torch.stack(losses).sum())
         return self._sum_over_data(self._loss_here) / tokens, tokens
-
-    def _positions(self, batch: Batch) -> torch.Tensor | None:
-        return None if batch.positions is None else batch.positions.to(self._device)
 
     def _sum_over_data(self, value: float) -> float:
         # float64 counts tokens exactly up to 2**53.
@@ -268,65 +294,55 @@ class DeepSpeedEngine:
     def gradients(self, batch: Batch) -> Iterator[tuple[str, torch.Tensor]]:
         """Each whole gradient, on rank 0."""
         self._forward_backward(batch)
-        for name, weight in self._parameters.items():
-            gradient = self._state.gradient(weight)
-            if dist.get_rank() == 0:
-                yield name, gradient.float().cpu().clone()
+        yield from self._holders.on_rank_0(self._whole_gradients())
         self._state.drop_gradients()
+
+    def _whole_gradients(self) -> Iterator[tuple[str, torch.Tensor]]:
+        for name, weight in self._originals.items():
+            yield name, self._state.gradient(weight)
 
     def evaluate(self, batch: Batch) -> tuple[float, int]:
         """Sums over all ranks."""
-        self._engine.eval()
-        labels = batch.labels.to(self._device)
-        with torch.no_grad():
-            input_ids = batch.input_ids.to(self._device)
-            logits = self._engine(input_ids, self._positions(batch))
-            loss = summed_cross_entropy(logits, labels, self._vocabulary)
-        tokens = int(self._sum_over_data(count_targets(labels)))
-        return self._sum_over_data(float(loss)), tokens
+        loss = self._passes.loss(batch)
+        tokens = int(self._sum_over_data(count_targets(batch.labels)))
+        return self._sum_over_data(loss), tokens
 
     def logits(self, input_ids: torch.Tensor) -> torch.Tensor | None:
         """The whole logits, on rank 0."""
-        self._engine.eval()
-        with torch.no_grad():
-            output = self._engine(input_ids.to(self._device))
-        return output.float().cpu() if dist.get_rank() == 0 else None
+        return self._passes.logits(input_ids)
 
     def weights(self) -> Iterator[tuple[str, torch.Tensor]]:
         """Each whole weight, on rank 0."""
-        for name, weight in self._parameters.items():
-            whole = self._state.whole(weight, None)
-            if dist.get_rank() == 0:
-                yield name, whole.cpu().clone()
+        named = ((n, self._state.whole(w, None)) for n, w in self._originals.items())
+        yield from self._holders.on_rank_0(named)
 
     def take_average(self) -> None:
         """The mean's rectangles into the weights'."""
-        for weight in self._parameters.values():
+        for weight in self._held.by_name.values():
             self._state.put(weight, None, self._state.whole(weight, AVERAGE))
         self._state.publish()
 
     def pieces(self) -> list[Piece]:
-        """Copies of the rows of weights and running means that this rank writes."""
+        """Copies of the rows of weights and running means that this rank writes; of a tied copy
+        those that it will read."""
         return [
-            self._piece(key, name, self._state.whole(self._parameters[name], slot))
+            self._holders.piece(
+                key,
+                self._shapes[name],
+                self._state.whole(self._held.by_name[name], slot),
+                owner=name in self._originals,
+            )
             for key, name, slot in self._keys()
         ]
 
     def _keys(self) -> Iterator[tuple[str, str, str | None]]:
-        """Key in a checkpoint, parameter and slot of every tensor, the same on every rank."""
-        for name in self._parameters:
-            yield f"weight/{name}", name, None
+        """Key in a checkpoint, parameter and slot of every tensor, the same on every rank of a
+        stage."""
+        for name in self._held.by_name:
+            original = self._held.original(name)
+            yield f"weight/{original}", name, None
             for slot in self._slots:
-                yield f"optimizer/{slot}/{name}", name, slot
-
-    def _piece(self, key: str, name: str, whole: torch.Tensor) -> Piece:
-        """This rank's rows, copied to the CPU: DeepSpeed's own partitions are no rectangles."""
-        shape = self._shapes[name]
-        begin, end = _rows(shape, dist.get_rank(), dist.get_world_size())
-        rows = whole.detach().reshape(shape or (1,))[begin:end].cpu().clone()
-        offset = (begin, *(0 for _ in shape[1:])) if shape else ()
-        data = rows if shape or not rows.numel() else rows.reshape(())
-        return Piece(key, shape, offset, data, owner=bool(rows.numel()))
+                yield f"optimizer/{slot}/{original}", name, slot
 
     def scalars(self) -> dict[str, float | int]:
         """The optimizer's step count, and the loss's scale."""
@@ -337,25 +353,13 @@ class DeepSpeedEngine:
         """Give every rank's rows back to DeepSpeed."""
         by_key = {piece.tensor: piece for piece in pieces}
         for key, name, slot in self._keys():
-            whole = self._gather_rows(by_key[key], self._shapes[name])
-            self._state.put(self._parameters[name], slot, whole)
+            whole = self._holders.whole(by_key[key])
+            self._state.put(self._held.by_name[name], slot, whole)
         self._state.publish()
         self._steps_done = int(scalars["optimizer_steps"])
         self._state.masters.set_steps_done(self._steps_done)
         if self._loss_scale is not None:
             self._loss_scale = LossScale.from_scalars(scalars)
-
-    def _gather_rows(self, piece: Piece, shape: tuple[int, ...]) -> torch.Tensor:
-        """The whole tensor from every rank's rows; collective."""
-        world = dist.get_world_size()
-        rows, *rest = shape or (1,)
-        height = -(-rows // world)
-        padded = torch.zeros(height, *rest, dtype=torch.float32, device=self._device)
-        held = piece.data.reshape(-1, *rest) if piece.data.numel() else padded[:0]
-        padded[: len(held)] = held.to(self._device)
-        gathered = [torch.empty_like(padded) for _ in range(world)]
-        dist.all_gather(gathered, padded)
-        return torch.cat(gathered)[:rows].reshape(shape)
 
 
 def _shape(weight: nn.Parameter, cut: int | None, parts: int) -> tuple[int, ...]:
@@ -363,11 +367,3 @@ def _shape(weight: nn.Parameter, cut: int | None, parts: int) -> tuple[int, ...]
     stage 3 the parameter itself is empty between uses."""
     shape = tuple(getattr(weight, "ds_shape", weight.shape))
     return tuple(size * parts if dim == cut else size for dim, size in enumerate(shape))
-
-
-def _rows(shape: tuple[int, ...], rank: int, world: int) -> tuple[int, int]:
-    """The rows along dim 0 that `rank` writes, as torch.chunk cuts; a tensor without dims is one
-    row."""
-    rows = shape[0] if shape else 1
-    height = -(-rows // world)
-    return min(rank * height, rows), min((rank + 1) * height, rows)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -44,20 +44,16 @@ class WholeModel(nn.Module):
             inputs["attention_mask"] = documents_mask(positions)
         return inputs
 
-    def parameters_by_name(self) -> Iterator[tuple[str, nn.Parameter]]:
-        """Each parameter once, tied ones by their first name, with its Hugging Face name."""
-        yield from self.model.named_parameters()
+    @property
+    def parameters_by_name(self) -> dict[str, nn.Parameter]:
+        """Each parameter once, tied ones by their first name: its Hugging Face name to it."""
+        return dict(self.model.named_parameters())
 
     @property
     def tensor_words(self) -> dict[str, str]:
         """The model's tensor plan: pattern of a module's Hugging Face name to its word."""
         whole: Any = self.model
         return dict(whole.tp_plan)
-
-    def turn_weights(self, dtype: torch.dtype) -> None:
-        """Let weights be of this type; buffers, such as the rotary frequencies, stay float32."""
-        for weight in self.model.parameters():
-            weight.data = weight.data.to(dtype)
 
 
 class CastWholeModel(WholeModel):
@@ -106,15 +102,17 @@ def _on_meta(model_directory: Path) -> PreTrainedModel:
     return model
 
 
-def initial_weights(job: JobSpec, model_directory: Path) -> Iterator[tuple[str, torch.Tensor]]:
-    """Each parameter's name and initial value, whole, float32, on CPU; one module in memory at a
-    time. Read from the folder or drawn from the job's seed: bit by bit those that the native engine
-    begins with. Raises SpecError, CheckpointError."""
+def initial_weights(
+    job: JobSpec, model_directory: Path, wanted: Collection[str]
+) -> Iterator[tuple[str, torch.Tensor]]:
+    """Name and initial value of each parameter whose name is wanted, whole, float32, on CPU; one
+    module in memory at a time. Read from the folder or drawn from the job's seed: bit by bit those
+    that the native engine begins with. Raises SpecError, CheckpointError."""
     skeleton = _on_meta(model_directory)
     names = {name: name for name, _ in skeleton.named_parameters()}
     stored = StoredNames(skeleton.config.model_type)
     modules: dict[str, list[str]] = defaultdict(list)
-    for name in names:
+    for name in (name for name in names if name in wanted):
         modules[name.rpartition(".")[0]].append(name)
     for own in modules.values():
         pieces = [_whole_piece(name, skeleton.get_parameter(name).shape) for name in own]

@@ -17,8 +17,11 @@ from typing import Any, Protocol
 import torch
 import torch.distributed as dist
 from deepspeed.runtime.bf16_optimizer import BF16_Optimizer
+from deepspeed.runtime.constants import PIPE_REPLICATED
+from deepspeed.runtime.pipe.engine import PipelineEngine
 from deepspeed.runtime.utils import combine_grad_norm_groups, get_global_norm_of_tensors
 from deepspeed.runtime.zero.stage3 import DeepSpeedZeroOptimizer_Stage3
+from deepspeed.runtime.zero.stage_1_and_2 import DeepSpeedZeroOptimizer
 from deepspeed.utils import (
     safe_get_full_fp32_param,
     safe_get_full_grad,
@@ -89,11 +92,28 @@ def scattered_state(engine: Any, slots: Sequence[str]) -> ScatteredState:
     return InFlatPartitions(engine.optimizer, slots)
 
 
+def own_gradient(engine: Any, parameter: nn.Parameter) -> torch.Tensor:
+    """The tensor in which this rank alone has summed a step's microbatches, before DeepSpeed
+    reduces it over the data ranks; of stages 0 and 1."""
+    optimizer = engine.optimizer
+    if isinstance(optimizer, BF16_Optimizer):
+        found = parameter._hp_grad  # type: ignore[attr-defined]
+    elif isinstance(optimizer, DeepSpeedZeroOptimizer):
+        found = optimizer.get_param_gradient_attribute(parameter)
+    else:
+        found = parameter.grad
+    if not isinstance(found, torch.Tensor):
+        raise RuntimeError("the parameter has no gradient")
+    return found
+
+
 class OnParameters:
     """Stage 0: every rank holds everything."""
 
     def __init__(self, engine: Any, slots: Sequence[str]) -> None:
         self._engine = engine
+        pipelined = isinstance(engine, PipelineEngine)
+        self._pipeline = engine.mpu.get_pipe_parallel_group() if pipelined else None
         self._scale = 1.0
         self.masters = Masters(engine.optimizer, list(engine.module.parameters()), slots)
 
@@ -128,9 +148,14 @@ class OnParameters:
             torch._foreach_div_([grad for grad in gradients if grad is not None], self._scale)
 
     def gradient_norm(self) -> float:
-        """Its norm: every rank holds all of it."""
-        gradients = [self.gradient(weight) for weight in self._engine.module.parameters()]
-        return float(torch.stack(torch._foreach_norm(gradients)).double().square().sum().sqrt())
+        """Its norm: every rank holds all of its stage, where a tied copy counts nothing."""
+        weights = self._engine.module.parameters()
+        counted = [w for w in weights if not getattr(w, PIPE_REPLICATED, False)]
+        gradients = [self.gradient(weight) for weight in counted]
+        square = torch.stack(torch._foreach_norm(gradients)).double().square().sum()
+        if self._pipeline is not None:
+            dist.all_reduce(square, group=self._pipeline)
+        return float(square.sqrt())
 
     def drop_gradients(self) -> None:
         """Forget gradients as if no backward pass had been."""

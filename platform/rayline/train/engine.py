@@ -1,5 +1,6 @@
-"""Engine: what the loop asks of whatever computes a step. Two implementations: `native`
-(torch DeviceMesh, DTensor, FSDP2, torch.distributed.pipelining) and `deepspeed` (ZeRO, AutoTP).
+"""Engine: what the loop asks of whatever computes a step. Two implementations: `native` (torch
+DeviceMesh, DTensor, FSDP2, torch.distributed.pipelining) and `deepspeed` (ZeRO, AutoTP,
+PipelineModule).
 
 Every method is called by every rank, in the same order: most are collective. Losses are summed
 over target tokens and divided once, by the number of target tokens in the whole global batch, so

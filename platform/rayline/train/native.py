@@ -71,7 +71,7 @@ def build_native_engine(
     for stage in stages.values():
         check_packing(stage.model, job.data.packing)
         split.add(_split(stage, job, mesh), stage.whole_name)
-        _materialize(stage, device)
+        stage.materialize(device)
     replicas = None
     if _keeps_replicas(job):
         held = {number: stage.model.parameters() for number, stage in stages.items()}
@@ -148,16 +148,6 @@ def _split_over_tensor_axis(stage: ModelStage, mesh: GangMesh) -> TensorSplit:
     stage.sequence_parts = plan.tensor if plan.sequence else 1
     stage.tie()
     return split
-
-
-def _materialize(stage: ModelStage, device: torch.device) -> None:
-    """Give meta parameters storage on `device`; buffers, which are real already, keep their
-    values."""
-    buffers = {name: buffer.clone() for name, buffer in stage.named_buffers()}
-    stage.to_empty(device=device)
-    for name, buffer in stage.named_buffers():
-        buffer.copy_(buffers[name])
-    stage.tie()
 
 
 class NativeEngine:
@@ -337,21 +327,7 @@ class NativeEngine:
 
     def logits(self, input_ids: torch.Tensor) -> torch.Tensor | None:
         """Whole logits on rank 0, through all stages without a schedule."""
-        output = self._stages.logits(input_ids)
-        plan, place = self._mesh.plan, self._mesh.coordinate
-        last = plan.worker_of_stage(plan.stages - 1)
-        if place.data or place.context or place.tensor or place.pipeline not in (0, last):
-            return None
-        if last == 0:
-            return None if output is None else output.cpu().contiguous()
-        group = self._mesh.pipeline_group
-        if output is not None:
-            dist.send(output.contiguous(), group=group, group_dst=0)
-            return None
-        shape = (*input_ids.shape, self._stages.config.vocab_size)
-        received = torch.empty(shape, dtype=torch.float32, device=self._device)
-        dist.recv(received, group=group, group_src=last)
-        return received.cpu()
+        return self._stages.logits(input_ids)
 
     def begin_average(self) -> None:
         """Let the running mean of the weights start at the weights; once they are filled in."""

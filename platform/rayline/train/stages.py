@@ -8,6 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from torch import nn
 from transformers import PretrainedConfig
 
@@ -192,11 +193,24 @@ class WorkerStages:
         return self._plain_loss(made, labels)
 
     def logits(self, input_ids: torch.Tensor) -> torch.Tensor | None:
-        """Whole logits, float32, on the ranks of the last stage, through all stages without a
+        """Whole logits, float32, on the CPU of rank 0, None elsewhere; through all stages without a
         schedule. Every rank calls it with the same whole sequences."""
         self._prepare(training=False)
         own = relay_forward(self._stages, self._mesh, self._shapes, self.own_tokens(input_ids))
-        return None if own is None else self._joined(own.float())
+        output = None if own is None else self._joined(own.float())
+        place, last = self._mesh.coordinate, self._plan.worker_of_stage(self._plan.stages - 1)
+        if place.data or place.context or place.tensor or place.pipeline not in (0, last):
+            return None
+        if last == 0:
+            return None if output is None else output.cpu().contiguous()
+        group = self._mesh.pipeline_group
+        if output is not None:
+            dist.send(output.contiguous(), group=group, group_dst=0)
+            return None
+        shape = (*input_ids.shape, self.config.vocab_size)
+        received = torch.empty(shape, dtype=torch.float32, device=self._device)
+        dist.recv(received, group=group, group_src=last)
+        return received.cpu()
 
     def _joined(self, logits: torch.Tensor) -> torch.Tensor:
         """The ranks' parts of the sequences and of the vocabulary as one."""
