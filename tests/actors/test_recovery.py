@@ -8,6 +8,7 @@ import pytest
 
 from rayline.actors.chaos import ChaosReport, chaos, check_faults, draw_faults
 from rayline.actors.driver import anchored_job
+from rayline.checkpoint import list_steps
 from rayline.errors import SpecError
 from rayline.spec import Fault, JobSpec
 
@@ -93,6 +94,8 @@ def test_whatever_is_lost_wherever_the_run_is_the_same_bit_for_bit(job: JobSpec)
     assert report.steps == 20
     assert report.different_losses == 0
     assert report.weights_equal
+    # Written beside the steps but for the last one, whatever was lost meanwhile.
+    assert list_steps(Path(job.directory) / "broken" / "checkpoints") == [18, 20]
     hung = [one.recovery.reason for one in report.judged[-2:] if one.recovery is not None]
     assert "worker" not in hung[0]
     assert "rank 2 was lost" in hung[0]

@@ -13,6 +13,7 @@ from rayline.cli import run
 from rayline.cli.app import app
 
 VERBS = (
+    "chaos",
     "chat",
     "demo",
     "deploy",
@@ -30,7 +31,18 @@ VERBS = (
     "undeploy",
     "verify",
 )
-ACTING = ("demo", "deploy", "export", "stop", "submit", "train", "tune", "undeploy", "verify")
+ACTING = (
+    "chaos",
+    "demo",
+    "deploy",
+    "export",
+    "stop",
+    "submit",
+    "train",
+    "tune",
+    "undeploy",
+    "verify",
+)
 
 
 def output(capsys: pytest.CaptureFixture[str], *words: str) -> tuple[int, str, str]:

@@ -158,7 +158,7 @@ class Keeper:
             return
         posted = snapshot_at(mapped, OUTBOX)
         if posted is not None:
-            report = write_posted(storage, rank, posted.header, posted.pieces)
+            report = write_posted(storage, rank, posted)
             header = posted.header
             clear(mapped, OUTBOX)
             if self._commits_at is None:

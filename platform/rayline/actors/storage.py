@@ -19,12 +19,12 @@ from pathlib import Path
 
 from rayline.checkpoint import (
     CheckpointHeader,
+    Snapshot,
     commit,
     holds,
     write_own,
     writing_name,
 )
-from rayline.parallel.piece import Piece
 
 log = logging.getLogger(__name__)
 
@@ -75,11 +75,12 @@ class Committer:
         return f"step {header.step} not saved: {wrong}" if wrong else f"step {header.step} saved"
 
 
-def write_posted(storage: Storage, rank: int, header: CheckpointHeader, pieces: list[Piece]) -> str:
+def write_posted(storage: Storage, rank: int, posted: Snapshot) -> str:
     """Write one rank's shard; the report for the committer."""
-    folder = storage.folder(header.step)
+    step = posted.header.step
+    folder = storage.folder(step)
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as wrong:
-        log.warning("the folder of step %d cannot be made: %s", header.step, wrong)
-    return write_own(folder, pieces, rank)
+        log.warning("the folder of step %d cannot be made: %s", step, wrong)
+    return write_own(folder, posted.pieces, rank)

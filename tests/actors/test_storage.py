@@ -1,0 +1,101 @@
+"""Checkpoints that keepers write: whole and by the driver whose turn it is, or not at all."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from rayline.actors.storage import Committer, Storage, write_posted
+from rayline.checkpoint import (
+    CheckpointHeader,
+    Snapshot,
+    claim,
+    holds,
+    list_steps,
+    newest_intact,
+    read_into,
+)
+from rayline.parallel.piece import Piece
+from rayline.spec import ParallelPlan
+
+HEADER = CheckpointHeader(
+    step=4,
+    samples_consumed=32,
+    plan=ParallelPlan(tensor=2),
+    engine="native",
+    spec_fingerprint="spec",
+    model_fingerprint="model",
+    scalars={},
+)
+
+
+@pytest.fixture
+def storage(tmp_path: Path) -> Storage:
+    root = tmp_path / "checkpoints"
+    return Storage(root=root, keep=2, world_size=2, claim=claim(root), epoch=1)
+
+
+def posted(step: int, rank: int) -> Snapshot:
+    rows = torch.full((2, 3), float(10 * step + rank))
+    piece = Piece("weight/a", (4, 3), (2 * rank, 0), rows, owner=True)
+    return Snapshot(replace(HEADER, step=step, samples_consumed=8 * step), [], [piece])
+
+
+def write(committer: Committer, step: int, rank: int) -> str:
+    snapshot = posted(step, rank)
+    report = write_posted(committer.storage, rank, snapshot)
+    return committer.take(rank, snapshot.header, report)
+
+
+def test_a_checkpoint_appears_once_every_rank_has_written(storage: Storage) -> None:
+    committer = Committer(storage)
+    assert write(committer, 4, 1) == ""
+    assert list_steps(storage.root) == []
+    assert write(committer, 4, 0) == "step 4 saved"
+    found = newest_intact(storage.root, "model")
+    assert found is not None
+    whole = Piece("weight/a", (4, 3), (0, 0), torch.zeros(4, 3), owner=True)
+    read_into(found.folder, found.manifest, [whole])
+    assert whole.data[:, 0].tolist() == [40, 40, 41, 41]
+
+
+def test_a_step_that_lacks_a_rank_gives_way_to_the_next(storage: Storage) -> None:
+    committer = Committer(storage)
+    write(committer, 4, 1)
+    write(committer, 6, 0)
+    assert write(committer, 6, 1) == "step 6 saved"
+    assert list_steps(storage.root) == [6]
+    left = [folder.name for folder in storage.root.iterdir() if ".writing-" in folder.name]
+    assert left == []
+
+
+def test_another_epoch_writes_to_another_folder(storage: Storage) -> None:
+    assert storage.folder(4) != replace(storage, epoch=2).folder(4)
+    assert storage.folder(4) == replace(storage).folder(4)
+
+
+def test_who_was_cut_off_commits_nothing(storage: Storage) -> None:
+    cut_off = Committer(storage)
+    write(cut_off, 4, 0)
+    other = Committer(replace(storage, claim=claim(storage.root)))
+    assert not holds(storage.root, storage.claim)
+    told = write(cut_off, 4, 1)
+    assert told.startswith("step 4 not saved: another run writes to ")
+    assert list_steps(storage.root) == []
+    write(other, 4, 0)
+    assert write(other, 4, 1) == "step 4 saved"
+
+
+def test_storage_that_fails_is_told_and_leaves_the_checkpoints_before(storage: Storage) -> None:
+    committer = Committer(storage)
+    for rank in (0, 1):
+        write(committer, 4, rank)
+    snapshot = posted(6, 0)
+    write(committer, 6, 1)
+    # A file stands where the shard should go: what a full disk is to a save.
+    (storage.folder(6) / "rank-00000.safetensors").write_text("in the way")
+    report = write_posted(storage, 0, snapshot)
+    assert committer.take(0, snapshot.header, report).startswith("step 6 not saved: ")
+    assert list_steps(storage.root) == [4]
+    assert newest_intact(storage.root, "model") is not None
