@@ -122,6 +122,37 @@ class Client:
             self._join()
         return run_job(job, observers=observers, stop=stop)
 
+    def resume(
+        self,
+        run_id: str,
+        overrides: Sequence[str] = (),
+        *,
+        observers: Sequence[Callable[[StepReport], None]] = (),
+        stop: threading.Event | None = None,
+    ) -> JobOutcome:
+        """Go on with a run whose driver ended, under the same id, from its newest checkpoint.
+
+        `overrides` change its spec, as `--set` does. Raises SpecError where the store has no such
+        run or it is finished, and what `train` raises.
+
+            client.resume("9f2c...", ["steps=2000"])
+        """
+        with _needing("train"):
+            from rayline.actors import train as run_job
+
+        job = self.resumed_job(run_id, overrides)
+        self.check_data(job)
+        if self.address is not None:
+            self._join()
+        return run_job(job, observers=observers, stop=stop, run_id=run_id)
+
+    def resumed_job(self, run_id: str, overrides: Sequence[str] = ()) -> JobSpec:
+        """The job that `resume` runs."""
+        with _needing("train"):
+            from rayline.actors import job_of_run
+
+        return job_of_run(self.tracking, run_id, overrides)
+
     def export(self, job: JobSpec) -> JobOutcome:
         """Export and register the newest checkpoint of `job`, without training further.
 

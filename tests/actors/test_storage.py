@@ -45,7 +45,8 @@ def posted(step: int, rank: int) -> Snapshot:
 def write(committer: Committer, step: int, rank: int) -> str:
     snapshot = posted(step, rank)
     report = write_posted(committer.storage, rank, snapshot)
-    return committer.take(rank, snapshot.header, report)
+    told = committer.take(rank, snapshot.header, report)
+    return "" if told is None else str(told)
 
 
 def test_a_checkpoint_appears_once_every_rank_has_written(storage: Storage) -> None:
@@ -96,6 +97,6 @@ def test_storage_that_fails_is_told_and_leaves_the_checkpoints_before(storage: S
     # A file stands where the shard should go: what a full disk is to a save.
     (storage.folder(6) / "rank-00000.safetensors").write_text("in the way")
     report = write_posted(storage, 0, snapshot)
-    assert committer.take(0, snapshot.header, report).startswith("step 6 not saved: ")
+    assert str(committer.take(0, snapshot.header, report)).startswith("step 6 not saved: ")
     assert list_steps(storage.root) == [4]
     assert newest_intact(storage.root, "model") is not None

@@ -60,8 +60,8 @@ def test_a_stopped_job_is_exported_and_found_again(tmp_path: Path, command: Comm
     assert re.search(rf"^quickstart +1 .*{outcome['run_id']}$", shown, re.MULTILINE)
 
 
-def test_interrupted_it_keeps_a_checkpoint_and_leaves_no_process(
-    tmp_path: Path, start_command: StartCommand
+def test_interrupted_it_keeps_a_checkpoint_leaves_no_process_and_is_resumed_by_its_id(
+    tmp_path: Path, start_command: StartCommand, command: Command
 ) -> None:
     running = start_command(["train", *quickstart(tmp_path, "steps=100000")], tmp_path)
     assert running.process.stdout is not None
@@ -74,3 +74,23 @@ def test_interrupted_it_keeps_a_checkpoint_and_leaves_no_process(
     assert "stopped after step" in said
     assert "Traceback" not in said
     assert list((tmp_path / "run" / "checkpoints").glob("*/manifest.json"))
+    (folder,) = (tmp_path / "run" / "checkpoints").glob("step-*")
+    last = int(folder.name.removeprefix("step-"))
+
+    _, shown, _ = command(["runs", "--json"], tmp_path)
+    (run,) = json.loads(shown)
+    assert run["status"] == "interrupted"
+    sets = ["--set", f"steps={last + 2}", "--json"]
+    code, shown, said = command(["resume", run["run_id"], *sets], tmp_path)
+    assert code == 0, said
+    outcome = json.loads(shown)
+    assert outcome["run_id"] == run["run_id"]
+    assert (outcome["result"]["first_step"], outcome["result"]["last_step"]) == (last + 1, last + 2)
+    code, shown, _ = command(["runs", run["run_id"], "--json"], tmp_path)
+    record = json.loads(shown)
+    assert record["summary"]["status"] == "finished"
+    steps = [point["step"] for point in record["metrics"]["loss"]]
+    assert steps == list(range(1, last + 3))
+    code, _, said = command(["resume", run["run_id"]], tmp_path)
+    assert code == 2
+    assert "it is finished" in said

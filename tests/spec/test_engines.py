@@ -117,10 +117,14 @@ def test_deepspeed_refuses_what_it_cannot_combine(changes: dict[str, Any], said:
         ),
         ({"recompute": "selective"}, "recompute: none or full, or compile"),
         ({"offload.activations": "cpu"}, "use recompute: full, or compile"),
+        ({"offload.optimizer": "nvme"}, "nvme is not offered.*use cpu"),
+        ({"precision": "fp8"}, "fp8 is not offered; use bf16"),
         ({"compile": {"backend": "gcc"}}, "compile.backend.*aot_eager.*gcc"),
     ],
 )
-def test_what_cannot_be_compiled_is_refused(changes: dict[str, Any], said: str) -> None:
+def test_what_is_not_offered_and_what_cannot_be_compiled_is_refused(
+    changes: dict[str, Any], said: str
+) -> None:
     native = JobSpec.parse(JOB).changed({"engine": "native", "compile": {}})
     assert native.compile is not None
     assert native.compile.backend == "inductor"

@@ -7,7 +7,7 @@ train(job) ── Placement ── Gang ── Worker ── rayline.train.loop.
 
 from rayline.actors.bundles import Node, shortage, trial_bundles
 from rayline.actors.cluster import cluster_autoscales, ensure_ray, nodes
-from rayline.actors.driver import JobOutcome, train
+from rayline.actors.driver import JobOutcome, job_of_run, train
 from rayline.actors.placement import refuse_impossible
 
 __all__ = [
@@ -15,6 +15,7 @@ __all__ = [
     "Node",
     "cluster_autoscales",
     "ensure_ray",
+    "job_of_run",
     "nodes",
     "refuse_impossible",
     "shortage",

@@ -124,9 +124,10 @@ class Controller:
             self._tell(self._gang.news(last=True))
             raise
         self._tell(self._gang.news(last=result is not None))
-        for told in self._gang.news_of_checkpoints():
-            log.info("checkpoint: %s", told)
-            self._on_event("checkpoint", told)
+        for written in self._gang.news_of_checkpoints():
+            log.info("checkpoint: %s", written)
+            if written.problem:
+                self._on_event("checkpoint", str(written))
         if result is not None:
             self._result = result
             return Phase.FINISHED

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import yaml
 from ray.util.placement_group import PlacementGroup
 
 from rayline.actors import cluster
@@ -24,20 +25,34 @@ from rayline.actors.placement import Placement, refuse_impossible
 from rayline.actors.recovery import Recovery
 from rayline.actors.tokenizing import tokenize_on_cluster
 from rayline.actors.worker import RankFunction, train_rank
-from rayline.errors import InterruptedByUser
+from rayline.errors import InterruptedByUser, SpecError
 from rayline.planner import estimate_memory, read_model_shape
-from rayline.spec import DataSpec, JobSpec, ModelRef, ModelShape, TrainResult
+from rayline.spec import (
+    DataSpec,
+    JobSpec,
+    ModelRef,
+    ModelShape,
+    StepReport,
+    TrackingSpec,
+    TrainResult,
+)
+from rayline.spec.document import apply_overrides
 from rayline.tracking import (
     TrackedRun,
     anchored,
     check_registered_name,
     keep_model,
     open_run,
+    read_run,
+    read_text,
     register_model,
     resolve_model,
 )
 
 log = logging.getLogger(__name__)
+
+_SPEC_FILE = "spec.yaml"
+"""Artifact of a run: the job as it was started, with absolute paths."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,15 +77,17 @@ def train(
     placement_group: PlacementGroup | None = None,
     stop: threading.Event | None = None,
     parent_run_id: str | None = None,
+    run_id: str | None = None,
     rank_function: RankFunction = train_rank,
 ) -> JobOutcome:
     """Run `job` on the Ray cluster and return when it is done. Called by the driver.
 
     `observers` get every StepReport; an error that one raises ends the job. `placement_group`, a
     trial's, is used from its end (see `trial_bundles`) instead of an own one. Setting `stop` ends
-    the job after the step in flight, with a checkpoint and no error. `rank_function` is what each
-    rank runs. Raises the RaylineError that the job ended with, InterruptedByUser after Ctrl-C; no
-    worker is left in any case.
+    the job after the step in flight, with a checkpoint and no error. `run_id` goes on under that
+    run of the store instead of a new one. `rank_function` is what each rank runs. Raises the
+    RaylineError that the job ended with, InterruptedByUser after Ctrl-C; no worker is left in any
+    case.
     """
     request = StopRequest(stop)
     try:
@@ -91,8 +108,9 @@ def train(
         )
         tokenize_on_cluster(assignment.job, model_directory, cluster.nodes())
         placement = Placement(bundles, placement_group)
-        with _tracked(job, parent_run_id) as run, request.listening():
-            watching = [run.observe, *observers]
+        with _tracked(job, parent_run_id, run_id) as run, request.listening():
+            run.log_text(assignment.job.to_yaml(), _SPEC_FILE)
+            watching = [_only_new(run, job, run_id), *observers]
             controller = Controller(assignment, placement, watching, request, run.event)
             result = controller.run()
             _keep_measures(job, run, result)
@@ -155,14 +173,41 @@ def _checked_model(job: JobSpec) -> tuple[Path, ModelShape]:
     return folder, shape
 
 
-def _tracked(job: JobSpec, parent_run_id: str | None) -> TrackedRun:
+def job_of_run(tracking: TrackingSpec, run_id: str, overrides: Sequence[str] = ()) -> JobSpec:
+    """The job that a run was started with, changed by `overrides` of the form a.b=value. Raises
+    SpecError where there is no such run, or where it is finished."""
+    record = read_run(tracking, run_id)
+    if record.summary.status == "finished":
+        raise SpecError(
+            "run",
+            "it is finished: there is nothing to go on with",
+            value=run_id,
+            fix="rayline train starts a new one",
+        )
+    tree = yaml.safe_load(read_text(tracking, run_id, _SPEC_FILE))
+    return JobSpec.parse(apply_overrides(tree, overrides), origin=f"run {run_id}")
+
+
+def _tracked(job: JobSpec, parent_run_id: str | None, run_id: str | None) -> TrackedRun:
     return open_run(
         job.tracking,
         name=job.name,
         params=job.flat(),
         tags={"rayline.fingerprint": job.fingerprint(), "rayline.plan": str(job.plan)},
         parent_run_id=parent_run_id,
+        run_id=run_id,
     )
+
+
+def _only_new(run: TrackedRun, job: JobSpec, run_id: str | None) -> Observer:
+    """An observer that records the steps which a run that goes on does not have yet."""
+    known = 0 if run_id is None else read_run(job.tracking, run_id).summary.step or 0
+
+    def record(report: StepReport) -> None:
+        if report.step > known:
+            run.observe(report)
+
+    return record
 
 
 def _keep_measures(job: JobSpec, run: TrackedRun, result: TrainResult) -> None:

@@ -26,6 +26,7 @@ from rayline.actors.keepers import Keepers, Opened
 from rayline.actors.placement import Placement
 from rayline.actors.progress import Standing
 from rayline.actors.seating import contexts, one_device, shares
+from rayline.actors.storage import Written
 from rayline.actors.vigil import Vigil
 from rayline.actors.worker import RankFunction, warm_modules
 from rayline.errors import InterruptedByUser, PlacementError, RaylineError
@@ -181,7 +182,7 @@ class Gang:
         self._vigil.saw(reports)
         return reports
 
-    def news_of_checkpoints(self) -> list[str]:
+    def news_of_checkpoints(self) -> list[Written]:
         """What became of checkpoints that were written beside the steps, since the last call."""
         return self._keepers.news()
 

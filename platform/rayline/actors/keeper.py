@@ -32,7 +32,7 @@ import ray
 from numpy.typing import NDArray
 from ray.actor import ActorHandle
 
-from rayline.actors.storage import Committer, Storage, write_posted
+from rayline.actors.storage import Committer, Storage, Written, write_posted
 from rayline.checkpoint import (
     OUTBOX,
     CheckpointHeader,
@@ -74,7 +74,7 @@ class Keeper:
         self._storage: Storage | None = None
         self._commits_at: ActorHandle[Keeper] | None = None
         self._committer: Committer | None = None
-        self._news: deque[str] = deque()
+        self._news: deque[Written] = deque()
 
     def open(self, ranks: Sequence[int]) -> dict[int, Path]:
         """Where each of the ranks, which work on this node, maps its area. What there is of them
@@ -115,10 +115,10 @@ class Keeper:
         """A rank's shard lies in the folder of its step; told to the committer."""
         if self._committer is not None and self._committer.storage == storage:
             told = self._committer.take(rank, header, report)
-            if told:
+            if told is not None:
                 self._news.append(told)
 
-    def news(self) -> list[str]:
+    def news(self) -> list[Written]:
         """What became of checkpoints since the last call."""
         return [self._news.popleft() for _ in range(len(self._news))]
 
@@ -166,7 +166,9 @@ class Keeper:
             else:
                 self._commits_at.written.remote(storage, rank, header, report)
         else:
-            self._news.append(f"a shard of rank {rank} was damaged in memory, and not saved")
+            mark = mark_at(mapped, OUTBOX)
+            step = 0 if mark is None else mark.step
+            self._news.append(Written(step, f"what rank {rank} posted was damaged in memory"))
             clear(mapped, OUTBOX)
 
     def _send_for_ever(self) -> None:

@@ -19,7 +19,7 @@ from ray.exceptions import RayError
 
 from rayline.actors.crew import beside
 from rayline.actors.keeper import Keeper
-from rayline.actors.storage import Storage
+from rayline.actors.storage import Storage, Written
 from rayline.checkpoint import Mark, claim
 from rayline.errors import CheckpointError
 from rayline.spec import JobSpec
@@ -87,9 +87,9 @@ class Keepers:
         if node in self._keepers:
             self._keepers[node].end_process.remote(pid)
 
-    def news(self) -> list[str]:
+    def news(self) -> list[Written]:
         """What became of checkpoints since the last call, without waiting for a busy keeper."""
-        told: list[str] = []
+        told: list[Written] = []
         for keeper in list(self._keepers.values()):
             if keeper not in self._asked:
                 self._asked[keeper] = keeper.news.remote()

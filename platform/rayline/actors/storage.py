@@ -48,6 +48,20 @@ class Storage:
         return self.root / writing_name(step, token)
 
 
+@dataclass(frozen=True, slots=True)
+class Written:
+    """What became of a step's checkpoint."""
+
+    step: int
+    problem: str
+    """Why it was not saved; empty where it was."""
+
+    def __str__(self) -> str:
+        if self.problem:
+            return f"step {self.step} not saved: {self.problem}"
+        return f"step {self.step} saved"
+
+
 @dataclass(slots=True)
 class Committer:
     """Collects what ranks have written, and commits what is whole."""
@@ -56,23 +70,23 @@ class Committer:
     _reports: dict[int, dict[int, str]] = field(default_factory=lambda: defaultdict(dict))
     """By step and rank."""
 
-    def take(self, rank: int, header: CheckpointHeader, report: str) -> str:
-        """A rank's shard of a step was written. Returns what became of the step: empty while shards
+    def take(self, rank: int, header: CheckpointHeader, report: str) -> Written | None:
+        """A rank's shard of a step was written. Returns what became of the step; None while shards
         are missing."""
         mine = self._reports[header.step]
         mine[rank] = report
         if len(mine) < self.storage.world_size:
-            return ""
+            return None
         del self._reports[header.step]
         for older in [step for step in self._reports if step < header.step]:
             del self._reports[older]
         folder = self.storage.folder(header.step)
         if not holds(self.storage.root, self.storage.claim):
             shutil.rmtree(folder, ignore_errors=True)
-            return f"step {header.step} not saved: another run writes to {self.storage.root} now"
+            return Written(header.step, f"another run writes to {self.storage.root} now")
         reports = [mine[one] for one in range(self.storage.world_size)]
         wrong = commit(self.storage.root, folder, header, reports, self.storage.keep)
-        return f"step {header.step} not saved: {wrong}" if wrong else f"step {header.step} saved"
+        return Written(header.step, wrong)
 
 
 def write_posted(storage: Storage, rank: int, posted: Snapshot) -> str:

@@ -18,6 +18,7 @@ _VERBS = (
     ("Train", training.train, "rayline train jobs/specs/quickstart.yaml --set optim.lr=3e-4"),
     ("Train", chaos.chaos, "rayline chaos jobs/specs/tiny-3d.yaml --kills 3 --seed 7"),
     ("Train", training.tune, "rayline tune tune/quickstart.yaml --set trials=6"),
+    ("Train", training.resume, "rayline resume 9f2c61d0 --set steps=2000"),
     ("Train", training.export, "rayline export jobs/specs/quickstart.yaml"),
     ("Serve", serving.deploy, "rayline deploy serve/chat.yaml --set port=8001"),
     ("Serve", serving.undeploy, "rayline undeploy chat"),

@@ -3,10 +3,21 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
+
+import typer
 
 from rayline.cli.curve import draw_loss, sparkline
-from rayline.cli.options import DryRun, Json, Profile, RayAddress, Sets, SpecFile, Verbose
+from rayline.cli.options import (
+    DryRun,
+    Json,
+    Profile,
+    RayAddress,
+    Sets,
+    SpecFile,
+    TrackingUri,
+    Verbose,
+)
 from rayline.cli.plans import plan_document, show_job_plan, show_search_plan
 from rayline.cli.progress import SearchProgress, TrainProgress
 from rayline.cli.screen import Screen, shown_path, size_text
@@ -43,6 +54,34 @@ def train(
         screen.result(plan_document(plan))
         return
     outcome = train_watched(client, job, screen)
+    show_outcome(screen, job, outcome)
+    screen.result(outcome)
+
+
+def resume(
+    run_id: Annotated[str, typer.Argument(metavar="RUN", help="Id of the run: rayline runs.")],
+    sets: Sets,
+    tracking_uri: TrackingUri = None,
+    address: RayAddress = None,
+    dry_run: DryRun = False,
+    json: Json = False,
+    verbose: Verbose = False,
+) -> None:
+    """Go on with a run whose driver ended, under the same id, from its newest checkpoint."""
+    from rayline.sdk import Client
+    from rayline.spec import TrackingSpec
+
+    screen = Screen(json_wanted=json, verbose=verbose)
+    tracking = TrackingSpec() if tracking_uri is None else TrackingSpec(uri=tracking_uri)
+    client = Client(address=address, tracking=tracking)
+    job = client.resumed_job(run_id, sets)
+    plan = client.plan(job)
+    show_job_plan(screen, plan)
+    if dry_run:
+        screen.result(plan_document(plan))
+        return
+    with TrainProgress(screen, job.last_step, f"resume {job.name}") as progress:
+        outcome = client.resume(run_id, sets, observers=[progress])
     show_outcome(screen, job, outcome)
     screen.result(outcome)
 

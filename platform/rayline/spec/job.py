@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import PurePath
 from typing import Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from rayline.errors import SpecError
 from rayline.spec.compilation import CompileSpec
@@ -119,6 +119,13 @@ class JobSpec(Document):
     output_dir: str = "runs/{name}"
     """Folder of checkpoints, logs and the exported model; {name} stands for the job's name. On a
     cluster of several nodes it must be on storage that all of them see."""
+
+    @field_validator("precision", mode="before")
+    @classmethod
+    def _no_fp8(cls, precision: object) -> object:
+        if precision == "fp8":
+            raise ValueError("fp8 is not offered; use bf16, with compile where speed is wanted")
+        return precision
 
     @model_validator(mode="after")
     def _engine_can(self) -> Self:

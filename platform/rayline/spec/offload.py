@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Literal
 
+from pydantic import field_validator
+
 from rayline.spec.document import Document
 
 Place = Literal["none", "cpu"]
@@ -20,3 +22,13 @@ class OffloadSpec(Document):
     """Where the weights that compute stay; engine deepspeed, plan.zero_stage 3."""
     activations: Place = "none"
     """Where what layers save for the backward pass stays until then; engine native."""
+
+    @field_validator("optimizer", "parameters", "activations", mode="before")
+    @classmethod
+    def _no_nvme(cls, place: object) -> object:
+        if place == "nvme":
+            raise ValueError(
+                "nvme is not offered: DeepSpeed would keep states in swap files that checkpoints, "
+                "snapshots and verify can't see; use cpu, or more data ranks to share the states"
+            )
+        return place

@@ -14,6 +14,7 @@ from rayline.tracking.history import (
     list_models,
     list_runs,
     read_run,
+    read_text,
 )
 from rayline.tracking.registry import (
     check_registered_name,
@@ -43,6 +44,7 @@ __all__ = [
     "model_version",
     "open_run",
     "read_run",
+    "read_text",
     "register_model",
     "resolve_model",
     "step_metrics",

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from rayline.errors import SpecError
@@ -123,6 +125,23 @@ def read_run(tracking: TrackingSpec, run_id: str) -> RunRecord:
             metrics={key: _points(client, run_id, key) for key in sorted(run.data.metrics)},
             events=_events(run.data.tags),
         )
+
+
+def read_text(tracking: TrackingSpec, run_id: str, file: str) -> str:
+    """An artifact that `TrackedRun.log_text` kept. Raises SpecError where there is no such run, or
+    it has none of that name."""
+    from mlflow.exceptions import MlflowException
+
+    client = connect(tracking)
+    with store_errors(tracking), tempfile.TemporaryDirectory() as folder:
+        existing_run(client, tracking, run_id)
+        try:
+            path = client.download_artifacts(run_id, file, folder)
+        except (MlflowException, OSError):
+            raise SpecError(
+                "run", f"keeps no {file}", value=run_id, fix="`rayline runs RUN` shows what it has"
+            ) from None
+        return Path(path).read_text(encoding="utf-8")
 
 
 def list_models(tracking: TrackingSpec) -> list[ModelSummary]:
