@@ -122,6 +122,14 @@ print(*sorted(heavy & set(sys.modules)))
     assert loaded.split() == []
 
 
+def test_a_driver_does_without_torch() -> None:
+    code = "import sys, rayline.actors.chaos; print('torch' in sys.modules)"
+    loaded = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    )
+    assert loaded.stdout.strip() == "False"
+
+
 def test_files_are_short() -> None:
     long = {
         short(path): lines

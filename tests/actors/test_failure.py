@@ -92,7 +92,10 @@ def test_the_cause_is_never_a_consequence(found: list[Failure]) -> None:
 
 
 def test_a_death_tells_the_reason_without_rays_ids() -> None:
-    told = "The actor died.\n\tclass_name: Worker\nThe actor is dead because its node has died."
+    told = (
+        "The actor died.\n\tclass_name: Worker\nThe actor is dead because its node has died. "
+        "Some common causes include: (1) the OOM killer"
+    )
     failure = death_of(2, HERE, told, "/runs/x.log", at_s=1.0)
     assert failure.error.problem == "its process ended: its node has died."
     assert "/runs/x.log" in failure.error.fix

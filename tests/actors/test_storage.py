@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from rayline.actors.storage import Committer, Storage, write_posted
+from rayline.actors.saving import Storage
+from rayline.actors.storage import Committer, folder_of, write_posted
 from rayline.checkpoint import (
     CheckpointHeader,
     Snapshot,
@@ -72,8 +73,8 @@ def test_a_step_that_lacks_a_rank_gives_way_to_the_next(storage: Storage) -> Non
 
 
 def test_another_epoch_writes_to_another_folder(storage: Storage) -> None:
-    assert storage.folder(4) != replace(storage, epoch=2).folder(4)
-    assert storage.folder(4) == replace(storage).folder(4)
+    assert folder_of(storage, 4) != folder_of(replace(storage, epoch=2), 4)
+    assert folder_of(storage, 4) == folder_of(replace(storage), 4)
 
 
 def test_who_was_cut_off_commits_nothing(storage: Storage) -> None:
@@ -95,7 +96,7 @@ def test_storage_that_fails_is_told_and_leaves_the_checkpoints_before(storage: S
     snapshot = posted(6, 0)
     write(committer, 6, 1)
     # A file stands where the shard should go: what a full disk is to a save.
-    (storage.folder(6) / "rank-00000.safetensors").write_text("in the way")
+    (folder_of(storage, 6) / "rank-00000.safetensors").write_text("in the way")
     report = write_posted(storage, 0, snapshot)
     assert str(committer.take(0, snapshot.header, report)).startswith("step 6 not saved: ")
     assert list_steps(storage.root) == [4]

@@ -13,7 +13,6 @@ from hypothesis import strategies as st
 
 from rayline.checkpoint import (
     CheckpointHeader,
-    Mark,
     SnapshotArea,
     generation_bytes,
     marks,
@@ -21,7 +20,7 @@ from rayline.checkpoint import (
 )
 from rayline.errors import CheckpointError
 from rayline.parallel.piece import Piece
-from rayline.spec import ParallelPlan
+from rayline.spec import ParallelPlan, SnapshotMark
 
 HEADER = CheckpointHeader(
     step=1,
@@ -76,7 +75,7 @@ def assert_holds(area: SnapshotArea, step: int) -> None:
     assert told.reports == [f"report {step}"]
 
 
-def found(file: int) -> set[Mark]:
+def found(file: int) -> set[SnapshotMark]:
     with mmap.mmap(file, os.fstat(file).st_size) as area:
         return set(marks(area).values())
 
@@ -85,7 +84,7 @@ def test_two_generations_are_read_back_bit_for_bit_through_another_mapping(file:
     with SnapshotArea(path_of(file)) as area:
         for step in (1, 2, 3):
             keep(area, step)
-    assert found(file) == {Mark(2, 1), Mark(3, 1)}
+    assert found(file) == {SnapshotMark(2, 1), SnapshotMark(3, 1)}
     with SnapshotArea(path_of(file)) as again:
         assert_holds(again, 2)
         assert_holds(again, 3)
@@ -99,9 +98,9 @@ def test_a_step_done_again_takes_the_place_of_its_first_time(file: int) -> None:
         keep(area, 5)
         # The gang went on from step 4: its snapshot stays until the next one is whole.
         keep(area, 5, epoch=2)
-        assert found(file) == {Mark(4, 1), Mark(5, 2)}
+        assert found(file) == {SnapshotMark(4, 1), SnapshotMark(5, 2)}
         keep(area, 6, epoch=2)
-    assert found(file) == {Mark(5, 2), Mark(6, 2)}
+    assert found(file) == {SnapshotMark(5, 2), SnapshotMark(6, 2)}
 
 
 def test_another_plan_or_type_is_refused_by_the_tensors_name(file: int) -> None:
@@ -159,7 +158,7 @@ def test_a_copy_elsewhere_is_the_same_and_one_that_never_ended_is_none(file: int
         # A kill in the middle of a copy leaves a generation that is being written.
         with mmap.mmap(other, os.fstat(other).st_size) as torn:
             torn[0] = 1
-        assert found(other) == {Mark(2, 1)}
+        assert found(other) == {SnapshotMark(2, 1)}
     finally:
         os.close(other)
 

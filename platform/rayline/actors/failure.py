@@ -44,6 +44,10 @@ _LOST_CONTACT = (
 transport/tcp/pair.cc, ProcessGroupNCCL.cpp, c10d/socket.cpp, TCPStore.cpp)."""
 
 
+_GUESSES = "Some common causes include"
+"""From here on Ray no longer says what it saw."""
+
+
 @dataclass(frozen=True, slots=True)
 class Failure:
     """One rank's end before its time."""
@@ -91,7 +95,7 @@ def failure_of(rank: int, coordinate: Coordinate, wrong: BaseException, at_s: fl
 def death_of(rank: int, coordinate: Coordinate, told: str, log_file: str, at_s: float) -> Failure:
     """What the end of a worker's process is to the gang; `told` is what Ray says about it."""
     # Ray begins with the actor's ids; what follows these words is the reason.
-    reason = told.rpartition("is dead because ")[2]
+    reason = told.rpartition("is dead because ")[2].partition(_GUESSES)[0]
     error = WorkerError(
         worker_name(rank, coordinate),
         f"its process ended: {' '.join(reason.split())[:600]}",

@@ -22,11 +22,11 @@ from ray.exceptions import RayError, RayTaskError
 from rayline.actors.bundles import Bundle
 from rayline.actors.crew import Crew
 from rayline.actors.failure import Failure, death_of, failure_of, hang_of, worker_name
-from rayline.actors.keepers import Keepers, Opened
+from rayline.actors.keepers import Keepers
 from rayline.actors.placement import Placement
 from rayline.actors.progress import Standing
-from rayline.actors.seating import contexts, one_device, shares
-from rayline.actors.storage import Written
+from rayline.actors.saving import Written
+from rayline.actors.seating import NO_SNAPSHOTS, Opened, contexts, one_device, shares
 from rayline.actors.vigil import Vigil
 from rayline.actors.worker import RankFunction, warm_modules
 from rayline.errors import InterruptedByUser, PlacementError, RaylineError
@@ -115,15 +115,13 @@ class Gang:
         )
         port = answers({0: actors[0].free_port.remote()})[0]
         opened = self._opened([place.node_id for place in places])
-        resume_step = None if opened.mark is None else opened.mark.step
         told = contexts(
             self._plan,
             allotted,
             one_device([devices[rank] for rank in range(len(actors))]),
             (places[0].address, port),
             self._epoch,
-            opened.areas,
-            resume_step,
+            opened,
         )
         what = self._assignment
         for actor, context in zip(actors, told, strict=True):
@@ -132,7 +130,7 @@ class Gang:
         self._crew.stand_by()
         nodes = len({place.node_id for place in places})
         log.info("%d workers on %d nodes, logs in %s", len(told), nodes, self.log_file(0).parent)
-        return resume_step
+        return None if opened.mark is None else opened.mark.step
 
     @property
     def _keeps_snapshots(self) -> bool:
@@ -140,7 +138,7 @@ class Gang:
 
     def _opened(self, node_of_rank: Sequence[str]) -> Opened:
         if not self._keeps_snapshots:
-            return Opened({}, None)
+            return NO_SNAPSHOTS
         return self._keepers.open(node_of_rank, self._epoch)
 
     def watch(self) -> TrainResult | None:

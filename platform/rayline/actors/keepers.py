@@ -9,20 +9,19 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import ray
 from ray.actor import ActorHandle
-from ray.exceptions import RayError
+from ray.exceptions import RayError, RayTaskError
 
 from rayline.actors.crew import beside
 from rayline.actors.keeper import Keeper
-from rayline.actors.storage import Storage, Written
-from rayline.checkpoint import Mark, claim
+from rayline.actors.saving import Storage, Written
+from rayline.actors.seating import Opened
 from rayline.errors import CheckpointError
-from rayline.spec import JobSpec
+from rayline.spec import JobSpec, SnapshotMark
 
 log = logging.getLogger(__name__)
 
@@ -30,18 +29,8 @@ _START_TIMEOUT_S = 120.0
 _ANSWER_TIMEOUT_S = 20.0
 """A keeper answers in milliseconds, but for handing over gigabytes."""
 
-Held = Mapping[int, Mapping[str, Sequence[Mark]]]
+Held = Mapping[int, Mapping[str, Sequence[SnapshotMark]]]
 """Rank to node to the whole snapshots that the node's keeper has of it."""
-
-
-@dataclass(frozen=True, slots=True)
-class Opened:
-    """Where the ranks of a gang keep their snapshots."""
-
-    areas: Mapping[int, Path]
-    """By rank; empty where the job keeps none."""
-    mark: Mark | None
-    """The snapshot that every rank finds in its area and goes on from."""
 
 
 class Keepers:
@@ -65,7 +54,7 @@ class Keepers:
         does not answer, CheckpointError where the folder of checkpoints cannot be claimed."""
         held = self._held()
         mark = newest_common(held, len(node_of_rank))
-        areas: dict[int, Path] = {}
+        areas: dict[int, str] = {}
         if mark is not None:
             for rank, source in moves(held, mark, node_of_rank):
                 to = self._keepers[node_of_rank[rank]]
@@ -76,10 +65,11 @@ class Keepers:
             opened: Any = self._keepers[node].open.remote(here)
             areas |= ray.get(opened, timeout=_START_TIMEOUT_S)
         self._let_write(node_of_rank, epoch)
-        if self._job.recovery.peer_copies and len(nodes) > 1:
+        sent = self._job.recovery.peer_copies and len(nodes) > 1
+        if sent:
             for node, peer in zip(nodes, [*nodes[1:], nodes[0]], strict=True):
                 self._keepers[node].send_to.remote(self._keepers[peer])
-        return Opened(areas, mark)
+        return Opened(areas, mark, sent)
 
     def end_process(self, node: str, pid: int) -> None:
         """End a process that hangs, where a keeper stands beside it: Ray asks a process to end
@@ -104,11 +94,12 @@ class Keepers:
     def _let_write(self, node_of_rank: Sequence[str], epoch: int) -> None:
         """Have the keepers write what ranks post, that of rank 0's node commit it."""
         root = Path(self._job.directory) / "checkpoints"
+        committer: Any = self._keepers[node_of_rank[0]]
         try:
-            self._claim = self._claim or claim(root)
-        except OSError as wrong:
+            self._claim = self._claim or ray.get(committer.claim.remote(root))
+        except RayTaskError as wrong:
             raise CheckpointError(
-                str(root), f"cannot be written: {wrong.strerror}", fix="mend or change output_dir"
+                str(root), f"cannot be written: {wrong.cause}", fix="mend it, or change output_dir"
             ) from None
         storage = Storage(
             root=root,
@@ -117,7 +108,6 @@ class Keepers:
             claim=self._claim,
             epoch=epoch,
         )
-        committer = self._keepers[node_of_rank[0]]
         committer.write_to.remote(storage, None)
         for node in sorted(set(node_of_rank) - {node_of_rank[0]}):
             self._keepers[node].write_to.remote(storage, committer)
@@ -133,7 +123,7 @@ class Keepers:
         asked: dict[str, Any] = {
             node: keeper.marks.remote() for node, keeper in self._keepers.items()
         }
-        held: dict[int, dict[str, Sequence[Mark]]] = {}
+        held: dict[int, dict[str, Sequence[SnapshotMark]]] = {}
         for node, answer in asked.items():
             try:
                 marks = ray.get(answer, timeout=_START_TIMEOUT_S)
@@ -146,18 +136,18 @@ class Keepers:
         return held
 
 
-def newest_common(held: Held, world_size: int) -> Mark | None:
+def newest_common(held: Held, world_size: int) -> SnapshotMark | None:
     """The newest snapshot that every rank has somewhere: the state to go on from. None where there
     is none. Ranks write in step, so with two generations each there is one once all have written
     twice."""
-    common: set[Mark] | None = None
+    common: set[SnapshotMark] | None = None
     for rank in range(world_size):
         mine = {mark for marks in held.get(rank, {}).values() for mark in marks}
         common = mine if common is None else common & mine
     return max(common or (), key=lambda mark: (mark.epoch, mark.step), default=None)
 
 
-def moves(held: Held, mark: Mark, node_of_rank: Sequence[str]) -> list[tuple[int, str]]:
+def moves(held: Held, mark: SnapshotMark, node_of_rank: Sequence[str]) -> list[tuple[int, str]]:
     """The ranks whose node lacks `mark`, each with a node that has it."""
     found = []
     for rank, node in enumerate(node_of_rank):

@@ -10,11 +10,10 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Literal
 
 from rayline.errors import PlacementError
-from rayline.spec import ParallelPlan, WorkerContext
+from rayline.spec import ParallelPlan, SnapshotMark, WorkerContext
 
 Device = Literal["cpu", "cuda"]
 
@@ -41,6 +40,21 @@ class Share:
     """Compute threads: the host's cores, divided among its workers."""
     visible_gpus: tuple[str, ...]
     """GPUs of all the node's workers, in the order of local ranks; empty without GPUs."""
+
+
+@dataclass(frozen=True, slots=True)
+class Opened:
+    """Where the ranks of a gang keep their snapshots."""
+
+    areas: Mapping[int, str]
+    """File in memory by rank; empty where the job keeps none."""
+    mark: SnapshotMark | None
+    """The snapshot that every rank finds in its area and goes on from."""
+    sent: bool = False
+    """Whether snapshots are sent to other nodes, so that ranks wait for it before the next one."""
+
+
+NO_SNAPSHOTS = Opened({}, None)
 
 
 def bundle_of_rank(plan: ParallelPlan, bundle_order: Sequence[int]) -> list[int]:
@@ -85,12 +99,11 @@ def contexts(
     device: Device,
     master: tuple[str, int],
     epoch: int = 1,
-    areas: Mapping[int, Path] | None = None,
-    resume_step: int | None = None,
+    snapshots: Opened = NO_SNAPSHOTS,
 ) -> list[WorkerContext]:
     """What each rank is told at its start, in the order of ranks. `master`: address and port of
-    the rendezvous; `areas`: where ranks keep their snapshots."""
-    kept = areas or {}
+    the rendezvous."""
+    mark = snapshots.mark
     return [
         WorkerContext(
             rank=rank,
@@ -101,8 +114,9 @@ def contexts(
             master_port=master[1],
             device=device,
             epoch=epoch,
-            snapshot_area=str(kept[rank]) if rank in kept else None,
-            resume_step=resume_step,
+            snapshot_area=snapshots.areas.get(rank),
+            snapshots_sent=snapshots.sent,
+            resume_step=None if mark is None else mark.step,
         )
         for rank, share in enumerate(allotted)
     ]

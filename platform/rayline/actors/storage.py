@@ -17,6 +17,7 @@ from collections import defaultdict
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from rayline.actors.saving import Storage, Written
 from rayline.checkpoint import (
     CheckpointHeader,
     Snapshot,
@@ -27,39 +28,6 @@ from rayline.checkpoint import (
 )
 
 log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class Storage:
-    """Where a gang's checkpoints go; the same for all its keepers."""
-
-    root: Path
-    keep: int
-    """Newest checkpoints that stay."""
-    world_size: int
-    claim: str
-    """What the driver wrote into the root's fence."""
-    epoch: int
-
-    def folder(self, step: int) -> Path:
-        """What a step's shards are written to. It is another one for every epoch and driver, so
-        that what one left over cannot mix with the next."""
-        token = hashlib.sha256(f"{self.claim} {self.epoch}".encode()).hexdigest()[:8]
-        return self.root / writing_name(step, token)
-
-
-@dataclass(frozen=True, slots=True)
-class Written:
-    """What became of a step's checkpoint."""
-
-    step: int
-    problem: str
-    """Why it was not saved; empty where it was."""
-
-    def __str__(self) -> str:
-        if self.problem:
-            return f"step {self.step} not saved: {self.problem}"
-        return f"step {self.step} saved"
 
 
 @dataclass(slots=True)
@@ -80,7 +48,7 @@ class Committer:
         del self._reports[header.step]
         for older in [step for step in self._reports if step < header.step]:
             del self._reports[older]
-        folder = self.storage.folder(header.step)
+        folder = folder_of(self.storage, header.step)
         if not holds(self.storage.root, self.storage.claim):
             shutil.rmtree(folder, ignore_errors=True)
             return Written(header.step, f"another run writes to {self.storage.root} now")
@@ -89,10 +57,17 @@ class Committer:
         return Written(header.step, wrong)
 
 
+def folder_of(storage: Storage, step: int) -> Path:
+    """What a step's shards are written to. It is another one for every epoch and claim, so that
+    what one left over cannot mix with the next."""
+    token = hashlib.sha256(f"{storage.claim} {storage.epoch}".encode()).hexdigest()[:8]
+    return storage.root / writing_name(step, token)
+
+
 def write_posted(storage: Storage, rank: int, posted: Snapshot) -> str:
     """Write one rank's shard; the report for the committer."""
     step = posted.header.step
-    folder = storage.folder(step)
+    folder = folder_of(storage, step)
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as wrong:

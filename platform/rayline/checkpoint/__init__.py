@@ -18,13 +18,13 @@ from rayline.checkpoint.header import CheckpointHeader, model_fingerprint
 from rayline.checkpoint.reading import read_into
 from rayline.checkpoint.snapshot import (
     OUTBOX,
-    Mark,
     Snapshot,
     SnapshotArea,
     clear,
     generation_bytes,
     mark_at,
     marks,
+    note_sent,
     put_generation,
     snapshot_at,
 )
@@ -36,7 +36,6 @@ __all__ = [
     "CheckpointHeader",
     "Exchange",
     "Found",
-    "Mark",
     "ProcessGroup",
     "Snapshot",
     "SnapshotArea",
@@ -51,6 +50,7 @@ __all__ = [
     "marks",
     "model_fingerprint",
     "newest_intact",
+    "note_sent",
     "put_generation",
     "read_into",
     "read_manifest",

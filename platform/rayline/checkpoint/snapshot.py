@@ -1,7 +1,7 @@
 """Snapshots: one rank's whole state in host memory that outlives its process.
 
     area        = generation 0 | generation 1 | outbox
-    generation  = state | step | epoch | head bytes | body bytes | digest | head | body
+    generation  = state | step | epoch | head bytes | body bytes | sent | digest | head | body
 
 An area is a file in memory that another process of the same host made and keeps (see
 `rayline.actors.keeper`): this rank maps it, copies its tensors there after a step, and may be
@@ -33,30 +33,23 @@ import xxhash
 from rayline.checkpoint.header import CheckpointHeader
 from rayline.errors import CheckpointError
 from rayline.parallel.piece import Piece
-from rayline.spec import ParallelPlan
+from rayline.spec import ParallelPlan, SnapshotMark
 
 GENERATIONS = 2
 OUTBOX = 2
 """The place behind the generations, in the same form."""
 _PLACES = 3
-_PREFIX = struct.Struct("<QQQQQ16s")
-"""State, step, epoch, bytes of the head, bytes of the body, digest of both."""
+_PREFIX = struct.Struct("<QQQQQQ16s")
+"""State, step, epoch, bytes of the head, bytes of the body, whether the keeper has sent it to where
+it is wanted, digest of head and body."""
 _PREFIX_BYTES = 64
+_SENT_AT = 40
 _EMPTY, _WRITING, _WHOLE = 0, 1, 2
 _ALIGNMENT_BYTES = 64
 _HEAD_SPARE_BYTES = 1 << 17
 """Room for what a head says beyond the first one's length: numbers grow, reports are added."""
 _CHUNK_BYTES = 1 << 18
 """Copied and hashed at a time: what stays in a core's cache meanwhile."""
-
-
-@dataclass(frozen=True, slots=True)
-class Mark:
-    """A generation that is whole."""
-
-    step: int
-    epoch: int
-    """Of the gang that wrote it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +62,7 @@ class Snapshot:
     pieces: list[Piece]
 
 
-def marks(area: mmap.mmap) -> dict[int, Mark]:
+def marks(area: mmap.mmap) -> dict[int, SnapshotMark]:
     """The whole generations of a mapped area, by their number; reads a few bytes."""
     found = {}
     for number in range(GENERATIONS if len(area) >= _PLACES * _PREFIX_BYTES else 0):
@@ -78,10 +71,15 @@ def marks(area: mmap.mmap) -> dict[int, Mark]:
     return found
 
 
-def mark_at(area: mmap.mmap, number: int) -> Mark | None:
+def mark_at(area: mmap.mmap, number: int) -> SnapshotMark | None:
     """What lies at one place, OUTBOX for the outbox; None where nothing whole does."""
     state, step, epoch, *_ = _PREFIX.unpack_from(area, number * (len(area) // _PLACES))
-    return Mark(step, epoch) if state == _WHOLE else None
+    return SnapshotMark(step, epoch) if state == _WHOLE else None
+
+
+def note_sent(area: mmap.mmap, number: int) -> None:
+    """A generation stands on another node too, or none is there to have it."""
+    struct.pack_into("<Q", area, number * (len(area) // _PLACES) + _SENT_AT, 1)
 
 
 def clear(area: mmap.mmap, number: int) -> None:
@@ -93,11 +91,11 @@ def generation_bytes(area: mmap.mmap, number: int) -> memoryview:
     """A whole generation as it lies in the area: what `put_generation` takes. To be released before
     the area is closed."""
     at = number * (len(area) // _PLACES)
-    _, _, _, head_bytes, body_bytes, _ = _PREFIX.unpack_from(area, at)
+    _, _, _, head_bytes, body_bytes, _, _ = _PREFIX.unpack_from(area, at)
     return memoryview(area)[at : at + _PREFIX_BYTES + head_bytes + body_bytes]
 
 
-def put_generation(file: int, mark: Mark, generation: memoryview) -> None:
+def put_generation(file: int, mark: SnapshotMark, generation: memoryview) -> None:
     """Copy another area's generation into the one whose file has the descriptor `file`. Raises
     OSError where there is no memory for it."""
     size_bytes = os.fstat(file).st_size
@@ -105,7 +103,7 @@ def put_generation(file: int, mark: Mark, generation: memoryview) -> None:
         size_bytes = _resized(file, len(generation))
     with mmap.mmap(file, size_bytes) as area:
         at = _victim(area, mark.step) * (size_bytes // _PLACES)
-        _PREFIX.pack_into(area, at, _WRITING, mark.step, mark.epoch, 0, 0, bytes(16))
+        _PREFIX.pack_into(area, at, _WRITING, mark.step, mark.epoch, 0, 0, 0, bytes(16))
         # All but the state, which comes last.
         area[at + 8 : at + len(generation)] = generation[8:]
         struct.pack_into("<Q", area, at, _WHOLE)
@@ -140,7 +138,7 @@ def snapshot_at(area: mmap.mmap, number: int) -> Snapshot | None:
     """What lies whole at one place; None where it is not as it was written. Its pieces are views:
     they are to be gone before the area is closed."""
     at = number * (len(area) // _PLACES)
-    _, _, _, head_bytes, body_bytes, digest = _PREFIX.unpack_from(area, at)
+    _, _, _, head_bytes, body_bytes, _, digest = _PREFIX.unpack_from(area, at)
     begin = at + _PREFIX_BYTES
     with memoryview(area) as view, view[begin : begin + head_bytes + body_bytes] as content:
         if xxhash.xxh3_128(content).digest() != digest:
@@ -190,6 +188,11 @@ class SnapshotArea:
     def __exit__(self, *_: object) -> None:
         self.close()
 
+    @property
+    def mapped(self) -> mmap.mmap | None:
+        """The file in memory; None before anything was kept."""
+        return self._map
+
     def close(self) -> None:
         """Unmap; what was kept stays with the keeper."""
         if self._map is not None:
@@ -204,7 +207,18 @@ class SnapshotArea:
         CheckpointError where there is no memory for it."""
         head = _head(header, pieces, reports)
         area = self._roomy(len(head), _body_bytes(pieces))
-        self._put(area, _victim(area, header.step), Mark(header.step, epoch), head, pieces)
+        self._put(area, _victim(area, header.step), SnapshotMark(header.step, epoch), head, pieces)
+
+    def newest_is_sent(self) -> bool:
+        """Whether the keeper has sent the newest generation, so that the older one, which the other
+        node may still have in its place, can be done without."""
+        area = self._map
+        found = {} if area is None else marks(area)
+        if area is None or not found:
+            return True
+        newest = max(found, key=lambda number: (found[number].epoch, found[number].step))
+        at = newest * (len(area) // _PLACES)
+        return bool(struct.unpack_from("<Q", area, at + _SENT_AT)[0])
 
     def post(self, header: CheckpointHeader, epoch: int, pieces: Sequence[Piece]) -> bool:
         """Copy the pieces that this rank owns into the outbox, from where they go to storage; False
@@ -220,15 +234,15 @@ class SnapshotArea:
             os.posix_fallocate(self._file.fileno(), OUTBOX * capacity, capacity)
         except OSError as wrong:
             raise self._unusable(f"no memory for it: {wrong.strerror}") from None
-        self._put(area, OUTBOX, Mark(header.step, epoch), head, owned)
+        self._put(area, OUTBOX, SnapshotMark(header.step, epoch), head, owned)
         return True
 
     def _put(
-        self, area: mmap.mmap, number: int, mark: Mark, head: bytes, pieces: Sequence[Piece]
+        self, area: mmap.mmap, number: int, mark: SnapshotMark, head: bytes, pieces: Sequence[Piece]
     ) -> None:
         body_bytes = _body_bytes(pieces)
         at = number * (len(area) // _PLACES)
-        _PREFIX.pack_into(area, at, _WRITING, mark.step, mark.epoch, 0, 0, bytes(16))
+        _PREFIX.pack_into(area, at, _WRITING, mark.step, mark.epoch, 0, 0, 0, bytes(16))
         digest = xxhash.xxh3_128()
         begin = at + _PREFIX_BYTES
         area[begin : begin + len(head)] = head
@@ -236,7 +250,7 @@ class SnapshotArea:
         with memoryview(area) as view:
             _copy_in(view, begin + len(head), pieces, digest)
         _PREFIX.pack_into(
-            area, at, _WRITING, mark.step, mark.epoch, len(head), body_bytes, digest.digest()
+            area, at, _WRITING, mark.step, mark.epoch, len(head), body_bytes, 0, digest.digest()
         )
         # The mark comes last and is one aligned word: a kill leaves the generation whole or not.
         struct.pack_into("<Q", area, at, _WHOLE)

@@ -23,6 +23,9 @@ Stops = Annotated[
     list[str] | None,
     typer.Option("--stop", metavar=_AT, help="SIGSTOP a rank: it does not even answer."),
 ]
+Nodes = Annotated[
+    list[str] | None, typer.Option("--node", metavar=_AT, help="Lose the node of a rank.")
+]
 Raises = Annotated[
     list[str] | None, typer.Option("--raise", metavar=_AT, help="Let a rank's code raise, once.")
 ]
@@ -35,6 +38,7 @@ def chaos(
     hang: Hangs = None,
     stop: Stops = None,
     raise_: Raises = None,
+    node: Nodes = None,
     kills: Annotated[
         int, typer.Option("--kills", min=0, help="Draw so many further kills from --seed.")
     ] = 0,
@@ -60,6 +64,7 @@ def chaos(
         ("hang", hang),
         ("stop", stop),
         ("raise", raise_),
+        ("node", node),
     ]
     faults = [Fault.read(kind, text) for kind, texts in given for text in texts or []]
     plan = client.plan(job)

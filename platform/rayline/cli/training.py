@@ -182,6 +182,8 @@ def show_outcome(screen: Screen, job: JobSpec, outcome: JobOutcome) -> None:
     """What came out of a job, and where it can go next."""
     result = outcome.result
     screen.say(f"steps {result.first_step} to {result.last_step} done, run {outcome.run_id}")
+    for recovery in outcome.recoveries:
+        screen.say(f"recovered {recovery.reason}: {recovery}")
     if result.peak_memory_bytes:
         peaks = sorted(result.peak_memory_bytes)
         least, most = size_text(peaks[0]), size_text(peaks[-1])

@@ -9,7 +9,7 @@ from pydantic import Field
 from rayline.errors import SpecError
 from rayline.spec.document import Document
 
-FaultKind = Literal["kill", "hang", "stop", "raise"]
+FaultKind = Literal["kill", "hang", "stop", "raise", "node"]
 FaultPhase = Literal[
     "start",
     "data",
@@ -28,7 +28,7 @@ class Fault(Document):
 
     kind: FaultKind
     """kill: SIGKILL. hang: it sleeps. stop: SIGSTOP, so that it does not even answer. raise: its
-    code raises an error."""
+    code raises an error. node: the loss of the rank's node, by SIGKILL of its raylet and itself."""
     rank: int = Field(ge=0)
     step: int = Field(ge=0)
     """Step in whose course it happens; 0 in phase start."""

@@ -10,6 +10,15 @@ from rayline.spec.plan import Coordinate
 
 
 @dataclass(frozen=True, slots=True)
+class SnapshotMark:
+    """Names a snapshot of one rank that is whole."""
+
+    step: int
+    epoch: int
+    """Of the gang that wrote it."""
+
+
+@dataclass(frozen=True, slots=True)
 class WorkerContext:
     """One rank's place in the gang; made by the gang, read by train/."""
 
@@ -27,6 +36,8 @@ class WorkerContext:
     """How often the gang began, this time included; what an earlier one left over is told by it."""
     snapshot_area: str | None = None
     """File in memory where this rank keeps its snapshots; None where it keeps none."""
+    snapshots_sent: bool = False
+    """Whether each snapshot is sent to another node, and the next one waits until it was."""
     resume_step: int | None = None
     """Step of the snapshot there that every rank goes on from; None where there is none."""
     collective_timeout_s: float = 600.0

@@ -84,7 +84,10 @@ class Trap:
         self._done = True
         self._note.parent.mkdir(parents=True, exist_ok=True)
         self._note.write_text(json.dumps({"fault": str(self._fault), "at_s": time.time()}))
-        if self._fault.kind == "kill":
+        if self._fault.kind == "node":
+            # Ray's node manager started this worker, and ends when it is gone: so do the others.
+            os.kill(os.getppid(), signal.SIGKILL)
+        if self._fault.kind in ("kill", "node"):
             os.kill(os.getpid(), signal.SIGKILL)
         elif self._fault.kind == "stop":
             os.kill(os.getpid(), signal.SIGSTOP)

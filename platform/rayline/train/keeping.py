@@ -7,6 +7,7 @@ made but not fetched when rank 0 died is made again from there, so the record ha
 from __future__ import annotations
 
 import json
+import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import asdict
@@ -21,6 +22,7 @@ from rayline.train.engine import Engine
 _REPORT = TypeAdapter(StepReport)
 _REPORTS_KEPT = 256
 """More than are made between two looks of the driver, which takes them four times a second."""
+_LOOK_S = 0.002
 
 
 class Snapshots:
@@ -30,6 +32,7 @@ class Snapshots:
         self._every = job.recovery.snapshot_every_steps
         self._epoch = context.epoch
         self._step = context.resume_step
+        self._sent = context.snapshots_sent
         self._area: SnapshotArea | None = None
         if context.snapshot_area is not None:
             self._area = SnapshotArea(Path(context.snapshot_area))
@@ -74,6 +77,10 @@ class Snapshots:
         return self._area is not None and self._area.post(header, self._epoch, engine.pieces())
 
     def keep(self, header: CheckpointHeader, engine: Engine) -> None:
-        """Copy this rank's state. Raises CheckpointError where there is no memory for it."""
-        if self._area is not None:
-            self._area.keep(header, self._epoch, engine.pieces(), self._reports)
+        """Copy this rank's state, once the copy before has been sent to where it is wanted. Raises
+        CheckpointError where there is no memory for it."""
+        if self._area is None:
+            return
+        while self._sent and not self._area.newest_is_sent():
+            time.sleep(_LOOK_S)
+        self._area.keep(header, self._epoch, engine.pieces(), self._reports)

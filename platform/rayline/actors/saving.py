@@ -1,0 +1,34 @@
+"""Where a gang's checkpoints go, and what became of one: values that the driver and the keepers
+share. No Ray, no torch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True, slots=True)
+class Storage:
+    """Where a gang's checkpoints go; the same for all its keepers."""
+
+    root: Path
+    keep: int
+    """Newest checkpoints that stay."""
+    world_size: int
+    claim: str
+    """What the driver's gang wrote into the root's fence."""
+    epoch: int
+
+
+@dataclass(frozen=True, slots=True)
+class Written:
+    """What became of a step's checkpoint."""
+
+    step: int
+    problem: str
+    """Why it was not saved; empty where it was."""
+
+    def __str__(self) -> str:
+        if self.problem:
+            return f"step {self.step} not saved: {self.problem}"
+        return f"step {self.step} saved"
