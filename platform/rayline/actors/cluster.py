@@ -11,6 +11,9 @@ import json
 import logging
 import os
 import socket
+import time
+from collections.abc import Iterable
+from typing import Any
 
 import ray
 from ray.autoscaler.v2.schema import ClusterStatus
@@ -23,6 +26,8 @@ from rayline.errors import PlacementError, SpecError
 _UNTYPED_NODE = "node_"
 """How Ray calls a node (followed by its id) that no autoscaler launched."""
 _KNOCK_TIMEOUT_S = 5.0
+_DEATH_TIMEOUT_S = 60.0
+_LOOK_S = 0.2
 _V1_STATUS_KEY = "__autoscaling_status"
 """Where the older autoscaler keeps its status, as JSON."""
 
@@ -83,6 +88,38 @@ def nodes() -> list[Node]:
         )
         for node in [*status.active_nodes, *status.idle_nodes]
     ]
+
+
+def lost_nodes(suspects: Iterable[str]) -> set[str]:
+    """Those of the nodes that are gone, once the whole cluster knows it.
+
+    Ray's control store only takes a node for dead after some ten seconds without a heartbeat; until
+    then it would start actors there. So a node whose manager does not answer is waited for.
+    """
+    gone = set()
+    for suspect in suspects:
+        deadline_s = time.monotonic() + _DEATH_TIMEOUT_S
+        while (node := _known(suspect)) is not None and not _answers(node):
+            if time.monotonic() > deadline_s:
+                break
+            time.sleep(_LOOK_S)
+        if node is None:
+            gone.add(suspect)
+    return gone
+
+
+def _known(node_id: str) -> dict[str, Any] | None:
+    """Ray's record of a node that it takes to be alive."""
+    return next((one for one in ray.nodes() if one["NodeID"] == node_id and one["Alive"]), None)
+
+
+def _answers(node: dict[str, Any]) -> bool:
+    address = (node["NodeManagerAddress"], node["NodeManagerPort"])
+    try:
+        socket.create_connection(address, timeout=_KNOCK_TIMEOUT_S).close()
+    except OSError:
+        return False
+    return True
 
 
 def cluster_autoscales() -> bool:

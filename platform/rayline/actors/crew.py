@@ -8,7 +8,7 @@ group has them.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -64,6 +64,13 @@ class Crew:
         seats = [self._seats[rank] for rank in sorted(self._seats)]
         return [seat.place for seat in seats if seat.place is not None]
 
+    @property
+    def node_of_rank(self) -> dict[int, str]:
+        """Id of the node of every rank whose process has settled."""
+        return {
+            rank: seat.place.node_id for rank, seat in self._seats.items() if seat.place is not None
+        }
+
     def fill(self, placement: Placement) -> dict[int, ActorHandle[Worker]]:
         """Give every rank without a process one; returns those that are new, by rank."""
         if not self._bundles:
@@ -90,6 +97,14 @@ class Crew:
             if seat is not None:
                 ray.kill(seat.actor, no_restart=True)
                 self._gpus_left[rank] = seat.gpus if seat.place is None else seat.place.gpus
+
+    def leave(self, nodes: Collection[str]) -> None:
+        """Forget all that stood on nodes which are gone."""
+        for rank, seat in list(self._seats.items()):
+            if seat.place is not None and seat.place.node_id in nodes:
+                self.dismiss([rank])
+        for node in nodes:
+            self._spares.pop(node, None)
 
     def stand_by(self) -> None:
         """Have the wanted number of spares on every node of the gang; returns at once."""

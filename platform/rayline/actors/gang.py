@@ -19,6 +19,7 @@ from typing import Any
 import ray
 from ray.exceptions import RayError, RayTaskError
 
+from rayline.actors import cluster
 from rayline.actors.bundles import Bundle
 from rayline.actors.crew import Crew
 from rayline.actors.failure import Failure, death_of, failure_of, hang_of, worker_name
@@ -194,6 +195,7 @@ class Gang:
         ended or would not leave; the others stand ready for the next `start`. Returns the ranks
         that were dismissed."""
         known = list(failures)
+        nodes = self._crew.node_of_rank
         # First of all: for one that hangs the others wait until it is gone.
         gone = {failure.rank for failure in known if failure.kind in ("died", "hung")}
         for rank in sorted(failure.rank for failure in known if failure.kind == "hung"):
@@ -213,6 +215,7 @@ class Gang:
         self._running.clear()
         self._asked = None
         self._crew.dismiss(sorted(lost - gone))
+        self._crew.leave(cluster.lost_nodes({nodes[rank] for rank in lost | gone if rank in nodes}))
         return sorted(lost | gone)
 
     def end(self) -> None:
