@@ -110,7 +110,8 @@ def lost_nodes(suspects: Iterable[str]) -> set[str]:
 
 def _known(node_id: str) -> dict[str, Any] | None:
     """Ray's record of a node that it takes to be alive."""
-    return next((one for one in ray.nodes() if one["NodeID"] == node_id and one["Alive"]), None)
+    known: list[dict[str, Any]] = ray.nodes()  # type: ignore[no-untyped-call]
+    return next((one for one in known if one["NodeID"] == node_id and one["Alive"]), None)
 
 
 def _answers(node: dict[str, Any]) -> bool:
