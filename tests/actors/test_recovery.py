@@ -16,15 +16,15 @@ ROOT = Path(__file__).parents[2]
 
 @pytest.fixture
 def job(tmp_path: Path) -> JobSpec:
-    """Twenty steps of the quickstart's model over four ranks on two nodes, with a snapshot after
+    """Thirteen steps of the quickstart's model over four ranks on two nodes, with a snapshot after
     each."""
     quick = JobSpec.load(ROOT / "jobs" / "specs" / "quickstart.yaml")
     return anchored_job(quick, ROOT).changed(
         {
-            "steps": 20,
+            "steps": 13,
             "plan.data": 2,
             "plan.tensor": 2,
-            "checkpoint.every_steps": 6,
+            "checkpoint.every_steps": 3,
             "recovery.snapshot_every_steps": 1,
             "recovery.spares": 1,
             "recovery.hang_after_s": 4,
@@ -36,14 +36,14 @@ def job(tmp_path: Path) -> JobSpec:
 
 
 def test_a_fault_is_read_from_a_line_and_refused_where_it_has_no_place(job: JobSpec) -> None:
-    fault = Fault.read("kill", "rank=3@step=20,phase=backward")
-    assert fault == Fault(kind="kill", rank=3, step=20, phase="backward")
-    assert str(fault) == "kill rank=3@step=20,phase=backward"
+    fault = Fault.read("kill", "rank=3@step=12,phase=backward")
+    assert fault == Fault(kind="kill", rank=3, step=12, phase="backward")
+    assert str(fault) == "kill rank=3@step=12,phase=backward"
     check_faults(job, [fault])
     with pytest.raises(SpecError, match="rank"):
         check_faults(job, [fault.model_copy(update={"rank": 4})])
     with pytest.raises(SpecError, match="step"):
-        check_faults(job, [fault.model_copy(update={"step": 21})])
+        check_faults(job, [fault.model_copy(update={"step": 14})])
     with pytest.raises(SpecError, match="says no rank and step"):
         Fault.read("kill", "rank=3")
     with pytest.raises(SpecError, match="phase"):
@@ -52,12 +52,12 @@ def test_a_fault_is_read_from_a_line_and_refused_where_it_has_no_place(job: JobS
 
 def test_drawn_faults_are_the_same_for_a_seed_and_lie_within_the_job(job: JobSpec) -> None:
     for seed in range(50):
-        faults = draw_faults(job, 8, seed)
-        assert faults == draw_faults(job, 8, seed)
+        faults = draw_faults(job, 5, seed)
+        assert faults == draw_faults(job, 5, seed)
         check_faults(job, faults)
         steps = [fault.step for fault in faults]
         assert all(later - earlier >= 2 for earlier, later in pairwise(steps))
-        assert all(fault.phase != "save" or fault.step % 6 == 0 for fault in faults)
+        assert all(fault.phase != "save" or fault.step % 3 == 0 for fault in faults)
     with pytest.raises(SpecError, match="at least 23"):
         draw_faults(job, 10, 0)
 
@@ -70,29 +70,25 @@ def table(report: ChaosReport) -> str:
 @pytest.mark.usefixtures("three_nodes")
 def test_whatever_is_lost_wherever_the_run_is_the_same_bit_for_bit(job: JobSpec) -> None:
     faults = [
+        # Rank 1 has no connection to rank 2: it is told by its neighbours, who leave.
         Fault(kind="kill", rank=2, step=3, phase="backward"),
-        Fault(kind="kill", rank=0, step=5, phase="collective"),
-        Fault(kind="kill", rank=3, step=7, phase="optimizer"),
-        Fault(kind="raise", rank=1, step=9, phase="forward"),
-        Fault(kind="node", rank=3, step=10, phase="backward"),
-        Fault(kind="kill", rank=0, step=12, phase="save"),
-        Fault(kind="kill", rank=1, step=14, phase="snapshot"),
-        Fault(kind="stop", rank=2, step=16, phase="forward"),
-        Fault(kind="hang", rank=1, step=18, phase="data"),
+        Fault(kind="raise", rank=1, step=5, phase="optimizer"),
+        Fault(kind="node", rank=3, step=7, phase="collective"),
+        Fault(kind="kill", rank=0, step=9, phase="save"),
+        Fault(kind="stop", rank=2, step=11, phase="forward"),
     ]
     report = chaos(job, faults)
     print(table(report))
     assert [one.fault for one in report.judged if not one.passed] == [], table(report)
-    assert report.steps == 20
+    assert report.steps == 13
     assert report.different_losses == 0
     assert report.weights_equal
     # Written beside the steps but for the last one, whatever was lost meanwhile.
-    assert list_steps(Path(job.directory) / "broken" / "checkpoints") == [18, 20]
-    hung = [one.recovery.reason for one in report.judged[-2:] if one.recovery is not None]
-    assert "rank 2 was lost" in hung[0]
-    assert "does not answer while others wait in" in hung[0]
-    assert "is in data for" in hung[1]
-    verdicts = sorted((Path(job.directory) / "broken" / "hangs").glob("*/verdict.txt"))
-    assert [verdict.read_text().split()[1] for verdict in verdicts] == ["2", "1"]
-    stacks = verdicts[1].with_name("rank-00001.txt").read_text()
-    assert "spring" in stacks
+    assert list_steps(Path(job.directory) / "broken" / "checkpoints") == [12, 13]
+    hung = report.judged[-1].recovery
+    assert hung is not None
+    assert "rank 2 was lost" in hung.reason
+    assert "does not answer while others wait in" in hung.reason
+    (verdict,) = (Path(job.directory) / "broken" / "hangs").glob("*/verdict.txt")
+    assert verdict.read_text().startswith("rank 2 does not answer")
+    assert "torch/distributed" in verdict.with_name("rank-00003.txt").read_text()

@@ -11,6 +11,11 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from rayline.errors import SpecError
+from rayline.sdk import Client
+from rayline.spec import TrackingSpec
+from rayline.tracking import list_runs, read_run
+
 if TYPE_CHECKING:
     from conftest import RunningCommand
 
@@ -77,20 +82,17 @@ def test_interrupted_it_keeps_a_checkpoint_leaves_no_process_and_is_resumed_by_i
     (folder,) = (tmp_path / "run" / "checkpoints").glob("step-*")
     last = int(folder.name.removeprefix("step-"))
 
-    _, shown, _ = command(["runs", "--json"], tmp_path)
-    (run,) = json.loads(shown)
-    assert run["status"] == "interrupted"
+    tracking = TrackingSpec(uri=f"sqlite:///{tmp_path}/mlflow.db")
+    (run,) = list_runs(tracking)
+    assert run.status == "interrupted"
     sets = ["--set", f"steps={last + 2}", "--json"]
-    code, shown, said = command(["resume", run["run_id"], *sets], tmp_path)
+    code, shown, said = command(["resume", run.run_id, *sets], tmp_path)
     assert code == 0, said
     outcome = json.loads(shown)
-    assert outcome["run_id"] == run["run_id"]
+    assert outcome["run_id"] == run.run_id
     assert (outcome["result"]["first_step"], outcome["result"]["last_step"]) == (last + 1, last + 2)
-    code, shown, _ = command(["runs", run["run_id"], "--json"], tmp_path)
-    record = json.loads(shown)
-    assert record["summary"]["status"] == "finished"
-    steps = [point["step"] for point in record["metrics"]["loss"]]
-    assert steps == list(range(1, last + 3))
-    code, _, said = command(["resume", run["run_id"]], tmp_path)
-    assert code == 2
-    assert "it is finished" in said
+    record = read_run(tracking, run.run_id)
+    assert record.summary.status == "finished"
+    assert [point.step for point in record.metrics["loss"]] == list(range(1, last + 3))
+    with pytest.raises(SpecError, match="it is finished"):
+        Client(tracking=tracking).resumed_job(run.run_id)
