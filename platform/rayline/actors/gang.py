@@ -76,6 +76,7 @@ class Gang:
         self._crew = Crew(job.plan, assignment.held, job.recovery.spares, warm_modules(job.engine))
         self._keepers = Keepers(job)
         self._epoch = 0
+        self._lacks_spares = False
         self._running: dict[ray.ObjectRef[Any], int] = {}
         """Run that has not ended, to its rank."""
         self._results: dict[int, TrainResult] = {}
@@ -128,7 +129,7 @@ class Gang:
         for actor, context in zip(actors, told, strict=True):
             run = actor.run.remote(what.function, what.job, context, what.model_directory)
             self._running[run] = context.rank
-        self._crew.stand_by()
+        self._lacks_spares = True
         nodes = len({place.node_id for place in places})
         log.info("%d workers on %d nodes, logs in %s", len(told), nodes, self.log_file(0).parent)
         return None if opened.mark is None else opened.mark.step
@@ -179,6 +180,10 @@ class Gang:
             # The end of the rank's run tells of it, with the reason.
             return []
         self._vigil.saw(reports)
+        if reports and self._lacks_spares:
+            # Only now: what a spare imports would take the cores from a gang that begins.
+            self._lacks_spares = False
+            self._crew.stand_by()
         return reports
 
     def news_of_checkpoints(self) -> list[Written]:
