@@ -4,9 +4,10 @@
 
 Both run `rayline.train.loop.run_rank` with the same job, plan, model and data. They stand side by
 side, and take turns by slices of a few seconds: while one runs every process of the other is
-stopped, Ray's own among them. So a drift of the machine's speed, which is larger than what is
-looked for, meets both alike. Compared are steps that lie whole within a slice; starting up is not
-counted. The result file beside this script says on what, with which versions and how often.
+stopped, Ray's own among them (for 4 s at a time: after 8 s Ray takes its node for lost). So a drift
+of the machine's speed, which is larger than what is looked for, meets both alike. Compared are
+steps that lie whole within a slice; starting up is not counted. The result file beside this script
+says on what, with which versions and how often.
 """
 
 from __future__ import annotations
@@ -112,6 +113,8 @@ class Contender:
         psutil.wait_procs(tree, timeout=10)
 
     def _tree(self) -> list[psutil.Process]:
+        if not self._process.is_running():
+            return []
         # Those that watch come first: while they stop, what they watch still answers.
         return [self._process, *self._process.children(recursive=True)]
 
