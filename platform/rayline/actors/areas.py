@@ -15,7 +15,6 @@ one was sent: so what the peer has is at most one behind, and all ranks have one
 
 from __future__ import annotations
 
-import logging
 import mmap
 import os
 import threading
@@ -44,8 +43,6 @@ from rayline.checkpoint import (
     snapshot_at,
 )
 from rayline.spec import SnapshotMark
-
-log = logging.getLogger(__name__)
 
 _LOOK_S = 0.05
 """How often a keeper looks for new generations to send to its peer."""

@@ -64,7 +64,7 @@ class ChaosReport:
         return (
             all(one.passed for one in self.judged)
             and not self.different_losses
-            and (self.weights_equal)
+            and self.weights_equal
         )
 
 
@@ -202,13 +202,13 @@ def _judged(fault: Fault, at_s: float | None, recovery: Recovery | None) -> Judg
         named = recovery is not None and f"rank {fault.rank} " in recovery.reason
         kept = named and detect_s is not None and detect_s <= 15.0
     else:
-        promise = "T2: only the step in flight is done again"
-        # The copy on another node may be one snapshot behind the node's own.
-        behind = 1 if fault.kind == "node" else 0
-        if behind:
+        promise, oldest = "T2: only the step in flight is done again", fault.step - 1
+        if fault.kind == "node":
+            # The copy on another node may be one snapshot behind the node's own.
             promise = "T4: at most one step more than the one in flight is done again"
+            oldest -= 1
         resumed = None if recovery is None else recovery.resumed_step
-        kept = resumed is not None and resumed >= fault.step - 1 - behind
+        kept = resumed is not None and resumed >= oldest
     seen = "it never happened" if at_s is None else "no recovery"
     if recovery is not None:
         whence = recovery.resumed_step

@@ -14,7 +14,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 from enum import Enum, auto
 
 from rayline.actors.failure import Failure, first_cause
@@ -61,7 +61,7 @@ class Controller:
         self._on_event = on_event
         self.recoveries: list[Recovery] = []
         """Those that led to a finished step."""
-        self._recovering: _Recovering | None = None
+        self._recovering: Recovery | None = None
         self._gang = Gang(assignment)
         self._asked_to_stop = False
         self._failures: list[Failure] = []
@@ -107,14 +107,13 @@ class Controller:
         timeout_s = self._assignment.job.resources.placement_timeout_s
         self._placement.reserve(timeout_s, self._stop.requested)
         if self._recovering is not None:
-            self._recovering.placed_s = time.time()
+            self._recovering = replace(self._recovering, placed_s=time.time())
         return Phase.STARTING
 
     def _start(self) -> Phase:
         step = self._gang.start(self._placement, self._stop.requested)
         if self._recovering is not None:
-            self._recovering.started_s = time.time()
-            self._recovering.resumed_step = step
+            self._recovering = replace(self._recovering, started_s=time.time(), resumed_step=step)
         return Phase.RUNNING
 
     def _follow(self) -> Phase:
@@ -156,7 +155,13 @@ class Controller:
         self._on_event("restarted", told)
         self._past.append(Past(cause, self._last_step))
         self._gang.part(self._failures)
-        self._recovering = _Recovering(told, self._last_step, cause.at_s, time.time())
+        self._recovering = Recovery(
+            reason=told,
+            epoch=len(self._past) + 1,
+            lost_step=self._last_step,
+            seen_s=cause.at_s,
+            parted_s=time.time(),
+        )
         self._stop.wait(decision.pause_s)
         return Phase.PLACING
 
@@ -178,30 +183,7 @@ class Controller:
         if under_way is None or report.at_s < under_way.started_s or not under_way.started_s:
             return
         self._recovering = None
-        done = Recovery(
-            reason=under_way.reason,
-            epoch=len(self._past) + 1,
-            resumed_step=under_way.resumed_step,
-            lost_step=under_way.lost_step,
-            seen_s=under_way.seen_s,
-            parted_s=under_way.parted_s,
-            placed_s=under_way.placed_s,
-            started_s=under_way.started_s,
-            step_s=report.at_s,
-        )
+        done = replace(under_way, step_s=report.at_s)
         self.recoveries.append(done)
         log.info("recovered: %s", done)
         self._on_event("recovered", str(done))
-
-
-@dataclass(slots=True)
-class _Recovering:
-    """A recovery that is under way; the fields are Recovery's."""
-
-    reason: str
-    lost_step: int
-    seen_s: float
-    parted_s: float
-    placed_s: float = 0.0
-    started_s: float = 0.0
-    resumed_step: int | None = None

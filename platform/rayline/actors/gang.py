@@ -91,7 +91,7 @@ class Gang:
         GPUs are missing, SpecError where logs cannot be written, InterruptedByUser.
         """
         self._epoch += 1
-        self._vigil.begin()
+        self._vigil.begin(self._epoch)
         self._results.clear()
         if self._keeps_snapshots:
             self._keepers.stand(set(placement.node_of_bundle().values()))
@@ -195,10 +195,9 @@ class Gang:
         for actor in self._crew.actors:
             actor.stop.remote()
 
-    def part(self, failures: Sequence[Failure]) -> list[int]:
+    def part(self, failures: Sequence[Failure]) -> None:
         """After a loss: wait until every rank has left the run, then dismiss those whose processes
-        ended or would not leave; the others stand ready for the next `start`. Returns the ranks
-        that were dismissed."""
+        ended or would not leave; the others stand ready for the next `start`."""
         known = list(failures)
         nodes = self._crew.node_of_rank
         # First of all: for one that hangs the others wait until it is gone.
@@ -220,8 +219,7 @@ class Gang:
         self._running.clear()
         self._asked = None
         self._crew.dismiss(sorted(lost - gone))
-        self._crew.leave(cluster.lost_nodes({nodes[rank] for rank in lost | gone if rank in nodes}))
-        return sorted(lost | gone)
+        self._crew.leave(cluster.lost_nodes({nodes[rank] for rank in lost if rank in nodes}))
 
     def end(self) -> None:
         """End every process. Never raises; may be called at any time, more than once."""

@@ -26,8 +26,6 @@ from rayline.spec import JobSpec, SnapshotMark
 log = logging.getLogger(__name__)
 
 _START_TIMEOUT_S = 120.0
-_ANSWER_TIMEOUT_S = 20.0
-"""A keeper answers in milliseconds, but for handing over gigabytes."""
 
 Held = Mapping[int, Mapping[str, Sequence[SnapshotMark]]]
 """Rank to node to the whole snapshots that the node's keeper has of it."""

@@ -7,25 +7,26 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Recovery:
-    """Made by the controller once a step is finished after a loss. Times are Unix time, seconds."""
+    """Made by the controller when a loss was seen, and whole once a step is finished after it.
+    Times are Unix time, seconds; 0 until then."""
 
     reason: str
     """What was lost and what was decided."""
     epoch: int
     """Number of the beginning that it led to; 2 is the first recovery."""
-    resumed_step: int | None
-    """Step of the snapshot that the gang went on from; None: from a checkpoint, or from nothing."""
     lost_step: int
     """The newest step that was known when the loss was seen."""
     seen_s: float
     """The loss was seen."""
     parted_s: float
     """The survivors had left the run, and what was lost was dismissed."""
-    placed_s: float
+    resumed_step: int | None = None
+    """Step of the snapshot that the gang went on from; None: from a checkpoint, or from nothing."""
+    placed_s: float = 0.0
     """There was room for all."""
-    started_s: float
+    started_s: float = 0.0
     """All had their processes, and were told to begin."""
-    step_s: float
+    step_s: float = 0.0
     """The first step after it was finished."""
 
     @property

@@ -19,6 +19,8 @@ log = logging.getLogger(__name__)
 
 _STEPS = 50
 """Recent steps that the median is taken of."""
+_SLACK_S = 1.0
+"""Between a rank's last report and its next phase, and between two looks of the driver."""
 
 
 class Vigil:
@@ -37,9 +39,9 @@ class Vigil:
         """Of the recent steps."""
         return max(self._step_s, default=0.0)
 
-    def begin(self) -> None:
-        """The gang begins: its first step has no usual length."""
-        self._epoch += 1
+    def begin(self, epoch: int) -> None:
+        """The gang begins for the `epoch`-th time: its first step has no usual length."""
+        self._epoch = epoch
         self._step_s.clear()
         self._looked_s = time.monotonic()
 
@@ -79,7 +81,3 @@ class Vigil:
                 (folder / f"rank-{rank:05d}.txt").write_text(told)
         except OSError as wrong:
             log.warning("the stacks of the hanging ranks could not be kept: %s", wrong)
-
-
-_SLACK_S = 1.0
-"""Between a rank's last report and its next phase, and between two looks of the driver."""
