@@ -36,8 +36,10 @@ from rayline.checkpoint import (
     CheckpointHeader,
     clear,
     generation_bytes,
+    is_sent,
     mark_at,
     marks,
+    newest,
     note_sent,
     put_generation,
     snapshot_at,
@@ -95,6 +97,8 @@ class Areas:
 
     def send_to(self, peer: ActorHandle[Keeper] | None) -> None:
         """Keep a copy of every new generation at `peer` from now on; None ends that."""
+        # A new peer has nothing yet.
+        self._note_sent(False)
         self._peer = peer
         if peer is not None and self._sender is None:
             self._sender = threading.Thread(target=self._send_for_ever, daemon=True)
@@ -165,43 +169,39 @@ class Areas:
             clear(mapped, OUTBOX)
 
     def _send_for_ever(self) -> None:
-        sent: dict[int, SnapshotMark] = {}
         while True:
             time.sleep(_LOOK_S)
             peer = self._peer
             if peer is None:
-                self._send_nowhere()
+                # No rank waits for a peer that is gone: its loss ends this beginning of the gang.
+                self._note_sent(True)
                 continue
             for rank, area in list(self._own.items()):
                 try:
-                    self._send_newest(peer, rank, area, sent)
+                    self._send_newest(peer, rank, area)
                 except ray.exceptions.RayError:
                     # The peer's node went away; the gang names another when it begins again.
                     self._peer = None
                     break
 
-    def _send_nowhere(self) -> None:
-        """Let no rank wait for a peer that is gone: its loss ends this beginning of the gang."""
+    def _note_sent(self, sent: bool) -> None:
+        """Of all that the ranks of this node keep."""
         for area in list(self._own.values()):
             mapped = area.mapped()
             if mapped is not None:
                 with mapped:
                     for number in marks(mapped):
-                        note_sent(mapped, number)
+                        note_sent(mapped, number, sent)
 
-    def _send_newest(
-        self, peer: ActorHandle[Keeper], rank: int, area: _Area, sent: dict[int, SnapshotMark]
-    ) -> None:
+    def _send_newest(self, peer: ActorHandle[Keeper], rank: int, area: _Area) -> None:
         mapped = area.mapped()
         if mapped is None:
             return
         with mapped:
-            found = marks(mapped)
-            number = max(found, key=lambda each: found[each].step, default=None)
-            if number is None or sent.get(rank) == found[number]:
+            number = newest(mapped)
+            if number is None or is_sent(mapped, number):
                 return
-            if _send(peer, rank, mapped, number, found[number]):
-                sent[rank] = found[number]
+            if _send(peer, rank, mapped, number, marks(mapped)[number]):
                 note_sent(mapped, number)
 
 

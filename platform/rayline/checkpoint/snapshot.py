@@ -77,9 +77,21 @@ def mark_at(area: mmap.mmap, number: int) -> SnapshotMark | None:
     return SnapshotMark(step, epoch) if state == _WHOLE else None
 
 
-def note_sent(area: mmap.mmap, number: int) -> None:
-    """A generation stands on another node too, or none is there to have it."""
-    struct.pack_into("<Q", area, number * (len(area) // _PLACES) + _SENT_AT, 1)
+def newest(area: mmap.mmap) -> int | None:
+    """The number of the newest whole generation; None where there is none."""
+    found = marks(area)
+    return max(found, key=lambda number: (found[number].epoch, found[number].step), default=None)
+
+
+def is_sent(area: mmap.mmap, number: int) -> bool:
+    """Whether a generation stands on another node too, or none is there to have it."""
+    at = number * (len(area) // _PLACES) + _SENT_AT
+    return bool(struct.unpack_from("<Q", area, at)[0])
+
+
+def note_sent(area: mmap.mmap, number: int, sent: bool = True) -> None:
+    """Let `is_sent` say so, or no longer."""
+    struct.pack_into("<Q", area, number * (len(area) // _PLACES) + _SENT_AT, sent)
 
 
 def clear(area: mmap.mmap, number: int) -> None:
@@ -212,13 +224,8 @@ class SnapshotArea:
     def newest_is_sent(self) -> bool:
         """Whether the keeper has sent the newest generation, so that the older one, which the other
         node may still have in its place, can be done without."""
-        area = self._map
-        found = {} if area is None else marks(area)
-        if area is None or not found:
-            return True
-        newest = max(found, key=lambda number: (found[number].epoch, found[number].step))
-        at = newest * (len(area) // _PLACES)
-        return bool(struct.unpack_from("<Q", area, at + _SENT_AT)[0])
+        number = None if self._map is None else newest(self._map)
+        return self._map is None or number is None or is_sent(self._map, number)
 
     def post(self, header: CheckpointHeader, epoch: int, pieces: Sequence[Piece]) -> bool:
         """Copy the pieces that this rank owns into the outbox, from where they go to storage; False

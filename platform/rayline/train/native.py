@@ -66,7 +66,8 @@ def build_native_engine(
         number: ModelStage(config, split_layers(layers, number))
         for number in plan.stages_of_worker(mesh.coordinate.pipeline)
     }
-    skeletons = copy.deepcopy(list(stages.values()))
+    draws = job.init == "random" and context.resume_step is None
+    skeletons = copy.deepcopy(list(stages.values())) if draws else []
     split = TensorSplit()
     for stage in stages.values():
         check_packing(stage.model, job.data.packing)
@@ -78,10 +79,10 @@ def build_native_engine(
         replicas = Replicas(held, mesh.replica_group)
     worker = WorkerStages(job, mesh, stages, split.vocabulary, device, replicas)
     engine = NativeEngine(job, mesh, worker, split, device, replicas)
-    weights = [piece for piece in engine.pieces() if piece.tensor.startswith("weight/")]
     if context.resume_step is not None:
         # A snapshot fills in everything that the first weights would.
         return engine
+    weights = [piece for piece in engine.pieces() if piece.tensor.startswith("weight/")]
     if job.init == "weights":
         read_pretrained(model_directory, weights, StoredNames(config.model_type))
     else:
