@@ -6,8 +6,9 @@ Both run `rayline.train.loop.run_rank` with the same job, plan, model and data. 
 side, and take turns by slices of a few seconds: while one runs every process of the other is
 stopped, Ray's own among them (for 4 s at a time: after 8 s Ray takes its node for lost). So a drift
 of the machine's speed, which is larger than what is looked for, meets both alike. Compared are
-steps that lie whole within a slice; starting up is not counted. The result file beside this script
-says on what, with which versions and how often.
+steps that lie whole within a slice; starting up is not counted. Ray runs without its dashboard, as
+torchrun has none. The result file beside this script says on what, with which versions and how
+often.
 """
 
 from __future__ import annotations
@@ -131,8 +132,13 @@ def note_steps(log: Path) -> Callable[[StepReport], None]:
 
 def run_gang(spec: Path, log: Path) -> None:
     """The driver of the gang."""
+    import ray
+
     from rayline.actors import train
 
+    # The daemons of the dashboard take some 3 % of a core.
+    os.environ.setdefault("RAY_worker_niceness", "0")
+    ray.init(address="local", include_dashboard=False, log_to_driver=False)
     train(JobSpec.load(spec), observers=[note_steps(log)])
 
 

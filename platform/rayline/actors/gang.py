@@ -38,6 +38,9 @@ log = logging.getLogger(__name__)
 START_TIMEOUT_S = 300.0
 """Longest that processes may take to stand once their room is reserved: an image may be pulled."""
 _POLL_S = 0.25
+_WATCH_S = 1.0
+"""How often ranks that step are asked for news. A rank that ends is seen at once; asking more often
+takes time from the steps where cores are few."""
 _ANSWER_S = 1.5
 """How long ranks are waited for that are asked where they stand."""
 _GRACE_S = 5.0
@@ -144,11 +147,11 @@ class Gang:
         return self._keepers.open(node_of_rank, self._epoch)
 
     def watch(self) -> TrainResult | None:
-        """Look for a quarter of a second: the result once every rank is done, else None.
+        """Look for a second: the result once every rank is done, else None.
 
         Raises WorkersLost as soon as the cause of a failure is known.
         """
-        failures = self._collect(_POLL_S)
+        failures = self._collect(_WATCH_S)
         if failures:
             self._look_for_cause(failures)
             raise WorkersLost(failures)
