@@ -29,7 +29,7 @@ from numpy.typing import NDArray
 from ray.actor import ActorHandle
 
 from rayline.actors.keeper import Keeper
-from rayline.actors.saving import Storage, Written
+from rayline.actors.saving import Shard, Storage, Written
 from rayline.actors.storage import Committer, write_posted
 from rayline.checkpoint import (
     OUTBOX,
@@ -44,6 +44,7 @@ from rayline.checkpoint import (
     put_generation,
     snapshot_at,
 )
+from rayline.errors import CheckpointError
 from rayline.spec import SnapshotMark
 
 _LOOK_S = 0.05
@@ -119,6 +120,21 @@ class Areas:
             told = self._committer.take(rank, header, report)
             if told is not None:
                 self._news.append(told)
+
+    def store(self, storage: Storage, rank: int, mark: SnapshotMark) -> Shard:
+        """Write a snapshot that is kept here as a shard of a checkpoint. Raises CheckpointError
+        where it is not as it was written."""
+        for area in [found[rank] for found in (self._own, self._copies) if rank in found]:
+            mapped = area.mapped()
+            numbers = {} if mapped is None else {its: one for one, its in marks(mapped).items()}
+            if mapped is None or mark not in numbers:
+                continue
+            kept = snapshot_at(mapped, numbers[mark])
+            if kept is not None:
+                return Shard(kept.header, write_posted(storage, rank, kept), kept.reports)
+        raise CheckpointError(
+            f"snapshot of rank {rank}", f"step {mark.step} is not as it was written"
+        )
 
     def news(self) -> list[Written]:
         """What became of checkpoints since the last call."""

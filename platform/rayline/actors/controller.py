@@ -1,12 +1,15 @@
 """The life of a gang as a state machine: each state is one method that returns the next.
 
     PLACING ── STARTING ── RUNNING ── FINISHED
-       │           │  ╲       │  ╲
-       │           │   ╲── RECOVERING ── PLACING
-       └───────────┴────────┬─┴───┴── FAILED
+     │  │          │  ╲       │  ╲
+     │  │          │   ╲── RECOVERING ── PLACING
+     │  └─ RESIZING ── PLACING │
+     └─────────────┴────────┬──┴── FAILED
 
-What to do about a failure is decided in failure.py; here it is carried out. Whatever happens, the
-workers are ended and the room is given back.
+A job that may go on narrower is resized where there is no room for its plan, and again once there
+is more room: RUNNING, too, leads to RESIZING. What to do about a failure is decided in policy.py,
+which plan fits in elastic.py; here it is carried out. Whatever happens, the workers are ended and
+the room is given back.
 """
 
 from __future__ import annotations
@@ -17,16 +20,23 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from enum import Enum, auto
 
+from rayline.actors import cluster
+from rayline.actors.elastic import Elastic, with_own_room
 from rayline.actors.failure import Failure, first_cause
 from rayline.actors.gang import Assignment, Gang, WorkersLost
 from rayline.actors.interrupt import StopRequest
+from rayline.actors.keepers import Stored
 from rayline.actors.placement import Placement
 from rayline.actors.policy import Past, decide
 from rayline.actors.recovery import Recovery
-from rayline.errors import InterruptedByUser, RaylineError
-from rayline.spec import StepReport, TrainResult
+from rayline.errors import InterruptedByUser, PlacementError, RaylineError
+from rayline.spec import ParallelPlan, StepReport, TrainResult
 
 log = logging.getLogger(__name__)
+
+_ROOM_LOOK_S = 5.0
+"""How often a gang that is narrower than wanted looks for more room."""
+_FREED_S = 2.0
 
 Observer = Callable[[StepReport], None]
 
@@ -38,6 +48,7 @@ class Phase(Enum):
     STARTING = auto()
     RUNNING = auto()
     RECOVERING = auto()
+    RESIZING = auto()
     FINISHED = auto()
     FAILED = auto()
 
@@ -52,8 +63,10 @@ class Controller:
         observers: Sequence[Observer],
         stop: StopRequest,
         on_event: Callable[[str, str], None],
+        elastic: Elastic | None = None,
     ) -> None:
-        """`on_event` is told the kind of an event and what happened."""
+        """`on_event` is told the kind of an event and what happened. Without `elastic` the plan
+        stays what it is."""
         self._assignment = assignment
         self._placement = placement
         self._observers = observers
@@ -63,6 +76,11 @@ class Controller:
         """Those that led to a finished step."""
         self._recovering: Recovery | None = None
         self._gang = Gang(assignment)
+        self._elastic = elastic
+        self._stored: Stored | None = None
+        """What a narrower gang goes on from, where that was in memory."""
+        self._widening = False
+        self._looked_s = time.monotonic()
         self._asked_to_stop = False
         self._failures: list[Failure] = []
         self._past: list[Past] = []
@@ -79,6 +97,7 @@ class Controller:
             Phase.STARTING: self._start,
             Phase.RUNNING: self._follow,
             Phase.RECOVERING: self._recover,
+            Phase.RESIZING: self._resize,
         }
         phase = Phase.PLACING
         try:
@@ -103,15 +122,33 @@ class Controller:
             self._error = wrong
             return Phase.FAILED
 
+    @property
+    def plan(self) -> ParallelPlan:
+        """The one that the gang has now."""
+        return self._assignment.job.plan
+
     def _place(self) -> Phase:
-        timeout_s = self._assignment.job.resources.placement_timeout_s
-        self._placement.reserve(timeout_s, self._stop.requested)
+        job = self._assignment.job
+        try:
+            if self._elastic is None:
+                timeout_s = job.resources.placement_timeout_s
+            else:
+                timeout_s = job.recovery.patience_s
+            self._placement.reserve(timeout_s, self._stop.requested)
+        except PlacementError as wrong:
+            if self._elastic is None:
+                raise
+            log.warning("%s", wrong.problem)
+            return Phase.RESIZING
         if self._recovering is not None:
             self._recovering = replace(self._recovering, placed_s=time.time())
         return Phase.STARTING
 
     def _start(self) -> Phase:
         step = self._gang.start(self._placement, self._stop.requested)
+        if step is None and self._stored is not None:
+            step = self._stored.step
+        self._stored = None
         if self._recovering is not None:
             self._recovering = replace(self._recovering, started_s=time.time(), resumed_step=step)
         return Phase.RUNNING
@@ -128,8 +165,11 @@ class Controller:
             if written.problem:
                 self._on_event("checkpoint", str(written))
         if result is not None:
+            if self._widening and not result.finished and not self._stop.requested():
+                return Phase.RESIZING
             self._result = result
             return Phase.FINISHED
+        self._look_for_room()
         if self._stop.requested() and not self._asked_to_stop:
             self._asked_to_stop = True
             self._gang.ask_to_stop()
@@ -140,6 +180,50 @@ class Controller:
                 fix="run the same spec again to go on from the newest checkpoint",
             )
         return Phase.RUNNING
+
+    def _look_for_room(self) -> None:
+        """Let a gang that is narrower than wanted stop after its step once a wider one fits."""
+        elastic, now_s = self._elastic, time.monotonic()
+        if elastic is None or self._widening or self.plan == elastic.wanted.plan:
+            return
+        if now_s - self._looked_s < _ROOM_LOOK_S:
+            return
+        self._looked_s = now_s
+        nodes = with_own_room(cluster.nodes(), self._placement.held())
+        wider = elastic.fitting(nodes)
+        if wider is not None and wider.plan.world_size > self.plan.world_size:
+            log.warning("there is room for %s again", wider.plan)
+            self._widening = True
+            self._gang.ask_to_stop()
+
+    def _resize(self) -> Phase:
+        """Begin again under the plan that there is room for, from what is in memory or, after a
+        stop, from the checkpoint that it left. Raises PlacementError where nothing fits."""
+        if self._elastic is None:
+            raise RuntimeError("only an elastic job is resized")
+        before = self.plan
+        if not self._widening:
+            self._stored = self._gang.store() or self._stored
+            self._tell_stored()
+        self._widening = False
+        self._gang.end()
+        self._placement.release()
+        # Ray tells what is free a moment after it was given back.
+        self._stop.wait(_FREED_S)
+        job = self._elastic.fitting(cluster.nodes())
+        if job is None:
+            raise self._elastic.no_room(cluster.nodes())
+        self._assignment = replace(self._assignment, job=job)
+        self._placement = Placement(self._elastic.bundles(job))
+        self._gang = Gang(self._assignment, self._gang.epoch)
+        log.warning("%s takes the place of %s", job.plan, before)
+        self._on_event("replanned", f"{job.plan} takes the place of {before}")
+        return Phase.PLACING
+
+    def _tell_stored(self) -> None:
+        """What rank 0 had reported by its last snapshot, and nobody has fetched since."""
+        lines = [] if self._stored is None else self._stored.reports
+        self._tell([StepReport.from_json(line) for line in lines])
 
     def _recover(self) -> Phase:
         """Go on without what was lost, or give up with the first cause."""

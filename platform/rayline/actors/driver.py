@@ -19,6 +19,7 @@ from ray.util.placement_group import PlacementGroup
 from rayline.actors import cluster
 from rayline.actors.bundles import gang_bundles, memory_bundles, uses_gpu, worker_bundle
 from rayline.actors.controller import Controller, Observer
+from rayline.actors.elastic import Elastic
 from rayline.actors.gang import Assignment
 from rayline.actors.interrupt import StopRequest
 from rayline.actors.placement import Placement, refuse_impossible
@@ -32,6 +33,7 @@ from rayline.spec import (
     JobSpec,
     ModelRef,
     ModelShape,
+    ParallelPlan,
     StepReport,
     TrackingSpec,
     TrainResult,
@@ -94,26 +96,24 @@ def train(
         model_directory, shape = _checked_model(job)
         cluster.ensure_ray()
         gpu = uses_gpu(job.resources, cluster.nodes())
-        bundles = gang_bundles(job.plan, job.resources, gpu)
-        if placement_group is None:
-            refuse_impossible(bundles)
-        if not gpu:
-            worker_bytes = estimate_memory(shape, job).total_bytes
-            refuse_impossible(memory_bundles(job.plan, worker_bytes))
+        at_home = anchored_job(job, Path.cwd())
+        elastic = None
+        if job.recovery.elastic and placement_group is None:
+            elastic = Elastic(at_home, shape, gpu)
+        placement = _placement(job, shape, gpu, placement_group, elastic)
         assignment = Assignment(
-            job=anchored_job(job, Path.cwd()),
+            job=at_home,
             model_directory=model_directory,
             held=worker_bundle(job.resources, gpu),
             function=rank_function,
         )
         tokenize_on_cluster(assignment.job, model_directory, cluster.nodes())
-        placement = Placement(bundles, placement_group)
         with _tracked(job, parent_run_id, run_id) as run, request.listening():
             run.log_text(assignment.job.to_yaml(), _SPEC_FILE)
             watching = [_only_new(run, job, run_id), *observers]
-            controller = Controller(assignment, placement, watching, request, run.event)
+            controller = Controller(assignment, placement, watching, request, run.event, elastic)
             result = controller.run()
-            _keep_measures(job, run, result)
+            _keep_measures(controller.plan, run, result)
             if request.by_user and not result.finished:
                 raise _interrupted(result)
             model = _kept(job, run, result)
@@ -121,6 +121,25 @@ def train(
         raise InterruptedByUser("job", "ended; nothing is left running") from None
     directory = Path(assignment.job.directory)
     return JobOutcome(run.run_id, result, model, directory, tuple(controller.recoveries))
+
+
+def _placement(
+    job: JobSpec,
+    shape: ModelShape,
+    gpu: bool,
+    lent: PlacementGroup | None,
+    elastic: Elastic | None,
+) -> Placement:
+    """Room for the job, not reserved yet. Raises PlacementError where the cluster could not hold it
+    even if it were idle, and not under a narrower plan either."""
+    bundles = gang_bundles(job.plan, job.resources, gpu)
+    if elastic is None or not elastic.could_fit(cluster.nodes()):
+        if lent is None:
+            refuse_impossible(bundles)
+        if not gpu:
+            worker_bytes = estimate_memory(shape, job).total_bytes
+            refuse_impossible(memory_bundles(job.plan, worker_bytes))
+    return Placement(bundles, lent)
 
 
 def anchored_job(job: JobSpec, home: Path) -> JobSpec:
@@ -210,10 +229,10 @@ def _only_new(run: TrackedRun, job: JobSpec, run_id: str | None) -> Observer:
     return record
 
 
-def _keep_measures(job: JobSpec, run: TrackedRun, result: TrainResult) -> None:
+def _keep_measures(plan: ParallelPlan, run: TrackedRun, result: TrainResult) -> None:
     """What is known of a run once its steps are done: each rank's memory, and rank 0's trace."""
     held = result.peak_memory_bytes
-    by_rank = {f"rank {rank} {job.plan.coordinate(rank)}": peak for rank, peak in enumerate(held)}
+    by_rank = {f"rank {rank} {plan.coordinate(rank)}": peak for rank, peak in enumerate(held)}
     run.summarize(result.last_step, by_rank)
     if result.trace is not None:
         run.log_artifact(Path(result.trace), "profile")

@@ -23,7 +23,7 @@ from rayline.actors import cluster
 from rayline.actors.bundles import Bundle
 from rayline.actors.crew import Crew
 from rayline.actors.failure import Failure, death_of, failure_of, hang_of, worker_name
-from rayline.actors.keepers import Keepers
+from rayline.actors.keepers import Keepers, Stored
 from rayline.actors.placement import Placement
 from rayline.actors.progress import Standing
 from rayline.actors.saving import Written
@@ -72,13 +72,15 @@ class Gang:
     """One worker per rank, in its bundle. `start` before anything else, and again after `part`;
     `end` in any case."""
 
-    def __init__(self, assignment: Assignment) -> None:
+    def __init__(self, assignment: Assignment, epoch: int = 0) -> None:
+        """`epoch`: how often the job has begun before."""
         job = assignment.job
         self._assignment = assignment
         self._plan = job.plan
         self._crew = Crew(job.plan, assignment.held, job.recovery.spares, warm_modules(job.engine))
         self._keepers = Keepers(job)
-        self._epoch = 0
+        self.epoch = epoch
+        """Number of the present beginning."""
         self._lacks_spares = False
         self._running: dict[ray.ObjectRef[Any], int] = {}
         """Run that has not ended, to its rank."""
@@ -93,8 +95,8 @@ class Gang:
         Raises WorkersLost where a process ended, PlacementError after START_TIMEOUT_S or where
         GPUs are missing, SpecError where logs cannot be written, InterruptedByUser.
         """
-        self._epoch += 1
-        self._vigil.begin(self._epoch)
+        self.epoch += 1
+        self._vigil.begin(self.epoch)
         self._results.clear()
         if self._keeps_snapshots:
             self._keepers.stand(set(placement.node_of_bundle().values()))
@@ -125,7 +127,7 @@ class Gang:
             allotted,
             one_device([devices[rank] for rank in range(len(actors))]),
             (places[0].address, port),
-            self._epoch,
+            self.epoch,
             opened,
         )
         what = self._assignment
@@ -144,7 +146,7 @@ class Gang:
     def _opened(self, node_of_rank: Sequence[str]) -> Opened:
         if not self._keeps_snapshots:
             return NO_SNAPSHOTS
-        return self._keepers.open(node_of_rank, self._epoch)
+        return self._keepers.open(node_of_rank, self.epoch)
 
     def watch(self) -> TrainResult | None:
         """Look for a second: the result once every rank is done, else None.
@@ -188,6 +190,10 @@ class Gang:
             self._lacks_spares = False
             self._crew.stand_by()
         return reports
+
+    def store(self) -> Stored | None:
+        """Make what is kept in memory a checkpoint, for a gang of another plan."""
+        return self._keepers.store()
 
     def news_of_checkpoints(self) -> list[Written]:
         """What became of checkpoints that were written beside the steps, since the last call."""

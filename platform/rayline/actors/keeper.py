@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from rayline.actors.saving import Storage, Written
+from rayline.actors.saving import Shard, Storage, Written
 from rayline.spec import SnapshotMark
 
 if TYPE_CHECKING:
@@ -66,6 +66,17 @@ class Keeper:
     def written(self, storage: Storage, rank: int, header: CheckpointHeader, report: str) -> None:
         """A rank's shard lies in the folder of its step; told to the committer."""
         self._areas.written(storage, rank, header, report)
+
+    def store(self, storage: Storage, rank: int, mark: SnapshotMark) -> Shard:
+        """Write a snapshot that is kept here as a shard of a checkpoint. Raises CheckpointError
+        where it is not as it was written."""
+        return self._areas.store(storage, rank, mark)
+
+    def commit(self, storage: Storage, shards: Sequence[Shard]) -> Written:
+        """Make a checkpoint of every rank's shard of one step, in the order of ranks."""
+        from rayline.actors.storage import commit_shards
+
+        return commit_shards(storage, shards)
 
     def news(self) -> list[Written]:
         """What became of checkpoints since the last call."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from ray.exceptions import RayError, RayTaskError
 
 from rayline.actors.crew import beside
 from rayline.actors.keeper import Keeper
-from rayline.actors.saving import Storage, Written
+from rayline.actors.saving import Shard, Storage, Written
 from rayline.actors.seating import Opened
 from rayline.errors import CheckpointError
 from rayline.spec import JobSpec, SnapshotMark
@@ -31,12 +32,22 @@ Held = Mapping[int, Mapping[str, Sequence[SnapshotMark]]]
 """Rank to node to the whole snapshots that the node's keeper has of it."""
 
 
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """A snapshot that became a checkpoint."""
+
+    step: int
+    reports: list[str]
+    """Rank 0's newest, as JSON: the driver may lack some of them."""
+
+
 class Keepers:
     """Made for one job; `end` ends them, and frees what they kept."""
 
     def __init__(self, job: JobSpec) -> None:
         self._job = job
         self._claim = ""
+        self._storage: Storage | None = None
         self._keepers: dict[str, ActorHandle[Keeper]] = {}
         self._asked: dict[ActorHandle[Keeper], Any] = {}
 
@@ -99,7 +110,7 @@ class Keepers:
             raise CheckpointError(
                 str(root), f"cannot be written: {wrong.cause}", fix="mend it, or change output_dir"
             ) from None
-        storage = Storage(
+        self._storage = storage = Storage(
             root=root,
             keep=self._job.checkpoint.keep,
             world_size=len(node_of_rank),
@@ -109,6 +120,32 @@ class Keepers:
         committer.write_to.remote(storage, None)
         for node in sorted(set(node_of_rank) - {node_of_rank[0]}):
             self._keepers[node].write_to.remote(storage, committer)
+
+    def store(self) -> Stored | None:
+        """Make the newest snapshot that all ranks have a checkpoint on storage, for a plan that
+        cannot take it from memory; None where there is none, or where it cannot be written."""
+        storage = self._storage
+        if storage is None:
+            return None
+        held = self._held()
+        mark = newest_common(held, storage.world_size)
+        if mark is None:
+            return None
+        # No beginning of a gang writes to this folder.
+        apart = replace(storage, epoch=0)
+        nodes = [_holder(held, rank, mark) for rank in range(storage.world_size)]
+        asked: list[Any] = [
+            self._keepers[node].store.remote(apart, rank, mark) for rank, node in enumerate(nodes)
+        ]
+        try:
+            shards: list[Shard] = ray.get(asked)
+            committing: Any = self._keepers[nodes[0]].commit.remote(apart, shards)
+            written: Written = ray.get(committing)
+        except (RayError, CheckpointError) as wrong:
+            log.warning("the snapshot of step %d could not be stored: %s", mark.step, wrong)
+            return None
+        log.info("checkpoint: %s", written)
+        return None if written.problem else Stored(mark.step, shards[0].reports)
 
     def end(self) -> None:
         """End every keeper. Never raises; may be called more than once."""
@@ -151,5 +188,10 @@ def moves(held: Held, mark: SnapshotMark, node_of_rank: Sequence[str]) -> list[t
     for rank, node in enumerate(node_of_rank):
         having = [place for place, marks in held[rank].items() if mark in marks]
         if node not in having:
-            found.append((rank, min(having)))
+            found.append((rank, _holder(held, rank, mark)))
     return found
+
+
+def _holder(held: Held, rank: int, mark: SnapshotMark) -> str:
+    """A node that has `mark` of a rank."""
+    return min(place for place, marks in held[rank].items() if mark in marks)

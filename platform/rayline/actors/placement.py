@@ -82,6 +82,11 @@ class Placement:
         nodes: dict[int, str] = self._table()["bundles_to_node_id"]
         return nodes
 
+    def held(self) -> list[tuple[str, Bundle]]:
+        """The gang's own bundles, each with the node that it lies on."""
+        nodes = self.node_of_bundle()
+        return [(nodes[self._first + index], bundle) for index, bundle in enumerate(self._bundles)]
+
     def strategy(self, bundle: int) -> PlacementGroupSchedulingStrategy:
         """Ray's word for "in this bundle"; the room must have been reserved."""
         if self._group is None:

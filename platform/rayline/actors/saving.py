@@ -5,6 +5,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from rayline.checkpoint import CheckpointHeader
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,3 +36,14 @@ class Written:
         if self.problem:
             return f"step {self.step} not saved: {self.problem}"
         return f"step {self.step} saved"
+
+
+@dataclass(frozen=True, slots=True)
+class Shard:
+    """One rank's part of a snapshot, written to the folder of its step."""
+
+    header: CheckpointHeader
+    report: str
+    """What the committer is told of it."""
+    reports: list[str]
+    """Rank 0's newest step reports, as the snapshot holds them."""

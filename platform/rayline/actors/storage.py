@@ -14,10 +14,11 @@ import hashlib
 import logging
 import shutil
 from collections import defaultdict
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from rayline.actors.saving import Storage, Written
+from rayline.actors.saving import Shard, Storage, Written
 from rayline.checkpoint import (
     CheckpointHeader,
     Snapshot,
@@ -48,13 +49,21 @@ class Committer:
         del self._reports[header.step]
         for older in [step for step in self._reports if step < header.step]:
             del self._reports[older]
-        folder = folder_of(self.storage, header.step)
-        if not holds(self.storage.root, self.storage.claim):
-            shutil.rmtree(folder, ignore_errors=True)
-            return Written(header.step, f"another run writes to {self.storage.root} now")
         reports = [mine[one] for one in range(self.storage.world_size)]
-        wrong = commit(self.storage.root, folder, header, reports, self.storage.keep)
-        return Written(header.step, wrong)
+        return _committed(self.storage, header, reports)
+
+
+def commit_shards(storage: Storage, shards: Sequence[Shard]) -> Written:
+    """Make the shards of all ranks, which hold one step, a checkpoint."""
+    return _committed(storage, shards[0].header, [shard.report for shard in shards])
+
+
+def _committed(storage: Storage, header: CheckpointHeader, reports: Sequence[str]) -> Written:
+    folder = folder_of(storage, header.step)
+    if not holds(storage.root, storage.claim):
+        shutil.rmtree(folder, ignore_errors=True)
+        return Written(header.step, f"another run writes to {storage.root} now")
+    return Written(header.step, commit(storage.root, folder, header, reports, storage.keep))
 
 
 def folder_of(storage: Storage, step: int) -> Path:

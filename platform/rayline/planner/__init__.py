@@ -1,6 +1,7 @@
 """Arithmetic only: a model's shape, its parameters and operations, the memory of a worker, the
 pipeline's bubble, what devices can do. No torch, no Ray."""
 
+from rayline.planner.elastic import narrower_plans, widest_that_fits, with_plan
 from rayline.planner.flops import (
     forward_flops_per_token,
     matrix_parameters_per_token,
@@ -28,7 +29,10 @@ __all__ = [
     "forward_flops_per_token",
     "matrix_parameters_per_token",
     "model_flops_per_token",
+    "narrower_plans",
     "plan_job",
     "read_model_config",
     "read_model_shape",
+    "widest_that_fits",
+    "with_plan",
 ]

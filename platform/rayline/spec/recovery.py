@@ -20,6 +20,12 @@ class RecoverySpec(Document):
     peer_copies: bool = True
     """Send every snapshot to another of the gang's nodes too, so that the loss of a node loses
     nothing."""
+    elastic: bool = False
+    """Go on with fewer workers where there is no room for all within `patience_s`, and with all
+    again once there is. Batch, data order and schedule stay; the plan's data axis gives way first,
+    then the pipeline, then tensor."""
+    patience_s: float = Field(default=30.0, gt=0)
+    """How long an elastic job waits for the room of its whole plan."""
     spares: int = Field(default=0, ge=0)
     """Processes that stand by on each node with torch imported, to take a lost worker's place at
     once. They hold no CPU or GPU of their own, and some 300 MiB of memory."""

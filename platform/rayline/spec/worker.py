@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import math
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import asdict, dataclass
+from typing import Literal, Self
+
+from pydantic import TypeAdapter
 
 from rayline.spec.plan import Coordinate
 
@@ -187,6 +190,15 @@ class StepReport:
     def tokens_per_s_per_device(self) -> float:
         """Processed tokens in a second of training, of one worker."""
         return self.tokens_per_s / self.workers
+
+    def to_json(self) -> str:
+        """One line that `from_json` reads back to an equal value."""
+        return json.dumps(asdict(self))
+
+    @classmethod
+    def from_json(cls, line: str) -> Self:
+        """The inverse of `to_json`. Raises pydantic.ValidationError."""
+        return TypeAdapter(cls).validate_python(json.loads(line))
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,20 +6,15 @@ made but not fetched when rank 0 died is made again from there, so the record ha
 
 from __future__ import annotations
 
-import json
 import time
 from collections import deque
 from collections.abc import Callable
-from dataclasses import asdict
 from pathlib import Path
-
-from pydantic import TypeAdapter
 
 from rayline.checkpoint import CheckpointHeader, Snapshot, SnapshotArea
 from rayline.spec import JobSpec, StepReport, WorkerContext
 from rayline.train.engine import Engine
 
-_REPORT = TypeAdapter(StepReport)
 _REPORTS_KEPT = 256
 """More than are made between two looks of the driver, which takes them four times a second."""
 _LOOK_S = 0.002
@@ -54,13 +49,13 @@ class Snapshots:
         engine.restore(pieces, kept.header.scalars)
         for line in kept.reports:
             self._reports.append(line)
-            observe(_REPORT.validate_python(json.loads(line)))
+            observe(StepReport.from_json(line))
         return kept
 
     def note(self, report: StepReport) -> None:
         """Keep a report, made on rank 0, with the snapshots that follow."""
         if self._area is not None:
-            self._reports.append(json.dumps(asdict(report)))
+            self._reports.append(report.to_json())
 
     def is_due(self, step: int) -> bool:
         """Whether a snapshot follows `step`."""

@@ -1,0 +1,165 @@
+"""A job that may go on narrower: on fewer nodes it goes on, on more it is what it was."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from rayline.actors import controller
+from rayline.actors.bundles import Node
+from rayline.actors.chaos import faulty_rank
+from rayline.actors.driver import train
+from rayline.actors.elastic import Elastic, with_own_room
+from rayline.errors import PlacementError
+from rayline.models.tiny import write_tiny_model
+from rayline.spec import Fault, JobSpec, ModelShape, StepReport, TrainResult, WorkerContext
+from rayline.tracking import read_run
+from rayline.train.link import Link
+
+SHAPE = ModelShape.from_config(
+    {
+        "num_hidden_layers": 4,
+        "hidden_size": 64,
+        "num_attention_heads": 4,
+        "intermediate_size": 128,
+        "vocab_size": 512,
+    }
+)
+GIB = 2.0**30
+
+
+def node(name: str, free_cpus: float, cpus: float = 4.0, memory: float = 64 * GIB) -> Node:
+    return Node(name, name, {"CPU": cpus, "memory": memory}, {"CPU": free_cpus, "memory": memory})
+
+
+@pytest.fixture
+def job(tmp_path: Path) -> JobSpec:
+    """Data 2 x tensor 2; each node of the cluster holds two workers."""
+    model = write_tiny_model(tmp_path / "model")
+    text = tmp_path / "text.jsonl"
+    text.write_text("\n".join(json.dumps({"text": f"{n} and {n * n}"}) for n in range(900)))
+    return JobSpec.parse(
+        {
+            "name": "elastic",
+            "model": {"directory": str(model)},
+            "steps": 60,
+            "data": {"kind": "text", "files": [str(text)], "sequence_tokens": 32},
+            "batch": {"sequences": 4},
+            "optim": {"lr": 1e-3},
+            "plan": {"data": 2, "tensor": 2},
+            "checkpoint": {"every_steps": 30},
+            "recovery": {
+                "snapshot_every_steps": 1,
+                "max_restarts": 1,
+                "elastic": True,
+                "patience_s": 2,
+            },
+            "resources": {"device": "cpu", "cpus_per_worker": 2},
+            "output_dir": str(tmp_path / "run"),
+            "tracking": {"uri": f"sqlite:///{tmp_path}/mlflow.db"},
+        }
+    )
+
+
+def paced_rank(
+    faults: tuple[Fault, ...], job: JobSpec, context: WorkerContext, model: Path, link: Link
+) -> TrainResult:
+    """Steps that are slow while the gang is narrow, so that a node comes while there are steps."""
+
+    def observe(report: StepReport) -> None:
+        link.observe(report)
+        time.sleep(0.3 if context.world_size == 2 else 0.0)
+
+    return faulty_rank(faults, job, context, model, replace(link, observe=observe))
+
+
+def test_what_others_hold_is_no_room_and_what_the_gang_holds_is(job: JobSpec) -> None:
+    elastic = Elastic(job, SHAPE, gpu=False)
+    nodes = [node("a", 0.0), node("b", 3.0)]
+    assert elastic.fitting(nodes) is not None
+    narrow = elastic.fitting([node("a", 0.0), node("b", 2.0)])
+    assert narrow is not None
+    assert narrow.plan.world_size == 1
+    assert elastic.fitting([node("a", 1.0), node("b", 1.0)]) is None
+    assert elastic.could_fit([node("a", 1.0), node("b", 1.0)])
+    bundle = {"CPU": 4.0}
+    freed = with_own_room([node("a", 0.0), node("b", 4.0)], [("a", bundle), ("gone", bundle)])
+    assert [one.available["CPU"] for one in freed] == [4.0, 4.0]
+    whole = elastic.fitting(freed)
+    assert whole is not None
+    assert whole.plan == job.plan
+
+
+def test_a_node_without_the_memory_is_no_room(job: JobSpec) -> None:
+    assert Elastic(job, SHAPE, gpu=False).fitting([node("a", 4.0, memory=1e6)]) is None
+    # What a GPU has is not known to Ray.
+    gpus = Node("a", "a", {"CPU": 8.0, "GPU": 4.0}, {"CPU": 8.0, "GPU": 4.0})
+    assert Elastic(job, SHAPE, gpu=True).fitting([gpus]) is not None
+
+
+def test_no_room_says_what_each_node_has(job: JobSpec) -> None:
+    wrong = Elastic(job, SHAPE, gpu=False).no_room([node("first", 1.0)])
+    assert isinstance(wrong, PlacementError)
+    assert "node first has 1 CPU free" in str(wrong)
+    assert "resume" in str(wrong)
+
+
+@pytest.fixture
+def two_nodes() -> Iterator[Any]:
+    import ray
+    from ray.cluster_utils import Cluster
+
+    cluster = Cluster()
+    try:
+        # The head is not to be lost.
+        for cpus in (0, 4, 4):
+            cluster.add_node(num_cpus=cpus, include_dashboard=False)
+        ray.init(address=cluster.address, log_to_driver=False)
+        yield cluster
+    finally:
+        ray.shutdown()
+        cluster.shutdown()
+
+
+@pytest.mark.ray
+def test_a_lost_node_narrows_the_gang_and_a_new_one_widens_it_again(
+    job: JobSpec, two_nodes: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Batch and data stay: every step once, and its loss that of one worker in an unbroken run."""
+    monkeypatch.setattr(controller, "_ROOM_LOOK_S", 1.0)
+    unbroken: dict[int, float] = {}
+    alone = job.changed({"plan": {"data": 1}, "output_dir": f"{job.output_dir}-unbroken"})
+    train(alone, observers=[lambda report: unbroken.update({report.step: report.loss})])
+    told: list[StepReport] = []
+    came: list[int] = []
+
+    def follow(report: StepReport) -> None:
+        told.append(report)
+        if report.workers == 2 and not came:
+            came.append(report.step)
+            two_nodes.add_node(num_cpus=4)
+
+    lost = Fault(kind="node", rank=3, step=8, phase="backward")
+    outcome = train(job, observers=[follow], rank_function=partial(paced_rank, (lost,)))
+
+    assert [report.step for report in told] == list(range(1, 61))
+    widths = [report.workers for report in told]
+    assert [width for at, width in enumerate(widths) if not at or widths[at - 1] != width] == [
+        4,
+        2,
+        4,
+    ]
+    assert max(abs(report.loss - unbroken[report.step]) for report in told) < 1e-4
+    (recovery,) = outcome.recoveries
+    assert recovery.resumed_step is not None
+    assert recovery.resumed_step >= 6
+    events = read_run(job.tracking, outcome.run_id).events
+    replanned = [event.text for event in events if event.kind == "replanned"]
+    assert len(replanned) == 2, events
