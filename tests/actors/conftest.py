@@ -1,5 +1,6 @@
 """One simulated cluster for each module that asks for it, and jobs that run on it."""
 
+import json
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -10,6 +11,7 @@ import pytest
 os.environ.setdefault("RAY_AUTH_MODE", "disabled")
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 
+from rayline.models.tiny import write_tiny_model
 from rayline.spec import JobSpec
 
 MakeJob = Callable[..., JobSpec]
@@ -31,6 +33,26 @@ def make_job(tmp_path: Path) -> MakeJob:
         }
     )
     return lambda **changes: job.changed(changes)
+
+
+@pytest.fixture
+def text_job(tmp_path: Path) -> JobSpec:
+    """A job that can run: a small model on numbers, one worker, in a folder of its own."""
+    text = tmp_path / "text.jsonl"
+    text.write_text("\n".join(json.dumps({"text": f"{n} and {n * n}"}) for n in range(900)))
+    return JobSpec.parse(
+        {
+            "name": "small",
+            "model": {"directory": str(write_tiny_model(tmp_path / "model"))},
+            "steps": 10,
+            "data": {"kind": "text", "files": [str(text)], "sequence_tokens": 32},
+            "batch": {"sequences": 4},
+            "optim": {"lr": 1e-3},
+            "resources": {"device": "cpu"},
+            "output_dir": str(tmp_path / "run"),
+            "tracking": {"uri": f"sqlite:///{tmp_path}/mlflow.db"},
+        }
+    )
 
 
 @pytest.fixture(scope="module")

@@ -6,22 +6,20 @@ from pathlib import Path
 import pytest
 
 from rayline.actors.chaos import ChaosReport, chaos, check_faults, draw_faults
-from rayline.actors.driver import anchored_job
 from rayline.checkpoint import list_steps
 from rayline.errors import SpecError
 from rayline.spec import Fault, JobSpec
 
-ROOT = Path(__file__).parents[2]
-
 
 @pytest.fixture
-def job(tmp_path: Path) -> JobSpec:
-    """Thirteen steps of the quickstart's model over four ranks on two nodes, with a snapshot after
+def job(text_job: JobSpec) -> JobSpec:
+    """Thirteen steps of some tenths of a second over four ranks on two nodes, with a snapshot after
     each."""
-    quick = JobSpec.load(ROOT / "jobs" / "specs" / "quickstart.yaml")
-    return anchored_job(quick, ROOT).changed(
+    return text_job.changed(
         {
             "steps": 13,
+            "data.sequence_tokens": 128,
+            "batch.sequences": 32,
             "plan.data": 2,
             "plan.tensor": 2,
             "checkpoint.every_steps": 3,
@@ -29,8 +27,6 @@ def job(tmp_path: Path) -> JobSpec:
             "recovery.spares": 1,
             "recovery.hang_after_s": 4,
             "resources.cpus_per_worker": 2,
-            "output_dir": str(tmp_path / "run"),
-            "tracking.uri": f"sqlite:///{tmp_path}/mlflow.db",
         }
     )
 

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable, Iterator
+from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +14,8 @@ import pytest
 import typer
 from transformers import Qwen2Config
 
-from rayline.actors.local import local_processes
-from rayline.actors.verify import Bench, Verification, plan_verification, verify
+from rayline.actors.local import RunCalls, local_processes
+from rayline.actors.verify import MODULES, Bench, Verification, plan_verification, verify
 from rayline.cli.screen import Screen
 from rayline.cli.verify import conclude
 from rayline.errors import RaylineError, SpecError, WorkerError
@@ -70,24 +73,41 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_tiny_model(folder, architecture="qwen3", tied=True)
 
 
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunCalls]:
+    """One process that has imported what ranks need, for all of these tests: importing takes longer
+    than verifying."""
+    folder = tmp_path_factory.mktemp("processes")
+    modules = ["rayline.train.native", *MODULES]
+    with local_processes(modules, folder) as run:
+        yield run
+
+
+@pytest.fixture(scope="module")
+def verified(run: RunCalls) -> Callable[..., Verification]:
+    """`verify`, its ranks forked from that one process."""
+    return partial(verify, processes=lambda modules, folder: nullcontext(run))
+
+
 def judged(
-    spec: JobSpec, trials: dict[str, tuple[dict[str, int], Any]], scratch: Path
+    run: RunCalls, spec: JobSpec, trials: dict[str, tuple[dict[str, int], Any]], scratch: Path
 ) -> dict[str, Verdict]:
     """Verdicts by name on plans with engines, all lived by one gang and compared with one
     reference."""
     bench = Bench(plan_verification(spec), scratch)
-    with local_processes(bench.modules, scratch) as run:
-        reference = bench.prepare(run)
-        ready = {
-            name: bench.trial(name, ParallelPlan.parse(plan), build)
-            for name, (plan, build) in trials.items()
-        }
-        return dict(zip(ready, bench.judged(run, ready, reference), strict=True))
+    reference = bench.prepare(run)
+    ready = {
+        name: bench.trial(name, ParallelPlan.parse(plan), build)
+        for name, (plan, build) in trials.items()
+    }
+    return dict(zip(ready, bench.judged(run, ready, reference), strict=True))
 
 
 @pytest.fixture(scope="module")
-def planted(model: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Verdict]:
-    return judged(job(model, DATA), PLANTED, tmp_path_factory.mktemp("planted"))
+def planted(
+    run: RunCalls, model: Path, tmp_path_factory: pytest.TempPathFactory
+) -> dict[str, Verdict]:
+    return judged(run, job(model, DATA), PLANTED, tmp_path_factory.mktemp("planted"))
 
 
 def offending(verdict: Verdict, check: str) -> dict[str, str]:
@@ -95,11 +115,13 @@ def offending(verdict: Verdict, check: str) -> dict[str, str]:
     return {o.name: o.hint for o in verdict.offences if o.check == check}
 
 
-def test_good_plans_are_equal(planted: dict[str, Verdict], model: Path, tmp_path: Path) -> None:
+def test_good_plans_are_equal(
+    run: RunCalls, planted: dict[str, Verdict], model: Path, tmp_path: Path
+) -> None:
     axes = {name: verdict for name, verdict in planted.items() if name.startswith("good")}
     assert len(axes) == 3
     crossed = judged(
-        job(model, CROSS), {"cross": (CROSS, None), "stages": (STAGES, None)}, tmp_path
+        run, job(model, CROSS), {"cross": (CROSS, None), "stages": (STAGES, None)}, tmp_path
     )
     for verdict in (*axes.values(), *crossed.values()):
         assert verdict.equal, verdict.offences
@@ -138,10 +160,12 @@ def _compared(verdict: Verdict) -> int:
     return next(check.compared for check in verdict.checks if check.check == "gradient")
 
 
-def test_spread_experts_are_equal_and_their_mean_for_a_sum_is_named(tmp_path: Path) -> None:
+def test_spread_experts_are_equal_and_their_mean_for_a_sum_is_named(
+    run: RunCalls, tmp_path: Path
+) -> None:
     model = write_architecture(tmp_path / "mixtral", "mixtral")
     trials = {"good": (SPREAD, None), "mean": (SPREAD, planted_bugs.experts_averaged)}
-    found = judged(job(model, SPREAD), trials, tmp_path)
+    found = judged(run, job(model, SPREAD), trials, tmp_path)
     assert found["good"].equal, found["good"].offences
     hints = offending(found["mean"], "gradient")
     assert len(hints) == 4
@@ -198,10 +222,10 @@ def test_a_norm_of_one_stage_is_found_though_every_gradient_is_right(
 
 
 @pytest.fixture(scope="module")
-def blamed(model: Path) -> Verification:
+def blamed(verified: Callable[..., Verification], model: Path) -> Verification:
     said: list[str] = []
     plan = plan_verification(job(model, CROSS))
-    found = verify(plan, observe=said.append, build=planted_bugs.partial_sum_left_out)
+    found = verified(plan, observe=said.append, build=planted_bugs.partial_sum_left_out)
     assert [line.partition(":")[0] for line in said] == [
         "reference",
         "whole plan",
@@ -250,10 +274,10 @@ def test_as_json_a_difference_is_one_document(
     assert "_norm.weight" in document["verdict"]["offences"][0]["name"]
 
 
-def test_one_axis_can_be_asked_for(model: Path) -> None:
+def test_one_axis_can_be_asked_for(verified: Callable[..., Verification], model: Path) -> None:
     plan = plan_verification(job(model, CROSS), axis="data")
     assert str(plan.job.plan) == "data 2"
-    found = verify(plan, build=planted_bugs.scaled_by_data_size)
+    found = verified(plan, build=planted_bugs.scaled_by_data_size)
     assert found.guilty == "data"
     with pytest.raises(SpecError, match="--axis"):
         plan_verification(job(model, CROSS), axis="pipeline")
@@ -273,11 +297,12 @@ EVERYTHING: dict[str, Any] = {
 }
 
 
-def test_all_that_a_step_can_be_is_followed(model: Path, tmp_path: Path) -> None:
+def test_all_that_a_step_can_be_is_followed(run: RunCalls, model: Path, tmp_path: Path) -> None:
     spec = job(model, CROSS, **EVERYTHING)
     plan = plan_verification(spec)
     assert plan.job.batch.sequences_at(1) < plan.job.batch.sequences_at(5)
     found = judged(
+        run,
         spec,
         {"cross": (CROSS, None), "averaged": (CROSS, planted_bugs.averaged_over_data)},
         tmp_path,
@@ -297,7 +322,9 @@ def test_a_scale_that_skips_steps_is_refused_by_name(model: Path) -> None:
         plan_verification(job(model, DATA, precision="fp16"))
 
 
-def test_a_gradient_that_is_zero_but_for_rounding_raises_no_alarm(tmp_path: Path) -> None:
+def test_a_gradient_that_is_zero_but_for_rounding_raises_no_alarm(
+    verified: Callable[..., Verification], tmp_path: Path
+) -> None:
     # A key's bias shifts all scores of a query alike, which the softmax takes away again.
     config = Qwen2Config(
         num_hidden_layers=4,
@@ -309,21 +336,23 @@ def test_a_gradient_that_is_zero_but_for_rounding_raises_no_alarm(tmp_path: Path
         architectures=["Qwen2ForCausalLM"],
     )
     config.save_pretrained(tmp_path)
-    found = verify(plan_verification(job(tmp_path, TENSOR)))
+    found = verified(plan_verification(job(tmp_path, TENSOR)))
     assert found.equal, found.verdict.offences
 
 
-def test_bf16_is_equal_within_its_own_tolerance(model: Path) -> None:
+def test_bf16_is_equal_within_its_own_tolerance(
+    verified: Callable[..., Verification], model: Path
+) -> None:
     spec = job(model, DATA, precision="bf16")
-    found = verify(plan_verification(spec))
+    found = verified(plan_verification(spec))
     assert found.equal, found.verdict.offences
     (gradient,) = [check for check in found.verdict.checks if check.check == "gradient"]
     assert 1e-4 < gradient.error < 0.2
 
 
-def test_deepspeed_is_equal(model: Path) -> None:
+def test_deepspeed_is_equal(verified: Callable[..., Verification], model: Path) -> None:
     plan = {"data": 2, "zero_stage": 2, "microbatches": 3}
-    found = verify(plan_verification(job(model, plan, engine="deepspeed")))
+    found = verified(plan_verification(job(model, plan, engine="deepspeed")))
     assert found.equal, found.verdict.offences
 
 
@@ -337,7 +366,7 @@ def test_a_rank_that_raises_is_reported_and_nothing_is_left(model: Path) -> None
 
 
 def test_the_whole_model_is_verified_with_its_own_weights_and_data(
-    model: Path, tmp_path: Path
+    verified: Callable[..., Verification], model: Path, tmp_path: Path
 ) -> None:
     file = tmp_path / "text.jsonl"
     file.write_text("\n".join(json.dumps({"text": f"{n} and {n * n}"}) for n in range(200)))
@@ -351,5 +380,5 @@ def test_the_whole_model_is_verified_with_its_own_weights_and_data(
     )
     plan = plan_verification(spec, whole=True)
     assert plan.changes == ()
-    found = verify(plan)
+    found = verified(plan)
     assert found.equal, found.verdict.offences

@@ -91,9 +91,9 @@ RECOMPUTED = (
     ("stage 3", "full"),
     ("stage 1, pipeline", "selective"),
 )
-HALF = 3
+HALF = 2
 """Step of the checkpoint."""
-WHOLE = 6
+WHOLE = 4
 KEPT = [*((way, "fp32") for way in WAYS), *((way, "bf16") for way in BF16)]
 
 

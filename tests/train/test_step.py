@@ -32,8 +32,8 @@ PLANS: dict[str, dict[str, Any]] = {
     "data x pipeline": {"data": 2, "pipeline": 2, "microbatches": 2},
 }
 GROUPS = [{"match": "*embed*", "lr_scale": 0.5}, {"match": "*norm*", "weight_decay": 0.1}]
-STEPS = 8
-HALF = 4
+STEPS = 6
+HALF = 3
 
 
 def spec(kind: str, plan: dict[str, Any], **changes: Any) -> JobSpec:

@@ -41,6 +41,7 @@ _POLL_S = 0.25
 _WATCH_S = 1.0
 """How often ranks that step are asked for news. A rank that ends is seen at once; asking more often
 takes time from the steps where cores are few."""
+_REPORTS_S = 0.1
 _ANSWER_S = 1.5
 """How long ranks are waited for that are asked where they stand."""
 _GRACE_S = 5.0
@@ -164,12 +165,12 @@ class Gang:
         return None if self._running else self._results[0]
 
     def news(self, last: bool = False) -> list[StepReport]:
-        """Steps reported by rank 0 since the last call, without waiting for a busy worker.
+        """Steps reported by rank 0 since the last call, hardly waiting for a busy worker.
 
         `last` waits for what is still to come of a gang that has ended its work.
         """
         if not last:
-            return self._reports(0)
+            return self._reports(_REPORTS_S)
         # A question that is under way may have been answered before the last step.
         return self._reports(_GRACE_S) + self._reports(_GRACE_S)
 

@@ -14,7 +14,8 @@ can run it. What Ray adds, placement and restarts, has nothing to be compared wi
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -39,6 +40,10 @@ from rayline.train.verify.trial import (
 )
 from rayline.train.verify.verdict import Verdict, did_not_run, guilty, judge
 
+MODULES = tuple(f"rayline.train.verify.{name}" for name in ("folder", "rank", "measure"))
+"""What every verification's processes need, whatever the engine."""
+Processes = Callable[[Sequence[str], Path], AbstractContextManager[RunCalls]]
+"""As `local_processes`: modules to import and a folder for the log in, a way to run calls out."""
 WHOLE_PLAN, ONE_WORKER = "whole plan", "one worker"
 _SHOWN = 3
 _SMALL_TIMEOUT_S = 300.0
@@ -132,17 +137,18 @@ def verify(
     *,
     observe: Callable[[str], None] = lambda line: None,
     build: Callable[..., Any] | None = None,
+    processes: Processes = local_processes,
 ) -> Verification:
     """Run `plan` on this machine's CPU and compare. Called by the driver.
 
     `observe` gets a line for everything that begins. `build` (an EngineBuilder that can be imported
-    by its name) makes the engines in place of the job's own. Raises SpecError where the model
-    cannot be built, WorkerError where a rank of the plan raised or died; no process is left in any
-    case. Differences are no error: they are in the result.
+    by its name) makes the engines in place of the job's own; `processes` gives ranks theirs. Raises
+    SpecError where the model cannot be built, WorkerError where a rank of the plan raised or died;
+    no process is left in any case. Differences are no error: they are in the result.
     """
     with tempfile.TemporaryDirectory(prefix="rayline-verify-") as scratch:
         bench = Bench(plan, Path(scratch))
-        with local_processes(bench.modules, Path(scratch)) as run:
+        with processes(bench.modules, Path(scratch)) as run:
             observe(f"reference: {STEPS} steps on one process, twice")
             reference = bench.prepare(run)
 
@@ -187,8 +193,7 @@ class Bench:
     def modules(self) -> list[str]:
         """What the processes need, to be imported once."""
         engine = "deepspeed_engine" if self._job.engine == "deepspeed" else "native"
-        own = [f"rayline.train.verify.{name}" for name in ("folder", "rank", "measure")]
-        return [f"rayline.train.{engine}", *own]
+        return [f"rayline.train.{engine}", *MODULES]
 
     def prepare(self, run: RunCalls) -> ReferenceResult:
         """Write what is trained, and train it plainly. Called once, before everything else."""
