@@ -70,6 +70,7 @@ def test_what_others_hold_is_no_room_and_what_the_gang_holds_is(job: JobSpec) ->
     elastic = Elastic(job, SHAPE, gpu=False)
     narrow = elastic.fitting([node("a", 3.0), node("b", 4.0)])
     assert narrow is not None
+    assert elastic.fitting([node("a", 4.0), node("b", 4.0)], below=2) == narrow
     assert narrow.plan.world_size == 1
     assert elastic.fitting([node("a", 1.0), node("b", 1.0)]) is None
     assert elastic.could_fit([node("a", 1.0), node("b", 1.0)])

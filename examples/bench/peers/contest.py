@@ -1,4 +1,5 @@
-"""How contenders meet: the same work prepared for all, each run by itself, one after another."""
+"""How contenders meet: the same work for all, each run by itself, one after another, or all side by
+side, by turns."""
 
 from __future__ import annotations
 
@@ -7,12 +8,14 @@ import os
 import statistics
 import subprocess
 import sys
+from contextlib import ExitStack
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import torch
-from workload import Work
+from turns import Contender, measures, ratios, take_turns
+from workload import STEPS_FILE, Work
 
 from rayline.data import collate, load_dataset
 from rayline.models.tiny import write_tiny_model
@@ -64,24 +67,12 @@ def prepare(work: Work, shape: dict[str, int], sequence_tokens: int) -> None:
 
 def run(name: str, work: Work, number: int) -> dict[str, Any]:
     """One contender's seconds and losses; what it says goes to a log in the work folder."""
-    script, launcher = CONTENDERS[name]
     out = Path(work.folder) / f"{name}-{number}.json"
-    command = [sys.executable]
-    if launcher == "torchrun":
-        command += ["-m", "torch.distributed.run", "--standalone"]
-        command += [f"--nproc-per-node={work.workers}"]
-    environment = {
-        **os.environ,
-        "RAY_AUTH_MODE": "disabled",
-        "PYTHONPATH": os.pathsep.join([str(HERE), os.environ.get("PYTHONPATH", "")]),
-    }
-    if work.device == "cpu":
-        environment |= {"OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu"}
     log = Path(work.folder) / f"{name}-{number}.log"
     with log.open("w") as said:
         done = subprocess.run(
-            [*command, str(HERE / script), work.folder, str(out)],
-            env=environment,
+            command(name, work, out),
+            env=environment(work),
             stdout=said,
             stderr=subprocess.STDOUT,
             check=False,
@@ -90,6 +81,62 @@ def run(name: str, work: Work, number: int) -> dict[str, Any]:
         sys.exit(f"{name} ended with {done.returncode}:\n{log.read_text()[-4000:]}")
     found: dict[str, Any] = json.loads(out.read_text())
     return found
+
+
+def command(name: str, work: Work, out: Path) -> list[str]:
+    """What starts a contender."""
+    script, launcher = CONTENDERS[name]
+    words = [sys.executable]
+    if launcher == "torchrun":
+        words += ["-m", "torch.distributed.run", "--standalone"]
+        words += [f"--nproc-per-node={work.workers}"]
+    return [*words, str(HERE / script), work.folder, str(out)]
+
+
+def environment(work: Work) -> dict[str, str]:
+    """Of every contender alike."""
+    paths = [str(HERE), os.environ.get("PYTHONPATH", "")]
+    alike = {**os.environ, "RAY_AUTH_MODE": "disabled", "PYTHONPATH": os.pathsep.join(paths)}
+    if work.device == "cpu":
+        alike |= {"OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu"}
+    return alike
+
+
+def take_turns_at(
+    work: Work, names: list[str], slices: int, slice_s: float, rivals: dict[str, tuple[str, ...]]
+) -> dict[str, Any]:
+    """Contenders under torchrun side by side, by turns; what each did, and the ratios of `rivals`.
+    The work has to have more steps than they do meanwhile."""
+    with ExitStack() as running:
+        contenders: dict[str, Contender] = {}
+        for name in names:
+            steps = Path(work.folder) / f"{name}.steps"
+            told = environment(work) | {STEPS_FILE: str(steps)}
+            out = Path(work.folder) / f"{name}.json"
+            contenders[name] = Contender(command(name, work, out), told, steps)
+            running.callback(contenders[name].end)
+            contenders[name].settle()
+            contenders[name].pause()
+        seconds = take_turns(contenders, slices, slice_s)
+        losses = {
+            name: [float(line[2]) for line in one.lines()] for name, one in contenders.items()
+        }
+    reference = losses[names[0]]
+    return {
+        "slices": slices,
+        "slice_s": slice_s,
+        "steps": {name: measures(found) for name, found in seconds.items()},
+        "ratios": {
+            f"{ours}/{theirs}": ratios(seconds[ours], seconds[theirs])
+            for ours, others in rivals.items()
+            for theirs in others
+            if ours in seconds and theirs in seconds
+        },
+        f"largest_loss_difference_to_{names[0]}": {
+            name: max(abs(a - b) for a, b in zip(found, reference, strict=False))
+            for name, found in losses.items()
+        },
+    }
 
 
 def compete(

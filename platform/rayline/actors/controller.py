@@ -35,7 +35,9 @@ from rayline.spec import ParallelPlan, StepReport, TrainResult
 log = logging.getLogger(__name__)
 
 _ROOM_LOOK_S = 5.0
-"""How often a gang that is narrower than wanted looks for more room."""
+"""How often a gang that is narrower than wanted looks for more room; half as often each time that
+there was none after all."""
+_LONGEST_ROOM_LOOK_S = 600.0
 _FREED_S = 2.0
 
 Observer = Callable[[StepReport], None]
@@ -80,6 +82,10 @@ class Controller:
         self._stored: Stored | None = None
         """What a narrower gang goes on from, where that was in memory."""
         self._widening = False
+        """The gang was asked to stop because there is more room."""
+        self._widened = False
+        """The plan that is being placed is wider than the one before."""
+        self._room_look_s = _ROOM_LOOK_S
         self._looked_s = time.monotonic()
         self._asked_to_stop = False
         self._failures: list[Failure] = []
@@ -148,7 +154,7 @@ class Controller:
         step = self._gang.start(self._placement, self._stop.requested)
         if step is None and self._stored is not None:
             step = self._stored.step
-        self._stored = None
+        self._stored, self._widened = None, False
         if self._recovering is not None:
             self._recovering = replace(self._recovering, started_s=time.time(), resumed_step=step)
         return Phase.RUNNING
@@ -186,7 +192,7 @@ class Controller:
         elastic, now_s = self._elastic, time.monotonic()
         if elastic is None or self._widening or self.plan == elastic.wanted.plan:
             return
-        if now_s - self._looked_s < _ROOM_LOOK_S:
+        if now_s - self._looked_s < self._room_look_s:
             return
         self._looked_s = now_s
         nodes = with_own_room(cluster.nodes(), self._placement.held())
@@ -201,16 +207,20 @@ class Controller:
         stop, from the checkpoint that it left. Raises PlacementError where nothing fits."""
         if self._elastic is None:
             raise RuntimeError("only an elastic job is resized")
-        before = self.plan
+        before, below = self.plan, None
         if not self._widening:
+            # There was no room for this plan, whatever the nodes' figures say.
+            below = before.world_size
+            if self._widened:
+                self._room_look_s = min(2 * self._room_look_s, _LONGEST_ROOM_LOOK_S)
             self._stored = self._gang.store() or self._stored
             self._tell_stored()
-        self._widening = False
+        self._widened, self._widening = self._widening, False
         self._gang.end()
         self._placement.release()
         # Ray tells what is free a moment after it was given back.
         self._stop.wait(_FREED_S)
-        job = self._elastic.fitting(cluster.nodes())
+        job = self._elastic.fitting(cluster.nodes(), below)
         if job is None:
             raise self._elastic.no_room(cluster.nodes())
         self._assignment = replace(self._assignment, job=job)

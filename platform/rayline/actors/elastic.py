@@ -34,11 +34,17 @@ class Elastic:
         """Room for `job`, which is the wanted one under some plan."""
         return gang_bundles(job.plan, job.resources, self.gpu)
 
-    def fitting(self, nodes: Sequence[Node]) -> JobSpec | None:
-        """The wanted job under the best plan for what is free on the nodes; None where nothing
-        fits."""
+    def fitting(self, nodes: Sequence[Node], below: int | None = None) -> JobSpec | None:
+        """The wanted job under the best plan for what is free on the nodes, with less than `below`
+        workers where that is given; None where nothing fits."""
         free = [replace(node, total=node.available) for node in nodes]
-        return widest_that_fits(self.wanted, self.shape, lambda job: self._fits(job, free, nodes))
+
+        def fits(job: JobSpec) -> bool:
+            if below is not None and job.plan.world_size >= below:
+                return False
+            return self._fits(job, free, nodes)
+
+        return widest_that_fits(self.wanted, self.shape, fits)
 
     def could_fit(self, nodes: Sequence[Node]) -> bool:
         """Whether some plan would fit if the nodes were idle."""
