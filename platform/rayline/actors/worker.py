@@ -19,7 +19,8 @@ import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import ray
@@ -53,12 +54,9 @@ def train_rank(
 
     torch is imported here, in the worker: the driver does without.
     """
-    from rayline.tracking import resolve_model
-    from rayline.train.loop import run_rank
-
-    # What was imported by now stays: looking through it for garbage after a loss takes as long as
-    # all the rest of a recovery.
-    gc.freeze()
+    with _importing():
+        from rayline.tracking import resolve_model
+        from rayline.train.loop import run_rank
     if not model_directory.is_dir():
         # The driver's copy lies on another node: this node fetches its own.
         model_directory = resolve_model(job.model, job.tracking, need_weights=job.init == "weights")
@@ -69,6 +67,18 @@ def train_rank(
         device_peak_flops_per_s=_gpu_peak_flops_per_s(job, context),
     )
     return run_rank(job, context, model_directory, link, yardstick)
+
+
+@contextmanager
+def _importing() -> Iterator[None]:
+    """What is imported stays: looking through it for garbage takes a fifth of the time meanwhile,
+    and after a loss as long as all the rest of a recovery."""
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.freeze()
+        gc.enable()
 
 
 def _gpu_peak_flops_per_s(job: JobSpec, context: WorkerContext) -> float | None:
@@ -100,8 +110,9 @@ class Worker:
 
     def warm_up(self, modules: Sequence[str]) -> None:
         """Import what a run will need, as a spare that waits for one."""
-        for module in modules:
-            importlib.import_module(module)
+        with _importing():
+            for module in modules:
+                importlib.import_module(module)
 
     def settle(self, rank: int, coordinate: Coordinate, log_file: Path) -> Whereabouts:
         """Take a rank, open its log and say where this worker stands. Raises SpecError
