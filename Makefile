@@ -20,9 +20,11 @@ unexport PYTHONDONTWRITEBYTECODE
 
 TEST_ENV := RAY_AUTH_MODE=disabled HF_HUB_OFFLINE=1 HF_DATASETS_OFFLINE=1
 PYTEST := $(TEST_ENV) $(BIN)/python -m pytest
+# One half of the fast tests; the other is whatever else there is.
+HERE := tests/tracking tests/checkpoint tests/planner tests/cli tests/serving
 PLAIN := not dist and not ray and not serve and not gpu
 
-.PHONY: help setup demo test lint test-fast test-dist test-ray test-serve test-gpu bench lock clean
+.PHONY: help setup demo test lint test-fast test-fast-here test-fast-there test-dist test-ray test-serve test-gpu bench lock clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -34,8 +36,8 @@ demo: setup ## teach SmolLM2-135M a fact, check it, register it, serve it, ask i
 	@$(BIN)/rayline demo $(if $(filter 1,$(EXIT)),--exit)
 
 test: setup ## everything that CI runs
-	@# Types take one core for as long as the fast tests take the other; the rest wants both.
-	@$(MAKE) --no-print-directory --jobs=2 lint test-fast
+	@# Types and fast tests take one core each, so these run side by side; the rest wants both.
+	@$(MAKE) --no-print-directory --jobs=3 lint test-fast-here test-fast-there
 	@$(MAKE) --no-print-directory --jobs=1 test-dist test-ray test-serve
 	@echo "test: all passed"
 
@@ -47,6 +49,12 @@ lint: setup ## style, types and the import table
 
 test-fast: setup ## the tests that start no other process
 	$(PYTEST) -m "$(PLAIN)"
+
+test-fast-here: setup
+	$(PYTEST) -m "$(PLAIN)" $(HERE)
+
+test-fast-there: setup
+	$(PYTEST) -m "$(PLAIN)" $(HERE:%=--ignore=%)
 
 test-dist: setup ## several ranks on gloo
 	$(PYTEST) -m dist
