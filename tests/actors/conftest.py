@@ -75,3 +75,21 @@ def three_nodes() -> Iterator[Any]:
         ray.shutdown()
         cluster.shutdown()
         ray.cloudpickle.unregister_pickle_by_value(rank_functions)
+
+
+@pytest.fixture
+def mortal_nodes() -> Iterator[Any]:
+    """A simulated cluster whose nodes, which the test adds, may be lost; yields Ray's `Cluster`.
+    The driver stands on a head without CPUs: with the driver's own node its job ends, and Ray takes
+    back the job's placement groups."""
+    import ray
+    from ray.cluster_utils import Cluster
+
+    cluster = Cluster()
+    try:
+        cluster.add_node(num_cpus=0, include_dashboard=False)
+        ray.init(address=cluster.address, log_to_driver=False)
+        yield cluster
+    finally:
+        ray.shutdown()
+        cluster.shutdown()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -96,29 +95,14 @@ def test_no_room_says_what_each_node_has(job: JobSpec) -> None:
     assert "resume" in str(wrong)
 
 
-@pytest.fixture
-def two_nodes() -> Iterator[Any]:
-    import ray
-    from ray.cluster_utils import Cluster
-
-    cluster = Cluster()
-    try:
-        # The head is not to be lost.
-        for cpus in (0, 4, 4):
-            cluster.add_node(num_cpus=cpus, include_dashboard=False)
-        ray.init(address=cluster.address, log_to_driver=False)
-        yield cluster
-    finally:
-        ray.shutdown()
-        cluster.shutdown()
-
-
 @pytest.mark.ray
 def test_a_lost_node_narrows_the_gang_and_a_new_one_widens_it_again(
-    job: JobSpec, two_nodes: Any, monkeypatch: pytest.MonkeyPatch
+    job: JobSpec, mortal_nodes: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Batch and data stay: every step once, and its loss that of one worker in an unbroken run."""
     monkeypatch.setattr(controller, "_ROOM_LOOK_S", 1.0)
+    for _ in range(2):
+        mortal_nodes.add_node(num_cpus=4)
     # Workers import this file for `paced_rank`, and have no tests' modules.
     from support.one_rank import run_alone
 
@@ -131,7 +115,7 @@ def test_a_lost_node_narrows_the_gang_and_a_new_one_widens_it_again(
         told.append(report)
         if report.workers == 1 and not came:
             came.append(report.step)
-            two_nodes.add_node(num_cpus=4)
+            mortal_nodes.add_node(num_cpus=4)
 
     lost = Fault(kind="node", rank=1, step=8, phase="backward")
     outcome = train(job, observers=[follow], rank_function=partial(paced_rank, (lost,)))

@@ -2,6 +2,7 @@
 
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -63,8 +64,11 @@ def table(report: ChaosReport) -> str:
 
 
 @pytest.mark.ray
-@pytest.mark.usefixtures("three_nodes")
-def test_whatever_is_lost_wherever_the_run_is_the_same_bit_for_bit(job: JobSpec) -> None:
+def test_whatever_is_lost_wherever_the_run_is_the_same_bit_for_bit(
+    job: JobSpec, mortal_nodes: Any
+) -> None:
+    for _ in range(3):
+        mortal_nodes.add_node(num_cpus=4)
     faults = [
         # Rank 1 has no connection to rank 2: it is told by its neighbours, who leave.
         Fault(kind="kill", rank=2, step=3, phase="backward"),
