@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from rayline.actors.saving import Shard, Storage, Written
 from rayline.spec import SnapshotMark
+from rayline.train.imports import lasting_imports
 
 if TYPE_CHECKING:
     from ray.actor import ActorHandle
@@ -26,7 +27,8 @@ class Keeper:
 
     def __init__(self) -> None:
         # torch is imported here, in the keeper: the driver does without.
-        from rayline.actors.areas import Areas
+        with lasting_imports():
+            from rayline.actors.areas import Areas
 
         self._areas = Areas()
 

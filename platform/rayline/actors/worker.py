@@ -19,8 +19,7 @@ import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import ray
@@ -33,6 +32,7 @@ from rayline.actors.worker_log import keep_log
 from rayline.errors import SpecError
 from rayline.planner import device_peak_flops_per_s, model_flops_per_token, read_model_shape
 from rayline.spec import Coordinate, JobSpec, StepReport, TrainResult, WorkerContext, Yardstick
+from rayline.train.imports import lasting_imports
 from rayline.train.link import Link
 
 log = logging.getLogger(__name__)
@@ -54,7 +54,7 @@ def train_rank(
 
     torch is imported here, in the worker: the driver does without.
     """
-    with _importing():
+    with lasting_imports():
         from rayline.tracking import resolve_model
         from rayline.train.loop import run_rank
     if not model_directory.is_dir():
@@ -67,18 +67,6 @@ def train_rank(
         device_peak_flops_per_s=_gpu_peak_flops_per_s(job, context),
     )
     return run_rank(job, context, model_directory, link, yardstick)
-
-
-@contextmanager
-def _importing() -> Iterator[None]:
-    """What is imported stays: looking through it for garbage takes a fifth of the time meanwhile,
-    and after a loss as long as all the rest of a recovery."""
-    gc.disable()
-    try:
-        yield
-    finally:
-        gc.freeze()
-        gc.enable()
 
 
 def _gpu_peak_flops_per_s(job: JobSpec, context: WorkerContext) -> float | None:
@@ -110,7 +98,7 @@ class Worker:
 
     def warm_up(self, modules: Sequence[str]) -> None:
         """Import what a run will need, as a spare that waits for one."""
-        with _importing():
+        with lasting_imports():
             for module in modules:
                 importlib.import_module(module)
 

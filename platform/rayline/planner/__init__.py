@@ -1,7 +1,7 @@
 """Arithmetic only: a model's shape, its parameters and operations, the memory of a worker, the
 pipeline's bubble, what devices can do. No torch, no Ray."""
 
-from rayline.planner.elastic import narrower_plans, widest_that_fits, with_plan
+from rayline.planner.elastic import narrower_plans, widest_that_fits
 from rayline.planner.flops import (
     forward_flops_per_token,
     matrix_parameters_per_token,
@@ -34,5 +34,4 @@ __all__ = [
     "read_model_config",
     "read_model_shape",
     "widest_that_fits",
-    "with_plan",
 ]

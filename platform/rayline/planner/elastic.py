@@ -20,7 +20,7 @@ def widest_that_fits(
     """`job` with the first of `narrower_plans` that batch, model and cluster admit; None where
     there is none. `fits` says whether the cluster has room for a job."""
     for plan in narrower_plans(job.plan):
-        changed = with_plan(job, plan, shape)
+        changed = _with_plan(job, plan, shape)
         if changed is not None and fits(changed):
             return changed
     return None
@@ -34,7 +34,7 @@ def narrower_plans(plan: ParallelPlan) -> Iterator[ParallelPlan]:
                 yield _narrowed(plan, data, pipeline, tensor)
 
 
-def with_plan(job: JobSpec, plan: ParallelPlan, shape: ModelShape) -> JobSpec | None:
+def _with_plan(job: JobSpec, plan: ParallelPlan, shape: ModelShape) -> JobSpec | None:
     """`job` under `plan`, its microbatches no larger than before, so that activations take no more
     memory; None where its batch or the model cannot be cut so."""
     if plan == job.plan:

@@ -16,7 +16,7 @@ from rayline.spec import JobSpec, StepReport, WorkerContext
 from rayline.train.engine import Engine
 
 _REPORTS_KEPT = 256
-"""More than are made between two looks of the driver, which takes them four times a second."""
+"""More than are made between two looks of the driver, which takes them once a second."""
 _LOOK_S = 0.002
 
 

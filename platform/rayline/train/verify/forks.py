@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from rayline.errors import RaylineError, WorkerError
+from rayline.train.imports import lasting_imports
 
 GRACE_S = 5.0
 """How long the others may go on once a call has failed: what they say may be the cause."""
@@ -59,8 +60,9 @@ def serve(descriptor: int) -> None:
     """Answer calls from the socket `descriptor` until its other end is closed."""
     starter = Connection(descriptor)
     try:
-        for module in starter.recv():
-            importlib.import_module(module)
+        with lasting_imports():
+            for module in starter.recv():
+                importlib.import_module(module)
         while True:
             starter.send(_run(starter.recv(), starter))
     except (EOFError, OSError):
