@@ -164,15 +164,16 @@ class Client:
     def export_job(self, job: JobSpec) -> JobSpec:
         """The job that `export` runs: `job`, ending at its newest intact checkpoint."""
         with _needing("train"):
-            from rayline.checkpoint import model_fingerprint, newest_intact
+            from rayline.checkpoint import located, model_fingerprint, newest_intact
 
-        folder = Path(job.directory) / "checkpoints"
+        folder = located(job.checkpoint_directory)
         found = newest_intact(folder, model_fingerprint(self.plan(job).model))
         if found is None:
             raise CheckpointError(
                 str(folder),
                 "holds no checkpoint to export",
-                fix="train the job first, or give the output_dir that it was trained with",
+                fix="train the job first, or give the output_dir, or checkpoint.directory, "
+                "that it was trained with",
             )
         return job.changed({"steps": found.manifest.step, "stop_after_step": None})
 

@@ -34,7 +34,7 @@ HEADER = CheckpointHeader(
 @pytest.fixture
 def storage(tmp_path: Path) -> Storage:
     root = tmp_path / "checkpoints"
-    return Storage(root=root, keep=2, world_size=2, claim=claim(root), epoch=1)
+    return Storage(root=str(root), keep=2, world_size=2, claim=claim(root), epoch=1)
 
 
 def posted(step: int, rank: int) -> Snapshot:
@@ -53,9 +53,9 @@ def write(committer: Committer, step: int, rank: int) -> str:
 def test_a_checkpoint_appears_once_every_rank_has_written(storage: Storage) -> None:
     committer = Committer(storage)
     assert write(committer, 4, 1) == ""
-    assert list_steps(storage.root) == []
+    assert list_steps(Path(storage.root)) == []
     assert write(committer, 4, 0) == "step 4 saved"
-    found = newest_intact(storage.root, "model")
+    found = newest_intact(Path(storage.root), "model")
     assert found is not None
     whole = Piece("weight/a", (4, 3), (0, 0), torch.zeros(4, 3), owner=True)
     read_into(found.folder, found.manifest, [whole])
@@ -67,8 +67,8 @@ def test_a_step_that_lacks_a_rank_gives_way_to_the_next(storage: Storage) -> Non
     write(committer, 4, 1)
     write(committer, 6, 0)
     assert write(committer, 6, 1) == "step 6 saved"
-    assert list_steps(storage.root) == [6]
-    left = [folder.name for folder in storage.root.iterdir() if ".writing-" in folder.name]
+    assert list_steps(Path(storage.root)) == [6]
+    left = [folder.name for folder in Path(storage.root).iterdir() if ".writing-" in folder.name]
     assert left == []
 
 
@@ -80,11 +80,11 @@ def test_another_epoch_writes_to_another_folder(storage: Storage) -> None:
 def test_who_was_cut_off_commits_nothing(storage: Storage) -> None:
     cut_off = Committer(storage)
     write(cut_off, 4, 0)
-    other = Committer(replace(storage, claim=claim(storage.root)))
-    assert not holds(storage.root, storage.claim)
+    other = Committer(replace(storage, claim=claim(Path(storage.root))))
+    assert not holds(Path(storage.root), storage.claim)
     told = write(cut_off, 4, 1)
     assert told.startswith("step 4 not saved: another run writes to ")
-    assert list_steps(storage.root) == []
+    assert list_steps(Path(storage.root)) == []
     write(other, 4, 0)
     assert write(other, 4, 1) == "step 4 saved"
 
@@ -99,5 +99,5 @@ def test_storage_that_fails_is_told_and_leaves_the_checkpoints_before(storage: S
     (folder_of(storage, 6) / "rank-00000.safetensors").write_text("in the way")
     report = write_posted(storage, 0, snapshot)
     assert str(committer.take(0, snapshot.header, report)).startswith("step 6 not saved: ")
-    assert list_steps(storage.root) == [4]
-    assert newest_intact(storage.root, "model") is not None
+    assert list_steps(Path(storage.root)) == [4]
+    assert newest_intact(Path(storage.root), "model") is not None

@@ -128,6 +128,8 @@ def _run(
         {
             "name": f"{job.name}-{name}",
             "output_dir": str(Path(job.directory) / name),
+            "checkpoint.directory": job.checkpoint.directory
+            and f"{job.checkpoint_directory}/{name}",
             "export.register_as": None,
             "checkpoint.resume": "never",
             "recovery.max_restarts": max(recovery.max_restarts, len(faults) + 1),

@@ -67,7 +67,7 @@ class JobOutcome:
     model: ModelRef | None
     """The exported model: registered, or kept with the run; None where the job stopped early."""
     directory: Path
-    """Folder of its checkpoints, logs and export."""
+    """Folder of its logs, its export and, without checkpoint.directory, its checkpoints."""
     recoveries: tuple[Recovery, ...] = ()
     """What was lost on the way, and how long it took to go on."""
 
@@ -156,6 +156,8 @@ def anchored_job(job: JobSpec, home: Path) -> JobSpec:
         "data": _anchored_data(job.data, home),
         "tracking.uri": anchored(job.tracking).uri,
     }
+    if job.checkpoint.directory is not None:
+        (changes["checkpoint.directory"],) = _anchored_files([job.checkpoint_directory], home)
     if job.evaluation is not None and job.evaluation.files is not None:
         changes["evaluation.files"] = _anchored_files(job.evaluation.files, home)
     if job.model.directory is not None:

@@ -6,7 +6,6 @@ import os
 import signal
 from collections.abc import Sequence
 from contextlib import suppress
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -54,11 +53,12 @@ class Keeper:
         returns once they are there."""
         self._areas.hand_over(rank, to)
 
-    def claim(self, root: Path) -> str:
-        """Make the folder of checkpoints this gang's; returns the claim. Raises OSError."""
-        from rayline.checkpoint import claim
+    def claim(self, root: str) -> str:
+        """Make the folder of checkpoints, named by path or address, this gang's; returns the claim.
+        Raises OSError, or CheckpointError behind an address."""
+        from rayline.checkpoint import claim, located
 
-        return claim(root)
+        return claim(located(root))
 
     def write_to(self, storage: Storage, committer: ActorHandle[Keeper] | None) -> None:
         """Write what ranks post to `storage` from now on; `committer` commits it, None where this

@@ -10,7 +10,6 @@ import logging
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import ray
@@ -102,13 +101,15 @@ class Keepers:
 
     def _let_write(self, node_of_rank: Sequence[str], epoch: int) -> None:
         """Have the keepers write what ranks post, that of rank 0's node commit it."""
-        root = Path(self._job.directory) / "checkpoints"
+        root = self._job.checkpoint_directory
         committer: Any = self._keepers[node_of_rank[0]]
         try:
             self._claim = self._claim or ray.get(committer.claim.remote(root))
         except RayTaskError as wrong:
             raise CheckpointError(
-                str(root), f"cannot be written: {wrong.cause}", fix="mend it, or change output_dir"
+                root,
+                f"cannot be written: {wrong.cause}",
+                fix="mend it, or change output_dir or checkpoint.directory",
             ) from None
         self._storage = storage = Storage(
             root=root,
@@ -116,6 +117,7 @@ class Keepers:
             world_size=len(node_of_rank),
             claim=self._claim,
             epoch=epoch,
+            bytes_per_s=self._job.checkpoint.write_bytes_per_s,
         )
         committer.write_to.remote(storage, None)
         for node in sorted(set(node_of_rank) - {node_of_rank[0]}):

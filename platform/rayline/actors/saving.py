@@ -4,7 +4,6 @@ share. No Ray, no torch."""
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -15,13 +14,16 @@ if TYPE_CHECKING:
 class Storage:
     """Where a gang's checkpoints go; the same for all its keepers."""
 
-    root: Path
+    root: str
+    """Folder of the checkpoints, by path or address."""
     keep: int
     """Newest checkpoints that stay."""
     world_size: int
     claim: str
     """What the driver's gang wrote into the root's fence."""
     epoch: int
+    bytes_per_s: float | None = None
+    """What a keeper writes at most; None leaves it as fast as storage is."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -36,6 +36,8 @@ class Share:
     """What one worker may use of its host."""
 
     local_rank: int
+    workers: int
+    """Workers on its node, itself among them."""
     threads: int
     """Compute threads: the host's cores, divided among its workers."""
     visible_gpus: tuple[str, ...]
@@ -65,6 +67,7 @@ def bundle_of_rank(plan: ParallelPlan, bundle_order: Sequence[int]) -> list[int]
 def shares(places: Sequence[Whereabouts]) -> list[Share]:
     """Each rank's share of its host; `places` are in the order of ranks."""
     on_host = Counter(place.address for place in places)
+    on_node = Counter(place.node_id for place in places)
     gpus: dict[str, list[str]] = {}
     for place in places:
         seen = gpus.setdefault(place.node_id, [])
@@ -75,7 +78,8 @@ def shares(places: Sequence[Whereabouts]) -> list[Share]:
         local_rank = counted[place.node_id]
         counted[place.node_id] += 1
         threads = max(1, place.cores // on_host[place.address])
-        allotted.append(Share(local_rank, threads, tuple(gpus[place.node_id])))
+        mates = on_node[place.node_id]
+        allotted.append(Share(local_rank, mates, threads, tuple(gpus[place.node_id])))
     return allotted
 
 
@@ -117,6 +121,7 @@ def contexts(
             snapshot_area=snapshots.areas.get(rank),
             snapshots_sent=snapshots.sent,
             resume_step=None if mark is None else mark.step,
+            workers_on_node=share.workers,
         )
         for rank, share in enumerate(allotted)
     ]

@@ -12,20 +12,23 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import shutil
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 
 from rayline.actors.saving import Shard, Storage, Written
 from rayline.checkpoint import (
+    MANIFEST,
     CheckpointHeader,
+    Location,
     Snapshot,
     commit,
     holds,
+    located,
+    make_folder,
+    remove_folder,
     write_own,
-    writing_name,
+    writing_folder,
 )
 
 log = logging.getLogger(__name__)
@@ -59,18 +62,18 @@ def commit_shards(storage: Storage, shards: Sequence[Shard]) -> Written:
 
 
 def _committed(storage: Storage, header: CheckpointHeader, reports: Sequence[str]) -> Written:
-    folder = folder_of(storage, header.step)
-    if not holds(storage.root, storage.claim):
-        shutil.rmtree(folder, ignore_errors=True)
-        return Written(header.step, f"another run writes to {storage.root} now")
-    return Written(header.step, commit(storage.root, folder, header, reports, storage.keep))
+    root, folder = located(storage.root), folder_of(storage, header.step)
+    if not holds(root, storage.claim):
+        remove_folder(folder, MANIFEST)
+        return Written(header.step, f"another run writes to {root} now")
+    return Written(header.step, commit(root, folder, header, reports, storage.keep))
 
 
-def folder_of(storage: Storage, step: int) -> Path:
+def folder_of(storage: Storage, step: int) -> Location:
     """What a step's shards are written to. It is another one for every epoch and claim, so that
     what one left over cannot mix with the next."""
     token = hashlib.sha256(f"{storage.claim} {storage.epoch}".encode()).hexdigest()[:8]
-    return storage.root / writing_name(step, token)
+    return writing_folder(located(storage.root), step, token)
 
 
 def write_posted(storage: Storage, rank: int, posted: Snapshot) -> str:
@@ -78,7 +81,7 @@ def write_posted(storage: Storage, rank: int, posted: Snapshot) -> str:
     step = posted.header.step
     folder = folder_of(storage, step)
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        make_folder(folder)
     except OSError as wrong:
         log.warning("the folder of step %d cannot be made: %s", step, wrong)
-    return write_own(folder, posted.pieces, rank)
+    return write_own(folder, posted.pieces, rank, storage.bytes_per_s)

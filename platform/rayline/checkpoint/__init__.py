@@ -5,16 +5,19 @@
     <root>/step-00000006/manifest.sha256          its hash, as `sha256sum -c` reads it
 
 A save fills a folder under a temporary name and renames it once everything in it is on storage, so
-a folder under a final name was complete when it appeared. Finding verifies every hash, falls back
+a folder under a final name was complete when it appeared. Behind an address, where nothing can be
+renamed, the folder is called step-00000006.TOKEN, and is a checkpoint once its manifest is there.
+Finding verifies every hash, falls back
 to the step before when a file is damaged and says why. Reading intersects rectangles, so a
 checkpoint made under one plan loads under any other. Nothing here is ever unpickled.
 """
 
 from rayline.checkpoint.exchange import Alone, Exchange, ProcessGroup, exchange
-from rayline.checkpoint.fence import claim, holds
+from rayline.checkpoint.fence import check_access, claim, holds
 from rayline.checkpoint.finding import Found, newest_intact
-from rayline.checkpoint.folder import list_steps, read_manifest, writing_name
+from rayline.checkpoint.folder import MANIFEST, list_steps, read_manifest, writing_folder
 from rayline.checkpoint.header import CheckpointHeader, model_fingerprint
+from rayline.checkpoint.location import Location, located, make_folder, remove_folder
 from rayline.checkpoint.reading import read_into
 from rayline.checkpoint.snapshot import (
     OUTBOX,
@@ -33,14 +36,17 @@ from rayline.checkpoint.snapshot import (
 from rayline.checkpoint.writing import commit, save, write_own
 
 __all__ = [
+    "MANIFEST",
     "OUTBOX",
     "Alone",
     "CheckpointHeader",
     "Exchange",
     "Found",
+    "Location",
     "ProcessGroup",
     "Snapshot",
     "SnapshotArea",
+    "check_access",
     "claim",
     "clear",
     "commit",
@@ -49,6 +55,8 @@ __all__ = [
     "holds",
     "is_sent",
     "list_steps",
+    "located",
+    "make_folder",
     "mark_at",
     "marks",
     "model_fingerprint",
@@ -58,8 +66,9 @@ __all__ = [
     "put_generation",
     "read_into",
     "read_manifest",
+    "remove_folder",
     "save",
     "snapshot_at",
     "write_own",
-    "writing_name",
+    "writing_folder",
 ]

@@ -8,29 +8,59 @@ storage with locks could close; what could slip through is one checkpoint that i
 
 from __future__ import annotations
 
-import os
 import secrets
-from pathlib import Path
+
+from rayline.checkpoint.location import (
+    STORAGE_FAULTS,
+    Location,
+    make_folder,
+    overwrite,
+    read_all,
+    remove_file,
+)
+from rayline.errors import CheckpointError
 
 _FENCE = "fence"
 
 
-def claim(root: Path) -> str:
-    """Make the folder this driver's; returns its claim. Raises OSError."""
-    root.mkdir(parents=True, exist_ok=True)
+def claim(root: Location) -> str:
+    """Make the folder this driver's; returns its claim. Raises OSError, or CheckpointError behind
+    an address."""
+    make_folder(root)
     mine = secrets.token_hex(16)
-    fresh = root / f"{_FENCE}.{mine}"
-    with fresh.open("x") as file:
-        file.write(mine)
-        file.flush()
-        os.fsync(file.fileno())
-    fresh.rename(root / _FENCE)
+    overwrite(root / _FENCE, mine.encode())
     return mine
 
 
-def holds(root: Path, mine: str) -> bool:
+def holds(root: Location, mine: str) -> bool:
     """Whether the claim `mine` is still the newest."""
     try:
-        return (root / _FENCE).read_text() == mine
-    except OSError:
+        return read_all(root / _FENCE) == mine.encode()
+    except STORAGE_FAULTS:
         return False
+
+
+def check_access(root: Location) -> None:
+    """Write, read and remove a small file below `root`, before anything depends on it. Raises
+    CheckpointError naming checkpoint.directory."""
+    file = root / f"access.{secrets.token_hex(8)}"
+    try:
+        make_folder(root)
+        overwrite(file, b"rayline")
+        there = read_all(file)
+        remove_file(file)
+    except STORAGE_FAULTS as wrong:
+        said = wrong.problem if isinstance(wrong, CheckpointError) else str(wrong)
+        if isinstance(wrong, FileNotFoundError):
+            said = "there is no such bucket or folder"
+        raise CheckpointError(
+            "checkpoint.directory",
+            f"cannot be written and read: {said}",
+            value=str(root),
+            fix="give the workers access to it: its endpoint and credentials in their environment, "
+            "the package that fsspec has for it, or another directory",
+        ) from None
+    if there != b"rayline":
+        raise CheckpointError(
+            "checkpoint.directory", "does not give back what was written there", value=str(root)
+        )

@@ -9,14 +9,13 @@ from __future__ import annotations
 
 from collections import defaultdict
 from dataclasses import dataclass
-from pathlib import Path
-
-from safetensors import SafetensorError, safe_open
 
 from rayline.checkpoint.folder import Damaged, candidates, load_manifest, regular_size_bytes
 from rayline.checkpoint.header import fingerprint_difference
 from rayline.checkpoint.layout import Rectangle, tiling_fault
+from rayline.checkpoint.location import Location
 from rayline.checkpoint.shard import sha256_of
+from rayline.checkpoint.stored import NotSafetensors, stored_tensors
 from rayline.errors import CheckpointError
 from rayline.spec import CheckpointManifest, ShardFile, TensorPiece
 
@@ -25,19 +24,20 @@ from rayline.spec import CheckpointManifest, ShardFile, TensorPiece
 class Found:
     """A verified checkpoint."""
 
-    folder: Path
+    folder: Location
     manifest: CheckpointManifest
     skipped: list[str]
     """Newer checkpoints that were passed over: folder, file and reason, newest first."""
 
 
-def newest_intact(root: Path, model_fingerprint: str) -> Found | None:
+def newest_intact(root: Location, model_fingerprint: str) -> Found | None:
     """Verify from the newest step backwards and return the first intact checkpoint; None when there
     is no checkpoint at all.
 
     Reads every byte of what it verifies, so one process calls it (rank 0 or the driver) and tells
     the others the folder's name; they take `read_manifest(folder)`. Raises CheckpointError when
-    checkpoints stand there but none is intact, or when one is of another model.
+    checkpoints stand there but none is intact, when one is of another model, or when storage
+    behind an address cannot be reached: that says nothing of what lies there.
     """
     skipped: list[str] = []
     for folder in candidates(root):
@@ -53,29 +53,31 @@ def newest_intact(root: Path, model_fingerprint: str) -> Found | None:
         raise CheckpointError(
             str(root),
             "holds no intact checkpoint: " + "; ".join(skipped),
-            fix="put an undamaged copy back, or give another output_dir to start from step 0",
+            fix="put an undamaged copy back, or give another output_dir or "
+            "checkpoint.directory to start from step 0",
         )
     return None
 
 
-def _check_model(folder: Path, manifest: CheckpointManifest, wanted: str) -> None:
+def _check_model(folder: Location, manifest: CheckpointManifest, wanted: str) -> None:
     if manifest.model_fingerprint != wanted:
         difference = fingerprint_difference(manifest.model_fingerprint, wanted)
         raise CheckpointError(
             str(folder),
             f"a checkpoint of another model: {difference}",
-            fix="give the job another output_dir, or the model that the checkpoint is of",
+            fix="give the job another output_dir (or checkpoint.directory), or the model that "
+            "the checkpoint is of",
         )
 
 
-def check_sizes(folder: Path, manifest: CheckpointManifest) -> None:
+def check_sizes(folder: Location, manifest: CheckpointManifest) -> None:
     """Every file stands there with its length; reads no content. Raises Damaged."""
     faults = [fault for file in manifest.files if (fault := _size_fault(folder, file))]
     if faults:
         raise Damaged("; ".join(faults))
 
 
-def check_files(folder: Path, manifest: CheckpointManifest) -> None:
+def check_files(folder: Location, manifest: CheckpointManifest) -> None:
     """Lengths, hashes, headers and completeness: afterwards the tensors can be read. Raises Damaged
     naming every file that is wrong."""
     check_complete(manifest)
@@ -113,7 +115,7 @@ def rectangle_of(piece: TensorPiece) -> Rectangle:
     return Rectangle(tuple(piece.offset), tuple(piece.extent))
 
 
-def _size_fault(folder: Path, file: ShardFile) -> str | None:
+def _size_fault(folder: Location, file: ShardFile) -> str | None:
     try:
         size_bytes = regular_size_bytes(folder / file.name)
     except Damaged as wrong:
@@ -123,16 +125,15 @@ def _size_fault(folder: Path, file: ShardFile) -> str | None:
     return None
 
 
-def _content_fault(folder: Path, file: ShardFile, pieces: list[TensorPiece]) -> str | None:
+def _content_fault(folder: Location, file: ShardFile, pieces: list[TensorPiece]) -> str | None:
     if fault := _size_fault(folder, file):
         return fault
-    path = folder / file.name
+    shard = folder / file.name
     try:
-        if sha256_of(path) != file.sha256:
+        if sha256_of(shard) != file.sha256:
             return f"{file.name}: its SHA-256 is not the manifest's"
-        with safe_open(path, framework="pt") as shard:
-            held = {key: shard.get_slice(key).get_shape() for key in shard.keys()}  # noqa: SIM118
-    except (OSError, SafetensorError) as wrong:
+        held = {key: list(stored.shape) for key, stored in stored_tensors(shard).items()}
+    except (OSError, NotSafetensors) as wrong:
         return f"{file.name}: not readable: {wrong}"
     listed = {piece.key: piece.extent for piece in pieces}
     if len(listed) != len(pieces) or held != listed:

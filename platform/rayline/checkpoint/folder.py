@@ -9,11 +9,18 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import os
 import re
-import stat
-from pathlib import Path
 
+from rayline.checkpoint.location import (
+    Location,
+    entries,
+    is_folder,
+    read_all,
+    size_bytes,
+    sync_folder,
+    to_write,
+)
+from rayline.checkpoint.remote import Remote
 from rayline.errors import CheckpointError, SpecError
 from rayline.spec import FORMAT_VERSION, CheckpointManifest
 
@@ -22,7 +29,7 @@ MANIFEST_HASH = "manifest.sha256"
 MANIFEST_LIMIT_BYTES = 1 << 30
 """A manifest of a thousand ranks has some hundred MiB; a larger one is refused unread."""
 
-_STEP = re.compile(r"step-(\d{8,12})(\.replaced)?")
+_STEP = re.compile(r"step-(\d{8,12})(\.replaced|\.[0-9a-f]{8})?")
 _TEMPORARY = re.compile(r"step-(\d{8,12})\.(writing-[0-9a-f]{8}|replaced)")
 _SHARD = re.compile(r"rank-\d{5,7}\.safetensors")
 
@@ -36,10 +43,20 @@ def step_name(step: int) -> str:
     return f"step-{step:08d}"
 
 
-def writing_name(step: int, token: str) -> str:
-    """Folder that a save fills. The token is new for every save, so that a worker left over from a
-    gang given up cannot write into the folder of the next."""
-    return f"{step_name(step)}.writing-{token}"
+def writing_folder(root: Location, step: int, token: str) -> Location:
+    """What a save fills. The token is new for every save, so that a worker left over from a gang
+    given up cannot write into the folder of the next. Behind an address, where nothing can be
+    renamed, the folder keeps this name."""
+    return root / (
+        step_name(step) + (f".{token}" if isinstance(root, Remote) else f".writing-{token}")
+    )
+
+
+def final_folder(writing: Location) -> Location:
+    """What the folder that a save of `writing_folder` fills is called once it is a checkpoint."""
+    if isinstance(writing, Remote):
+        return writing
+    return writing.with_name(writing.name.partition(".")[0])
 
 
 def replaced_name(step: int) -> str:
@@ -53,21 +70,39 @@ def shard_name(rank: int) -> str:
     return f"rank-{rank:05d}.safetensors"
 
 
-def candidates(root: Path) -> list[Path]:
-    """Folders that claim to be checkpoints, newest step first. Missing root: none."""
-    if not root.is_dir():
-        return []
-    found = [(match, entry) for entry in root.iterdir() if (match := _STEP.fullmatch(entry.name))]
+def candidates(root: Location) -> list[Location]:
+    """Folders that claim to be checkpoints, newest step first. Missing root: none. Raises
+    CheckpointError where the root cannot be read."""
+    found = [(match, entry) for entry in _entries(root) if (match := _STEP.fullmatch(entry.name))]
     found.sort(key=lambda pair: (-int(pair[0][1]), pair[1].name))
-    return [entry for _, entry in found]
+    return [entry for _, entry in found if _claims_to_be_whole(entry)]
 
 
-def list_steps(root: Path) -> list[int]:
-    """Steps of which a folder stands below `root`, damaged ones included, ascending."""
+def _entries(root: Location) -> list[Location]:
+    try:
+        return entries(root)
+    except OSError as wrong:
+        raise CheckpointError(str(root), f"not readable: {wrong.strerror}") from None
+
+
+def _claims_to_be_whole(folder: Location) -> bool:
+    """A local folder has its name since it was whole; any other is whole once its manifest is
+    there."""
+    if not isinstance(folder, Remote):
+        return True
+    try:
+        return bool(size_bytes(folder / MANIFEST))
+    except OSError:
+        return False
+
+
+def list_steps(root: Location) -> list[int]:
+    """Steps of which a folder stands below `root`, damaged ones included, ascending. Raises as
+    `candidates`."""
     return sorted({step_of(folder) for folder in candidates(root)})
 
 
-def step_of(folder: Path) -> int:
+def step_of(folder: Location) -> int:
     """The step that a candidate's name says."""
     match = _STEP.fullmatch(folder.name)
     if match is None:
@@ -75,39 +110,34 @@ def step_of(folder: Path) -> int:
     return int(match[1])
 
 
-def leftovers(root: Path, step: int) -> list[Path]:
+def leftovers(root: Location, step: int) -> list[Location]:
     """Folders that saves of `step` and of steps before it, which never ended, left behind; a later
     one may be under way."""
-    found = [(_TEMPORARY.fullmatch(entry.name), entry) for entry in root.iterdir()]
-    return [entry for match, entry in found if match and int(match[1]) <= step]
+    left = []
+    for entry in _entries(root):
+        temporary = _TEMPORARY.fullmatch(entry.name)
+        named = temporary or _STEP.fullmatch(entry.name)
+        if named and int(named[1]) <= step and (temporary or not _claims_to_be_whole(entry)):
+            left.append(entry)
+    return left
 
 
-def write_manifest(folder: Path, manifest: CheckpointManifest) -> None:
-    """Bring the manifest and its hash to storage: hash first, manifest last."""
+def write_manifest(folder: Location, manifest: CheckpointManifest) -> None:
+    """Bring the manifest and its hash to storage: hash first, manifest last. Raises OSError, or
+    CheckpointError behind an address."""
     text = json.dumps(manifest.model_dump(mode="json"), indent=1, allow_nan=False).encode()
     digest = hashlib.sha256(text).hexdigest()
     _write(folder / MANIFEST_HASH, f"{digest}  {MANIFEST}\n".encode())
     _write(folder / MANIFEST, text)
-    sync_directory(folder)
+    sync_folder(folder)
 
 
-def _write(path: Path, content: bytes) -> None:
-    with path.open("xb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
+def _write(file: Location, content: bytes) -> None:
+    with to_write(file) as opened:
+        opened.write(content)
 
 
-def sync_directory(folder: Path) -> None:
-    """Make the folder's entries (new files, renames) outlive a power cut."""
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def read_manifest(folder: Path) -> CheckpointManifest:
+def read_manifest(folder: Location) -> CheckpointManifest:
     """The manifest of one checkpoint, authentic but with its shards unverified: for ranks that were
     told by rank 0 which folder `newest_intact` found. Raises CheckpointError."""
     try:
@@ -118,17 +148,17 @@ def read_manifest(folder: Path) -> CheckpointManifest:
         ) from None
 
 
-def load_manifest(folder: Path) -> CheckpointManifest:
+def load_manifest(folder: Location) -> CheckpointManifest:
     """As `read_manifest`; raises Damaged."""
-    if folder.is_symlink() or not folder.is_dir():
+    if not is_folder(folder):
         raise Damaged(f"{folder.name}: not a folder")
     for name in (MANIFEST, MANIFEST_HASH):
-        size_bytes = regular_size_bytes(folder / name)
-        if size_bytes > MANIFEST_LIMIT_BYTES:
-            raise Damaged(f"{name}: {size_bytes} bytes, above the limit {MANIFEST_LIMIT_BYTES}")
+        length = regular_size_bytes(folder / name)
+        if length > MANIFEST_LIMIT_BYTES:
+            raise Damaged(f"{name}: {length} bytes, above the limit {MANIFEST_LIMIT_BYTES}")
     try:
-        text = (folder / MANIFEST).read_bytes()
-        noted = (folder / MANIFEST_HASH).read_bytes()
+        text = read_all(folder / MANIFEST)
+        noted = read_all(folder / MANIFEST_HASH)
     except OSError as wrong:
         raise Damaged(f"{MANIFEST}: not readable: {wrong.strerror}") from None
     if noted != f"{hashlib.sha256(text).hexdigest()}  {MANIFEST}\n".encode():
@@ -182,12 +212,9 @@ def _check_names(manifest: CheckpointManifest) -> None:
             raise Damaged(f"{MANIFEST}: {piece.tensor} lies in {piece.file!r}, which is not listed")
 
 
-def regular_size_bytes(path: Path) -> int:
+def regular_size_bytes(file: Location) -> int:
     """Length of a regular file; a symlink, a device or nothing at all raises Damaged."""
     try:
-        status = path.lstat()
+        return size_bytes(file)
     except OSError as wrong:
-        raise Damaged(f"{path.name}: {wrong.strerror}") from None
-    if not stat.S_ISREG(status.st_mode):
-        raise Damaged(f"{path.name}: not a regular file")
-    return status.st_size
+        raise Damaged(f"{file.name}: {wrong.strerror}") from None

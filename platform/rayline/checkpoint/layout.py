@@ -5,7 +5,7 @@ Pure arithmetic on integers: no tensor is touched here, so a hostile manifest co
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from math import prod
 
@@ -35,6 +35,15 @@ class Rectangle:
             slice(begin - base, begin - base + size)
             for begin, size, base in zip(self.offset, self.extent, outer.offset, strict=True)
         )
+
+    def bands(self, rows: int) -> Iterator[Rectangle]:
+        """The same places in rectangles of at most so many along the first dim."""
+        if not self.extent:
+            yield self
+            return
+        for done in range(0, self.extent[0], rows):
+            height = min(rows, self.extent[0] - done)
+            yield Rectangle((self.offset[0] + done, *self.offset[1:]), (height, *self.extent[1:]))
 
     def inside(self, shape: Sequence[int]) -> bool:
         """Whether it has the dims of `shape` and lies within it."""

@@ -24,8 +24,12 @@ from rayline.spec.step import AverageSpec, BatchSpec, GuardSpec, ObjectiveSpec
 
 
 class CheckpointSpec(Document):
-    """When state is kept, and how much of it."""
+    """When state is kept, where, and how much of it."""
 
+    directory: str | None = None
+    """Folder of the checkpoints, which every worker must reach: a path, or any address that fsspec
+    knows, such as s3://bucket/runs/{name}; {name} stands for the job's name. Endpoints and
+    credentials come from the environment. null: checkpoints, in output_dir."""
     every_steps: int | None = Field(default=None, ge=1)
     """Steps between checkpoints; null keeps only the one at the end."""
     keep: int = Field(default=2, ge=1)
@@ -33,6 +37,23 @@ class CheckpointSpec(Document):
     resume: Literal["auto", "never"] = "auto"
     """auto: go on from the newest intact checkpoint of this job, if there is one. never: refuse to
     start where a checkpoint stands."""
+    write_mb_per_s: float | None = Field(default=None, gt=0)
+    """Most that one node writes of checkpoints, in 10^6 bytes a second; null as fast as storage
+    takes them."""
+
+    @field_validator("directory")
+    @classmethod
+    def _reached_by_all(cls, directory: str | None) -> str | None:
+        if directory is not None and directory.startswith("memory://"):
+            raise ValueError("memory:// is seen by one process only; use a path, s3://, gs://, ...")
+        if directory is not None and not directory.rpartition("://")[2].strip("/"):
+            raise ValueError("names no folder; such as /mnt/shared/runs or s3://bucket/runs/{name}")
+        return directory
+
+    @property
+    def write_bytes_per_s(self) -> float | None:
+        """write_mb_per_s in bytes."""
+        return None if self.write_mb_per_s is None else self.write_mb_per_s * 1e6
 
 
 class ResourceSpec(Document):
@@ -117,8 +138,9 @@ class JobSpec(Document):
     """Steps to trace; null traces none."""
     export: ExportSpec = ExportSpec()
     output_dir: str = "runs/{name}"
-    """Folder of checkpoints, logs and the exported model; {name} stands for the job's name. On a
-    cluster of several nodes it must be on storage that all of them see."""
+    """Folder of logs, the exported model and, without checkpoint.directory, checkpoints; {name}
+    stands for the job's name. On a cluster of several nodes it must be on storage that all of them
+    see."""
 
     @field_validator("precision", mode="before")
     @classmethod
@@ -165,6 +187,15 @@ class JobSpec(Document):
     def directory(self) -> str:
         """output_dir with the name filled in."""
         return self.output_dir.replace("{name}", self.name)
+
+    @property
+    def checkpoint_directory(self) -> str:
+        """Path or address of the checkpoints: checkpoint.directory with the name filled in, or
+        `checkpoints` in output_dir."""
+        own = self.checkpoint.directory
+        if own is None:
+            return str(PurePath(self.directory) / "checkpoints")
+        return own.replace("{name}", self.name)
 
     @property
     def last_step(self) -> int:

@@ -45,6 +45,8 @@ class WorkerContext:
     """Step of the snapshot there that every rank goes on from; None where there is none."""
     collective_timeout_s: float = 600.0
     """Longest that one collective may take before it is an error."""
+    workers_on_node: int = 1
+    """Ranks that share this one's node, itself among them."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -70,6 +70,7 @@ def run_rank(
         with link.around("start", 0):
             shape = ModelShape.from_config(load_config(model_directory).to_dict())
             job.check(shape)
+            _check_storage(job, context)
             feed = TrainingFeed.load(job, context.coordinate, model_directory)
             held_out = HeldOutFeed.load(job, context.coordinate, model_directory)
             loaded_s = clock.lap_s()
@@ -114,6 +115,14 @@ def run_rank(
     return TrainResult(first_step, last_step, finished, saved, report, memory, trace)
 
 
+def _check_storage(job: JobSpec, context: WorkerContext) -> None:
+    """Refuse a folder of checkpoints that this node cannot use, before anything is trained. A gang
+    that begins again has been there, and may go on from memory while storage rests."""
+    first = context.epoch == 1 and context.local_rank == 0
+    if first and job.checkpoint.directory is not None:
+        checkpoint.check_access(checkpoint.located(job.checkpoint_directory))
+
+
 class _Clock:
     """Wall time, lap by lap."""
 
@@ -141,12 +150,12 @@ class _Run:
     model_fingerprint: str
     device: torch.device
     snapshots: Snapshots
-    newest: Path | None = None
+    newest: checkpoint.Location | None = None
     """Folder of the newest checkpoint that this run wrote or resumed from."""
 
     @property
-    def _checkpoints(self) -> Path:
-        return Path(self.job.directory) / "checkpoints"
+    def _checkpoints(self) -> checkpoint.Location:
+        return checkpoint.located(self.job.checkpoint_directory)
 
     def restore(self) -> int:
         """Take over the snapshot that the gang goes on from, else the newest intact checkpoint, if
@@ -168,7 +177,7 @@ class _Run:
         folder = chosen[0]
         if isinstance(folder, CheckpointError | SpecError):
             raise folder
-        if not isinstance(folder, Path):
+        if not isinstance(folder, checkpoint.Location):
             return 0
         manifest = checkpoint.read_manifest(folder)
         pieces = self.engine.pieces()
@@ -189,7 +198,7 @@ class _Run:
         log.info("resumed after step %d from %s", manifest.step, folder)
         return manifest.step
 
-    def _choose(self) -> Path | CheckpointError | SpecError | None:
+    def _choose(self) -> checkpoint.Location | CheckpointError | SpecError | None:
         """The folder to resume from, None for a fresh start, or the error all ranks shall raise."""
         try:
             if self.job.checkpoint.resume == "never":
@@ -199,7 +208,8 @@ class _Run:
                         f"never, but a checkpoint stands in {self._checkpoints}",
                         value="never",
                         allowed="auto, never",
-                        fix="set it to auto to go on from there, or choose another output_dir",
+                        fix="set it to auto to go on from there, or choose another output_dir or "
+                        "checkpoint.directory",
                     )
                 return None
             found = checkpoint.newest_intact(self._checkpoints, self.model_fingerprint)
@@ -307,6 +317,7 @@ class _Run:
         )
 
     def _save(self, step: int) -> None:
+        bytes_per_s = self.job.checkpoint.write_bytes_per_s
         with self.link.around("save", step):
             self.newest = checkpoint.save(
                 self._checkpoints,
@@ -314,6 +325,7 @@ class _Run:
                 self.engine.pieces(),
                 checkpoint.exchange(),
                 keep=self.job.checkpoint.keep,
+                bytes_per_s=bytes_per_s and bytes_per_s / self.context.workers_on_node,
             )
 
     def _save_beside(self, step: int) -> bool:

@@ -69,6 +69,8 @@ def trial_job(spec: TuneSpec, number: int, values: Mapping[str, Any], folder: st
             **values,
             "name": trial_name(spec, number),
             "output_dir": f"{folder}/{trial_name(spec, number)}",
+            # Nor do its checkpoints outlive it: they lie in that folder, which is its own.
+            "checkpoint.directory": None,
             # A trial keeps its model with its run; only the job of best.yaml is registered.
             "export.register_as": None,
         }
