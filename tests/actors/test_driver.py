@@ -44,6 +44,12 @@ def test_relative_paths_are_made_absolute_and_nothing_else_changes(make_job: Mak
     there = anchored_job(watched, Path("/home/of/driver"))
     assert there.evaluation is not None
     assert there.evaluation.files == ["/home/of/driver/c.txt"]
+    for given, then in (
+        ("kept/{name}", "/home/of/driver/kept/gang"),
+        ("s3://bucket/{name}", "s3://bucket/gang"),
+    ):
+        kept = anchored_job(job.changed({"checkpoint.directory": given}), Path("/home/of/driver"))
+        assert kept.checkpoint.directory == kept.checkpoint_directory == then
     back = {
         "output_dir": job.output_dir,
         "data.files": job.data.files,

@@ -24,7 +24,7 @@ def test_local_ranks_count_up_on_each_node_and_find_their_gpu(nodes: list[str], 
         on_node = nodes.count(nodes[rank])
         assert share.local_rank == nodes[:rank].count(nodes[rank])
         assert share.visible_gpus[share.local_rank] == places[rank].gpus[0]
-        assert len(share.visible_gpus) == on_node
+        assert len(share.visible_gpus) == share.workers == on_node
         assert share.threads == max(1, cores // on_node)
 
 

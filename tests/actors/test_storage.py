@@ -1,5 +1,7 @@
 """Checkpoints that keepers write: whole and by the driver whose turn it is, or not at all."""
 
+from collections.abc import Iterator
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,11 +16,14 @@ from rayline.checkpoint import (
     claim,
     holds,
     list_steps,
+    located,
     newest_intact,
     read_into,
 )
+from rayline.checkpoint.location import entries, remove_file
 from rayline.parallel.piece import Piece
 from rayline.spec import ParallelPlan
+from support.object_store import fresh_address, s3_server
 
 HEADER = CheckpointHeader(
     step=4,
@@ -31,10 +36,14 @@ HEADER = CheckpointHeader(
 )
 
 
-@pytest.fixture
-def storage(tmp_path: Path) -> Storage:
-    root = tmp_path / "checkpoints"
-    return Storage(root=str(root), keep=2, world_size=2, claim=claim(root), epoch=1)
+@pytest.fixture(params=["on a disk", "in a store of objects"])
+def storage(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Storage]:
+    with ExitStack() as held:
+        root = str(tmp_path / "checkpoints")
+        if request.param == "in a store of objects":
+            held.enter_context(s3_server())
+            root = fresh_address()
+        yield Storage(root=root, keep=2, world_size=2, claim=claim(located(root)), epoch=1)
 
 
 def posted(step: int, rank: int) -> Snapshot:
@@ -53,9 +62,9 @@ def write(committer: Committer, step: int, rank: int) -> str:
 def test_a_checkpoint_appears_once_every_rank_has_written(storage: Storage) -> None:
     committer = Committer(storage)
     assert write(committer, 4, 1) == ""
-    assert list_steps(Path(storage.root)) == []
+    assert list_steps(located(storage.root)) == []
     assert write(committer, 4, 0) == "step 4 saved"
-    found = newest_intact(Path(storage.root), "model")
+    found = newest_intact(located(storage.root), "model")
     assert found is not None
     whole = Piece("weight/a", (4, 3), (0, 0), torch.zeros(4, 3), owner=True)
     read_into(found.folder, found.manifest, [whole])
@@ -67,9 +76,9 @@ def test_a_step_that_lacks_a_rank_gives_way_to_the_next(storage: Storage) -> Non
     write(committer, 4, 1)
     write(committer, 6, 0)
     assert write(committer, 6, 1) == "step 6 saved"
-    assert list_steps(Path(storage.root)) == [6]
-    left = [folder.name for folder in Path(storage.root).iterdir() if ".writing-" in folder.name]
-    assert left == []
+    assert list_steps(located(storage.root)) == [6]
+    left = [entry.name for entry in entries(located(storage.root)) if entry.name != "fence"]
+    assert len(left) == 1
 
 
 def test_another_epoch_writes_to_another_folder(storage: Storage) -> None:
@@ -80,11 +89,11 @@ def test_another_epoch_writes_to_another_folder(storage: Storage) -> None:
 def test_who_was_cut_off_commits_nothing(storage: Storage) -> None:
     cut_off = Committer(storage)
     write(cut_off, 4, 0)
-    other = Committer(replace(storage, claim=claim(Path(storage.root))))
-    assert not holds(Path(storage.root), storage.claim)
+    other = Committer(replace(storage, claim=claim(located(storage.root))))
+    assert not holds(located(storage.root), storage.claim)
     told = write(cut_off, 4, 1)
     assert told.startswith("step 4 not saved: another run writes to ")
-    assert list_steps(Path(storage.root)) == []
+    assert list_steps(located(storage.root)) == []
     write(other, 4, 0)
     assert write(other, 4, 1) == "step 4 saved"
 
@@ -95,9 +104,9 @@ def test_storage_that_fails_is_told_and_leaves_the_checkpoints_before(storage: S
         write(committer, 4, rank)
     snapshot = posted(6, 0)
     write(committer, 6, 1)
-    # A file stands where the shard should go: what a full disk is to a save.
-    (folder_of(storage, 6) / "rank-00000.safetensors").write_text("in the way")
     report = write_posted(storage, 0, snapshot)
+    # A shard that was told of is gone: what a full disk is to a save.
+    remove_file(folder_of(storage, 6) / "rank-00001.safetensors")
     assert str(committer.take(0, snapshot.header, report)).startswith("step 6 not saved: ")
-    assert list_steps(Path(storage.root)) == [4]
-    assert newest_intact(Path(storage.root), "model") is not None
+    assert list_steps(located(storage.root)) == [4]
+    assert newest_intact(located(storage.root), "model") is not None

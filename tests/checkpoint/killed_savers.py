@@ -1,7 +1,8 @@
 """Savers that are killed: each is a fork of this process, so torch is imported once.
 
-Arguments: a folder, and how many savers. Saver i writes step after step below <folder>/i and is
-ended by SIGKILL at a random moment. Prints a JSON list: the last step that each said it had saved.
+Arguments: a folder, by path or address, and how many savers. Saver i writes step after step below
+<folder>/i and is ended by SIGKILL at a random moment. Prints a JSON list: the last step that each
+said it had saved.
 """
 
 import itertools
@@ -11,7 +12,6 @@ import random
 import signal
 import sys
 import time
-from pathlib import Path
 
 import torch
 
@@ -20,7 +20,7 @@ from rayline.parallel.piece import Piece
 from rayline.spec import ParallelPlan
 
 
-def save_endlessly(root: Path, said: int) -> None:
+def save_endlessly(root: checkpoint.Location, said: int) -> None:
     whole = torch.zeros(200_000)
     piece = Piece("weight/w", (200_000,), (0,), whole, True)
     for step in itertools.count(1):
@@ -30,7 +30,7 @@ def save_endlessly(root: Path, said: int) -> None:
         os.write(said, b"%d\n" % step)
 
 
-def kill_one(root: Path, after_s: float) -> int:
+def kill_one(root: checkpoint.Location, after_s: float) -> int:
     """The last step that the saver said it had saved."""
     heard, said = os.pipe()
     saver = os.fork()
@@ -52,7 +52,7 @@ def kill_one(root: Path, after_s: float) -> int:
 def main() -> None:
     torch.set_num_threads(1)
     draw = random.Random(0)
-    root, attempts = Path(sys.argv[1]), int(sys.argv[2])
+    root, attempts = checkpoint.located(sys.argv[1]), int(sys.argv[2])
     print(json.dumps([kill_one(root / str(i), draw.uniform(0, 0.05)) for i in range(attempts)]))
 
 

@@ -67,3 +67,12 @@ def test_negative_numbers_lie_outside() -> None:
 def test_many_ranks_are_checked_in_time_linear_in_their_number() -> None:
     columns = [Rectangle((0, 8 * rank), (64, 8)) for rank in range(20_000)]
     assert tiling_fault((64, 160_000), columns) is None
+
+
+@given(st.integers(0, 3).flatmap(rectangles), st.integers(1, 5))
+def test_bands_hold_every_place_once_and_no_more_rows_than_asked(
+    whole: Rectangle, rows: int
+) -> None:
+    bands = list(whole.bands(rows))
+    assert sorted(place for band in bands for place in places(band)) == sorted(places(whole))
+    assert all(band.extent[0] <= rows for band in bands if band.extent)

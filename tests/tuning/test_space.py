@@ -108,11 +108,13 @@ def test_a_range_that_fits_passes(
 def test_a_trial_has_its_own_name_and_folder_and_registers_nothing(
     make_search: MakeSearch, tmp_path: Path
 ) -> None:
-    search = make_search(name="s" * 63, **{"job.export.register_as": "bot"})
+    kept = {"job.export.register_as": "bot", "job.checkpoint.directory": "s3://bucket/kept"}
+    search = make_search(name="s" * 63, **kept)
     job = trial_job(search, 12, {"optim.lr": 0.5}, str(tmp_path))
     assert job.optim.lr == 0.5
     assert job.name == "s" * 58 + "-012"
     assert job.directory == str(tmp_path / job.name)
+    assert job.checkpoint_directory == str(tmp_path / job.name / "checkpoints")
     assert job.export.register_as is None
     best = best_job(search, {"optim.lr": 0.5})
     assert (best.name, best.optim.lr) == ("best", 0.5)
