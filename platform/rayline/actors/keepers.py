@@ -106,10 +106,13 @@ class Keepers:
         try:
             self._claim = self._claim or ray.get(committer.claim.remote(root))
         except RayTaskError as wrong:
+            own = self._job.checkpoint.directory is not None
+            said = wrong.cause.problem if isinstance(wrong.cause, CheckpointError) else wrong.cause
             raise CheckpointError(
-                root,
-                f"cannot be written: {wrong.cause}",
-                fix="mend it, or change output_dir or checkpoint.directory",
+                "checkpoint.directory" if own else "output_dir",
+                f"checkpoints cannot be written there: {said}",
+                value=root,
+                fix="give the workers access to it, or name another",
             ) from None
         self._storage = storage = Storage(
             root=root,

@@ -14,8 +14,8 @@ import shutil
 import stat
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
+from io import BufferedIOBase
 from pathlib import Path
-from typing import BinaryIO
 
 from rayline.checkpoint.remote import Remote
 from rayline.errors import CheckpointError
@@ -76,13 +76,13 @@ def read_range(file: Location, begin: int, end: int) -> memoryview:
     return content
 
 
-def to_read(file: Location) -> AbstractContextManager[BinaryIO]:
+def to_read(file: Location) -> AbstractContextManager[BufferedIOBase]:
     """A file, to be read from its beginning."""
     return file.opened() if isinstance(file, Remote) else file.open("rb")
 
 
 @contextmanager
-def to_write(file: Location) -> Iterator[BinaryIO]:
+def to_write(file: Location) -> Iterator[BufferedIOBase]:
     """A new file, on storage once this is left without an error."""
     if isinstance(file, Remote):
         with file.created() as remote:

@@ -31,10 +31,12 @@ class ObjectStore(FsspecStore):
         super().__init__(**{"retry_config": _RETRIES, **named})
 
     def _open(
-        self, path: str, mode: str = "rb", block_size: int | None = None, **options: Any
+        self, path: str, mode: str = "rb", block_size: Any = None, *_: Any, **__: Any
     ) -> BufferedFile:
         # The size of a request, which obstore's own method does not take from fsspec's callers.
-        return BufferedFile(self, path, mode, buffer_size=block_size)
+        opened: Any = BufferedFile
+        file: BufferedFile = opened(self, path, mode, buffer_size=block_size)
+        return file
 
 
 def offer(protocol: str) -> None:

@@ -13,7 +13,8 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from typing import Any, BinaryIO
+from io import BufferedIOBase
+from typing import Any
 
 from rayline.errors import CheckpointError, RaylineError
 
@@ -66,13 +67,13 @@ class Remote:
             return content
 
     @contextmanager
-    def opened(self) -> Iterator[BinaryIO]:
+    def opened(self) -> Iterator[BufferedIOBase]:
         """The file, to be read from its beginning."""
         with self._reached() as (system, path), system.open(path, "rb", _BLOCK_BYTES) as file:
             yield file
 
     @contextmanager
-    def created(self) -> Iterator[BinaryIO]:
+    def created(self) -> Iterator[BufferedIOBase]:
         """The file, written anew; it takes the place of what was there once it is closed."""
         with self._reached() as (system, path), system.open(path, "wb", _BLOCK_BYTES) as file:
             yield file

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from math import prod
+from typing import Any
 
 import torch
 
@@ -70,7 +71,7 @@ def stored_tensors(file: Location) -> dict[str, StoredTensor]:
         raise NotSafetensors(f"{type(wrong).__name__} in its header: {wrong}") from None
 
 
-def _tensor(file: Location, data: int, file_bytes: int, entry: dict[str, object]) -> StoredTensor:
+def _tensor(file: Location, data: int, file_bytes: int, entry: dict[str, Any]) -> StoredTensor:
     """One entry of a header, of which nothing is known yet; raises as a tree of other types does,
     and ValueError where its parts do not go together."""
     dtype, shape, offsets = _DTYPE_OF[entry["dtype"]], entry["shape"], entry["data_offsets"]

@@ -95,13 +95,8 @@ def run_rank(
             )
             built_s = clock.lap_s()
             first_step = run.restore() + 1
-            log.info(
-                "data in %.2f s, joined in %.2f s, built in %.2f s, restored in %.2f s",
-                loaded_s,
-                joined_s,
-                built_s,
-                clock.lap_s(),
-            )
+            told = "data in %.2f s, joined in %.2f s, built in %.2f s, restored in %.2f s"
+            log.info(told, loaded_s, joined_s, built_s, clock.lap_s())
         with (
             StepProfiler(job.profile, Path(job.directory) / "profile", context) as profiler,
             Prefetch(feed.batch, job.last_step) as batches,
