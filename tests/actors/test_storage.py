@@ -110,3 +110,10 @@ def test_storage_that_fails_is_told_and_leaves_the_checkpoints_before(storage: S
     assert str(committer.take(0, snapshot.header, report)).startswith("step 6 not saved: ")
     assert list_steps(located(storage.root)) == [4]
     assert newest_intact(located(storage.root), "model") is not None
+
+
+def test_storage_that_cannot_be_asked_is_told_and_is_not_another_run() -> None:
+    away = Storage(root="nowhere://x", keep=2, world_size=2, claim="mine", epoch=1)
+    committer = Committer(away)
+    write(committer, 4, 0)
+    assert "Protocol not known" in write(committer, 4, 1)

@@ -18,18 +18,18 @@ from dataclasses import dataclass, field
 
 from rayline.actors.saving import Shard, Storage, Written
 from rayline.checkpoint import (
-    MANIFEST,
     CheckpointHeader,
     Location,
     Snapshot,
     commit,
+    discard,
     holds,
     located,
     make_folder,
-    remove_folder,
     write_own,
     writing_folder,
 )
+from rayline.errors import CheckpointError
 
 log = logging.getLogger(__name__)
 
@@ -63,8 +63,12 @@ def commit_shards(storage: Storage, shards: Sequence[Shard]) -> Written:
 
 def _committed(storage: Storage, header: CheckpointHeader, reports: Sequence[str]) -> Written:
     root, folder = located(storage.root), folder_of(storage, header.step)
-    if not holds(root, storage.claim):
-        remove_folder(folder, MANIFEST)
+    try:
+        ours = holds(root, storage.claim)
+    except CheckpointError as wrong:
+        return Written(header.step, wrong.problem)
+    if not ours:
+        discard(folder)
         return Written(header.step, f"another run writes to {root} now")
     return Written(header.step, commit(root, folder, header, reports, storage.keep))
 

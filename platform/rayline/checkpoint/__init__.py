@@ -15,9 +15,9 @@ checkpoint made under one plan loads under any other. Nothing here is ever unpic
 from rayline.checkpoint.exchange import Alone, Exchange, ProcessGroup, exchange
 from rayline.checkpoint.fence import check_access, claim, holds
 from rayline.checkpoint.finding import Found, newest_intact
-from rayline.checkpoint.folder import MANIFEST, list_steps, read_manifest, writing_folder
+from rayline.checkpoint.folder import discard, list_steps, read_manifest, writing_folder
 from rayline.checkpoint.header import CheckpointHeader, model_fingerprint
-from rayline.checkpoint.location import Location, located, make_folder, remove_folder
+from rayline.checkpoint.location import Location, located, make_folder
 from rayline.checkpoint.reading import read_into
 from rayline.checkpoint.snapshot import (
     OUTBOX,
@@ -36,7 +36,6 @@ from rayline.checkpoint.snapshot import (
 from rayline.checkpoint.writing import commit, save, write_own
 
 __all__ = [
-    "MANIFEST",
     "OUTBOX",
     "Alone",
     "CheckpointHeader",
@@ -50,6 +49,7 @@ __all__ = [
     "claim",
     "clear",
     "commit",
+    "discard",
     "exchange",
     "generation_bytes",
     "holds",
@@ -66,7 +66,6 @@ __all__ = [
     "put_generation",
     "read_into",
     "read_manifest",
-    "remove_folder",
     "save",
     "snapshot_at",
     "write_own",

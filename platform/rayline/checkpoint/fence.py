@@ -1,9 +1,10 @@
 """The fence of a folder of checkpoints: whose turn it is to write there.
 
 A driver claims the folder when it begins to write; the newest claim holds. A commit looks at the
-fence right before it renames, so a driver that was cut off and comes back cannot put its state
-over that of the one that took over. (Between the look and the rename lies a moment that only
-storage with locks could close; what could slip through is one checkpoint that is whole in itself.)
+fence right before it renames or writes the manifest, so a driver that was cut off and comes back
+cannot put its state over that of the one that took over. (Between the look and the commit lies a
+moment that only storage with locks could close; what could slip through is one checkpoint that is
+whole in itself.)
 """
 
 from __future__ import annotations
@@ -33,10 +34,11 @@ def claim(root: Location) -> str:
 
 
 def holds(root: Location, mine: str) -> bool:
-    """Whether the claim `mine` is still the newest."""
+    """Whether the claim `mine` is still the newest. Raises CheckpointError where storage behind an
+    address cannot tell."""
     try:
         return read_all(root / _FENCE) == mine.encode()
-    except STORAGE_FAULTS:
+    except OSError:
         return False
 
 

@@ -16,6 +16,7 @@ from rayline.checkpoint.location import (
     entries,
     is_folder,
     read_all,
+    remove_folder,
     size_bytes,
     sync_folder,
     to_write,
@@ -47,9 +48,8 @@ def writing_folder(root: Location, step: int, token: str) -> Location:
     """What a save fills. The token is new for every save, so that a worker left over from a gang
     given up cannot write into the folder of the next. Behind an address, where nothing can be
     renamed, the folder keeps this name."""
-    return root / (
-        step_name(step) + (f".{token}" if isinstance(root, Remote) else f".writing-{token}")
-    )
+    mark = token if isinstance(root, Remote) else f"writing-{token}"
+    return root / f"{step_name(step)}.{mark}"
 
 
 def final_folder(writing: Location) -> Location:
@@ -120,6 +120,12 @@ def leftovers(root: Location, step: int) -> list[Location]:
         if named and int(named[1]) <= step and (temporary or not _claims_to_be_whole(entry)):
             left.append(entry)
     return left
+
+
+def discard(folder: Location) -> None:
+    """Remove a folder that a save filled, its manifest first, so that what is half removed is no
+    checkpoint. Never raises: what is left goes another time."""
+    remove_folder(folder, MANIFEST)
 
 
 def write_manifest(folder: Location, manifest: CheckpointManifest) -> None:

@@ -24,9 +24,9 @@ from pathlib import Path
 from rayline.checkpoint.exchange import Exchange
 from rayline.checkpoint.finding import check_complete, check_sizes
 from rayline.checkpoint.folder import (
-    MANIFEST,
     Damaged,
     candidates,
+    discard,
     final_folder,
     leftovers,
     load_manifest,
@@ -43,7 +43,6 @@ from rayline.checkpoint.location import (
     STORAGE_FAULTS,
     Location,
     make_folder,
-    remove_folder,
     sync_folder,
 )
 from rayline.checkpoint.shard import storable, write_shard
@@ -94,7 +93,7 @@ def commit(
         if isinstance(writing, Path) and isinstance(root, Path):
             _rename(root, writing, header.step)
     except (*STORAGE_FAULTS, Damaged) as wrong:
-        remove_folder(writing, MANIFEST)
+        discard(writing)
         return _reason(wrong)
     try:
         _retire(root, final_folder(writing), keep)
@@ -218,7 +217,7 @@ def _rename(root: Path, writing: Path, step: int) -> None:
     if final.exists():
         aside = root / replaced_name(step)
         if aside.exists():
-            remove_folder(aside, MANIFEST)
+            discard(aside)
         final.rename(aside)
     writing.rename(final)
     sync_folder(root)
@@ -233,7 +232,7 @@ def _retire(root: Location, saved: Location, keep: int) -> None:
     first: what is half removed is no checkpoint any more.
     """
     for folder in leftovers(root, step_of(saved)):
-        remove_folder(folder, MANIFEST)
+        discard(folder)
     kept = 1
     for folder in candidates(root):
         older = step_of(saved) - step_of(folder)
@@ -241,7 +240,7 @@ def _retire(root: Location, saved: Location, keep: int) -> None:
             continue
         # Behind an address an earlier save of the same step stands beside this one.
         if older == 0 or (older > 0 and kept >= keep):
-            remove_folder(folder, MANIFEST)
+            discard(folder)
         elif _usable(folder):
             kept += 1
 
