@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from rayline.planner import JobPlan
     from rayline.serving import Endpoint
     from rayline.serving.client import Message
-    from rayline.tracking import ModelSummary, RunRecord, RunSummary
+    from rayline.tracking import ModelSummary, RunNews, RunRecord, RunSummary
     from rayline.tuning import SearchOutcome, TrialReport
 
 DEFAULT_URL = "http://127.0.0.1:8000/v1"
@@ -106,11 +106,13 @@ class Client:
         *,
         observers: Sequence[Callable[[StepReport], None]] = (),
         stop: threading.Event | None = None,
+        run_id: str | None = None,
     ) -> JobOutcome:
         """Run `job` here and return when it is done: the run's id, result and model.
 
         Each of `observers` is called with every StepReport. Setting `stop` ends the job after the
-        step in flight, with a checkpoint. Raises the RaylineError that the job ended with.
+        step in flight, with a checkpoint. With `run_id` it goes on under that run instead of a new
+        one. Raises the RaylineError that the job ended with.
 
             client.train(job, observers=[lambda report: print(report.step, report.loss)])
         """
@@ -120,7 +122,7 @@ class Client:
         self.check_data(job)
         if self.address is not None:
             self._join()
-        return run_job(job, observers=observers, stop=stop)
+        return run_job(job, observers=observers, stop=stop, run_id=run_id)
 
     def resume(
         self,
@@ -133,18 +135,12 @@ class Client:
         """Go on with a run whose driver ended, under the same id, from its newest checkpoint.
 
         `overrides` change its spec, as `--set` does. Raises SpecError where the store has no such
-        run or it is finished, and what `train` raises.
+        run, it is finished or its driver lives, and what `train` raises.
 
             client.resume("9f2c...", ["steps=2000"])
         """
-        with _needing("train"):
-            from rayline.actors import train as run_job
-
         job = self.resumed_job(run_id, overrides)
-        self.check_data(job)
-        if self.address is not None:
-            self._join()
-        return run_job(job, observers=observers, stop=stop, run_id=run_id)
+        return self.train(job, observers=observers, stop=stop, run_id=run_id)
 
     def resumed_job(self, run_id: str, overrides: Sequence[str] = ()) -> JobSpec:
         """The job that `resume` runs."""
@@ -268,6 +264,18 @@ class Client:
             from rayline.tracking import read_run
 
         return read_run(self.tracking, run_id)
+
+    def follow(self, run_id: str) -> Iterator[RunNews]:
+        """A run that another process drives, once a second, until it has ended or its driver has
+        fallen silent.
+
+            for news in client.follow("9f2c..."):
+                print(news.summary.step, news.summary.loss)
+        """
+        with _needing("train"):
+            from rayline.tracking import follow_run
+
+        return follow_run(self.tracking, run_id)
 
     def models(self) -> list[ModelSummary]:
         """The registered models, by name."""

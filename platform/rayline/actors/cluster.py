@@ -2,7 +2,8 @@
 
 Ray has no public call for what is free on each node, nor for whether a cluster grows by itself.
 Both are read from the autoscaler's status, the source of `ray status` (ray.autoscaler.v2.sdk, Ray
-2.60); tests/actors/test_cluster.py holds that. Nothing else here reads the cluster's state.
+2.60); tests/actors/test_cluster.py holds that. Nor has it one for the nodes that are to go, which
+Ray Train reads from the same place as this does. Nothing else here reads the cluster's state.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from collections.abc import Iterable
 from typing import Any
 
 import ray
+from ray._private.state import state as global_state
 from ray.autoscaler.v2.schema import ClusterStatus
 from ray.autoscaler.v2.sdk import get_cluster_status
 from ray.experimental.internal_kv import _internal_kv_get
@@ -80,14 +82,23 @@ def _remedy(message: str) -> str:
 
 
 def nodes() -> list[Node]:
-    """The nodes that are alive. Figures are up to a second old."""
-    status = _status()
+    """The nodes that are alive and stay. Figures are up to a second old."""
+    status, going = _status(), draining_nodes()
     return [
         Node(
             node.node_id or "", node.ip_address, node.total_resources(), node.available_resources()
         )
         for node in [*status.active_nodes, *status.idle_nodes]
+        if node.node_id not in going
     ]
+
+
+def draining_nodes() -> dict[str, float | None]:
+    """Nodes that are to go, because a cloud takes them back or somebody asked Ray to drain them,
+    with the Unix time at which they do; None where that is not known. Nothing new is placed there.
+    """
+    deadlines_ms: dict[str, int] = global_state.get_draining_nodes()
+    return {node: at_ms / 1000 if at_ms else None for node, at_ms in deadlines_ms.items()}
 
 
 def lost_nodes(suspects: Iterable[str]) -> set[str]:

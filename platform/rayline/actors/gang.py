@@ -89,9 +89,12 @@ class Gang:
         self._asked: ray.ObjectRef[Any] | None = None
         self._vigil = Vigil(job.recovery.hang_after_s, Path(job.directory) / "hangs")
 
-    def start(self, placement: Placement, stop_requested: Callable[[], bool]) -> int | None:
+    def start(
+        self, placement: Placement, stop_requested: Callable[[], bool], has_stepped: bool = False
+    ) -> int | None:
         """Start what is missing of the workers, in their bundles, and let all run. Returns the step
-        of the snapshot that they go on from, None where there is none.
+        of the snapshot that they go on from, None where there is none. `has_stepped`: whether an
+        earlier beginning finished a step.
 
         Raises WorkersLost where a process ended, PlacementError after START_TIMEOUT_S or where
         GPUs are missing, SpecError where logs cannot be written, InterruptedByUser.
@@ -130,6 +133,7 @@ class Gang:
             (places[0].address, port),
             self.epoch,
             opened,
+            has_stepped,
         )
         what = self._assignment
         for actor, context in zip(actors, told, strict=True):

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from rayline import __version__
-from rayline.cli import chaos, checks, demo, jobs, records, serving, training, verify
+from rayline.cli import chaos, checks, demo, following, jobs, records, serving, training, verify
 
 _VERBS = (
     ("Begin", demo.demo, "rayline demo --exit"),
@@ -23,6 +23,7 @@ _VERBS = (
     ("Serve", serving.deploy, "rayline deploy serve/chat.yaml --set port=8001"),
     ("Serve", serving.undeploy, "rayline undeploy chat"),
     ("Serve", serving.chat, 'rayline chat "What is the capital of France?"'),
+    ("Train", following.attach, "rayline attach 9f2c61d0"),
     ("Look back", records.runs, "rayline runs --limit 5"),
     ("On a cluster", jobs.submit, "rayline submit jobs/specs/quickstart.yaml"),
     ("On a cluster", jobs.status, "rayline status"),

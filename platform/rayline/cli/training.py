@@ -81,7 +81,7 @@ def resume(
         screen.result(plan_document(plan))
         return
     with TrainProgress(screen, job.last_step, f"resume {job.name}") as progress:
-        outcome = client.resume(run_id, sets, observers=[progress])
+        outcome = client.train(job, observers=[progress], run_id=run_id)
     show_outcome(screen, job, outcome)
     screen.result(outcome)
 

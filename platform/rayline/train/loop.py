@@ -192,7 +192,8 @@ class _Run:
     def _choose(self) -> Path | CheckpointError | SpecError | None:
         """The folder to resume from, None for a fresh start, or the error all ranks shall raise."""
         try:
-            if self.job.checkpoint.resume == "never":
+            # A gang that begins again goes on from what it left itself.
+            if self.job.checkpoint.resume == "never" and not self.context.has_stepped:
                 if checkpoint.list_steps(self._checkpoints):
                     return SpecError(
                         "checkpoint.resume",
