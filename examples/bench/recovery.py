@@ -92,17 +92,11 @@ def under_kills(name: str, kills: int, gap_steps: int, seed: int, spares: int) -
             "most": max(whole),
         },
         "median_parts_s": {
-            "detect": statistics.median(one.detect_s or 0.0 for one in report.judged),
-            "leave": _median(report, "leave_s"),
-            "start": _median(report, "start_s"),
-            "restore_and_step": _median(report, "first_step_s"),
+            part: statistics.median(one.parts_s[part] for one in report.judged if one.recovery)
+            for part in ("detect", "leave", "place", "start", "restore", "step")
         },
         "faults": {str(one.fault): one.recovery and one.recovery.total_s for one in report.judged},
     }
-
-
-def _median(report: Any, part: str) -> float:
-    return statistics.median(getattr(one.recovery, part) for one in report.judged if one.recovery)
 
 
 def ray_train() -> dict[str, Any]:

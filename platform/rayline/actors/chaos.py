@@ -46,6 +46,20 @@ class Judged:
     """From the fault to the driver's seeing it; None where it never came."""
     recovery: Recovery | None
 
+    @property
+    def parts_s(self) -> dict[str, float]:
+        """Seconds from the fault to the next finished step, as far as known, by what took them."""
+        found = {} if self.detect_s is None else {"detect": self.detect_s}
+        if self.recovery is not None:
+            found |= {
+                "leave": self.recovery.leave_s,
+                "place": self.recovery.place_s,
+                "start": self.recovery.start_s,
+                "restore": self.recovery.restore_s,
+                "step": self.recovery.first_step_s,
+            }
+        return found
+
 
 @dataclass(frozen=True, slots=True)
 class ChaosReport:

@@ -317,7 +317,7 @@ class Controller:
         if under_way is None or report.at_s < under_way.started_s or not under_way.started_s:
             return
         self._recovering = None
-        done = replace(under_way, step_s=report.at_s)
+        done = replace(under_way, restored_s=report.at_s - report.seconds, step_s=report.at_s)
         self.recoveries.append(done)
         log.info("recovered: %s", done)
         self._on_event("recovered", str(done))

@@ -13,6 +13,8 @@ from rayline.cli.screen import Screen
 if TYPE_CHECKING:
     from rayline.actors.chaos import ChaosReport
 
+PARTS = ("detect", "leave", "place", "start", "restore", "step")
+"""Of the seconds from a fault to the next finished step."""
 _AT = "rank=R@step=S[,phase=PHASE]"
 
 Kills = Annotated[list[str] | None, typer.Option("--kill", metavar=_AT, help="SIGKILL a rank.")]
@@ -92,17 +94,14 @@ def chaos(
 def show_chaos(screen: Screen, report: ChaosReport) -> None:
     """The matrix: a line a fault, then the two runs compared."""
     screen.table(
-        ["fault", "promise", "seen", "kept", "detect s", "leave s", "start s", "first step s"],
+        ["fault", "promise", "seen", "kept", *(f"{part} s" for part in PARTS)],
         [
             (
                 str(one.fault),
                 one.promise,
                 one.seen,
                 "yes" if one.passed else "NO",
-                _seconds(one.detect_s),
-                _seconds(None if one.recovery is None else one.recovery.leave_s),
-                _seconds(None if one.recovery is None else one.recovery.start_s),
-                _seconds(None if one.recovery is None else one.recovery.first_step_s),
+                *(_seconds(one.parts_s.get(part)) for part in PARTS),
             )
             for one in report.judged
         ],
@@ -127,6 +126,7 @@ def chaos_document(report: ChaosReport) -> dict[str, Any]:
                 "kept": one.passed,
                 "detect_s": one.detect_s,
                 "recovery_s": None if one.recovery is None else one.recovery.total_s,
+                "parts_s": one.parts_s,
             }
             for one in report.judged
         ],
