@@ -13,6 +13,7 @@ from rayline.cli import run
 from rayline.cli.app import app
 
 VERBS = (
+    "attach",
     "chaos",
     "chat",
     "demo",
