@@ -27,7 +27,7 @@ from rayline.actors.gang import Assignment, Gang, WorkersLost
 from rayline.actors.interrupt import StopRequest
 from rayline.actors.keepers import Stored
 from rayline.actors.placement import Placement
-from rayline.actors.policy import Past, decide
+from rayline.actors.policy import Past, decide, kept_because
 from rayline.actors.recovery import Recovery
 from rayline.errors import InterruptedByUser, PlacementError, RaylineError
 from rayline.spec import ParallelPlan, StepReport, TrainResult
@@ -175,6 +175,7 @@ class Controller:
                 return Phase.RESIZING
             self._result = result
             return Phase.FINISHED
+        self._note_stragglers()
         self._look_for_room()
         if self._stop.requested() and not self._asked_to_stop:
             self._asked_to_stop = True
@@ -186,6 +187,20 @@ class Controller:
                 fix="run the same spec again to go on from the newest checkpoint",
             )
         return Phase.RUNNING
+
+    def _note_stragglers(self) -> None:
+        """Tell of ranks that were found slow; raises WorkersLost with those to be replaced."""
+        replaced = []
+        for slow in self._gang.stragglers():
+            kept = kept_because(slow, self._past, self._assignment.job.recovery)
+            told = f"{slow.error.subject} {slow.error.problem}"
+            told += f"; it stays: {kept}" if kept else "; it is replaced"
+            log.warning("straggler: %s", told)
+            self._on_event("straggler", told)
+            if not kept:
+                replaced.append(slow)
+        if replaced:
+            raise WorkersLost(replaced)
 
     def _look_for_room(self) -> None:
         """Let a gang that is narrower than wanted stop after its step once a wider one fits."""
