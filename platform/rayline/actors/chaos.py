@@ -32,8 +32,6 @@ DRAWN_PHASES: tuple[FaultPhase, ...] = (
     "snapshot",
     "save",
 )
-
-
 _SLOW_STEPS = LAPS * LAP_STEPS
 """A rank is named once it was slow in so many."""
 
@@ -122,6 +120,15 @@ def check_faults(job: JobSpec, faults: Sequence[Fault]) -> None:
                 f"the job has {job.steps} steps",
                 value=fault.step,
                 allowed=f"0..{job.steps}",
+            )
+    slow = [fault.rank for fault in faults if fault.kind == "slow"]
+    for rank in slow:
+        if slow.count(rank) > 1:
+            raise SpecError(
+                "rank",
+                "it is slow twice, and a slow rank is replaced only once",
+                value=rank,
+                allowed="one --slow for each rank",
             )
 
 
