@@ -1,6 +1,6 @@
 """The driver's view of how much each rank works, lap by lap.
 
-Every few seconds all ranks are asked for their counts (`rayline.actors.effort`), at one time: a lap
+Every two seconds all ranks are asked for their counts (`rayline.actors.effort`), at one time: a lap
 is what was counted between two answers. So laps of all ranks cover the same time, and nobody has to
 count by steps.
 """
@@ -21,9 +21,10 @@ from rayline.actors.straggler import (
     find_stragglers,
 )
 
-_ASK_S = 3.5
-"""Between two questions. Four laps and what is left of the one in which a rank became slow are over
-within 25 seconds, where steps are short."""
+_ASK_S = 1.5
+"""Between two questions, at least; the driver looks every second. Laps of short steps then take four
+seconds: four of them, and what is left of the one in which a rank became slow, are over within 25
+seconds. Where steps are long, it is 25 steps."""
 
 
 class Laps:

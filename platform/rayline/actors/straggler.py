@@ -3,8 +3,8 @@
 The steps of all ranks take equally long, so a rank is compared by the share of its steps that it
 works itself; the others spend the rest waiting for it. Its peers are the other ranks of its
 pipeline stage: their work is the same, while stages may differ by design. A rank that has a stage
-to itself is compared with all others, as far as it stood from them in the first laps: so it is
-found when it becomes slow, but not where it always was.
+to itself is compared with all others, as far as it stood from them at most in the first laps: so it
+is found when it becomes slow, but not where it always was.
 
 A rank is slow where it works longer than 1.5 times the median of its peers in each of four laps in
 a row, of five steps at least: twenty steps. Shares are counted by looks at random, so over the four
@@ -79,7 +79,7 @@ def find_stragglers(
         if not peers:
             if not others or len(first) < LAPS:
                 continue
-            usual = median(lap.shares[rank] / _of_peers(lap, others) for lap in first)
+            usual = max(lap.shares[rank] / _of_peers(lap, others) for lap in first)
         times = _times(rank, peers or others, usual, latest)
         if times is not None:
             found.append(Straggler(rank, times, len(peers), latest[0].first_step))
