@@ -23,7 +23,7 @@ from dataclasses import dataclass
 from rayline.actors.progress import Progress
 
 _EVERY_S = 0.02
-"""Between two looks, on average. A look takes a microsecond or two and the wake-up some tens: 0.3 to
+"""Between two looks, on average. A look takes a microsecond or two, the wake-up some tens: 0.3 to
 0.4 % of a core in all, on one that is busy."""
 
 
