@@ -22,9 +22,9 @@ from rayline.actors.straggler import (
 )
 
 _ASK_S = 1.5
-"""Between two questions, at least; the driver looks every second. So laps of short steps take two
-to four seconds: four of them, and what is left of the one in which a rank became slow, are over
-within 20 seconds. Where steps are long, it is 25 steps."""
+"""Between two questions, at least; the driver looks every second. So laps of short steps take four
+seconds: four of them, and what is left of the one in which a rank became slow, are over within 25
+seconds. Where steps are long, it is 25 steps."""
 
 
 class Laps:

@@ -24,7 +24,7 @@ TIMES = 1.5
 """A rank that takes more than this many times as long as the median of its peers is slow."""
 LAPS = 4
 LAP_STEPS = 5
-LAP_LOOKS = 100
+LAP_LOOKS = 120
 """Steps and looks, of every rank, that a lap has at least."""
 _LEAST_SHARE = 0.1
 """Of the gang's time that a slow rank costs at least."""
