@@ -3,8 +3,9 @@
 The steps of all ranks take equally long, so a rank is compared by the share of its steps that it
 works itself; the others spend the rest waiting for it. Its peers are the other ranks of its
 pipeline stage: their work is the same, while stages may differ by design. A rank that has a stage
-to itself is compared with all others, as far as it stood from them at most in the first laps: so it
-is found when it becomes slow, but not where it always was.
+to itself is compared with all others, each by how many times as long it works as in the first laps
+(itself: as in the longest of them): so it is found when it becomes slow, but not where it always
+was.
 
 A rank is slow where it works longer than 1.5 times the median of its peers in each of four laps in
 a row, of five steps at least: twenty steps. Shares are counted by looks at random, so over the four
@@ -71,38 +72,39 @@ def find_stragglers(
     first LAPS of this beginning of the gang; `stages`: the pipeline stage of each rank."""
     if len(latest) < LAPS:
         return []
+    usual = {rank: _mean_share(rank, first) for rank in range(len(stages))}
     found = []
     for rank, stage in enumerate(stages):
         others = [other for other in range(len(stages)) if other != rank]
         peers = [other for other in others if stages[other] == stage]
-        usual = 1.0
-        if not peers:
-            if not others or len(first) < LAPS:
-                continue
-            usual = max(lap.shares[rank] / _of_peers(lap, others) for lap in first)
-        times = _times(rank, peers or others, usual, latest)
+        if peers:
+            expected = [median(lap.shares[peer] for peer in peers) for lap in latest]
+        elif others and len(first) == LAPS:
+            grown = [median(lap.shares[one] / usual[one] for one in others) for lap in latest]
+            most = max(lap.shares[rank] for lap in first)
+            expected = [most * times for times in grown]
+        else:
+            continue
+        times = _times([lap.shares[rank] for lap in latest], expected, latest)
         if times is not None:
             found.append(Straggler(rank, times, len(peers), latest[0].first_step))
     return found
 
 
-def _times(rank: int, peers: Sequence[int], usual: float, laps: Sequence[Lap]) -> float | None:
-    """How many times as long the rank takes as `usual` times its peers; None where that does not
-    make it slow."""
-    own = [lap.shares[rank] for lap in laps]
-    theirs = [_of_peers(lap, peers) for lap in laps]
-    limit = TIMES * usual
-    if any(share <= limit * peer for share, peer in zip(own, theirs, strict=True)):
+def _times(own: Sequence[float], expected: Sequence[float], laps: Sequence[Lap]) -> float | None:
+    """How many times the `expected` share a rank's `own` is; None where that is not slow."""
+    if any(share <= TIMES * peer for share, peer in zip(own, expected, strict=True)):
         return None
-    share, peer = fmean(own), fmean(theirs)
-    if share - usual * peer < _LEAST_SHARE:
+    share, peer = fmean(own), fmean(expected)
+    if share - peer < _LEAST_SHARE:
         return None
-    # Of a count's binomial distribution.
-    squares = share * (1 - share) + limit**2 * peer * (1 - peer)
-    if share - limit * peer < _ERRORS * sqrt(squares / sum(lap.looks for lap in laps)):
+    # Of counts, by the binomial distribution. What is expected of a rank alone is no count, but
+    # about as certain as one.
+    squares = share * (1 - share) + TIMES**2 * peer * (1 - min(peer, 1.0))
+    if share - TIMES * peer < _ERRORS * sqrt(squares / sum(lap.looks for lap in laps)):
         return None
-    return share / (usual * peer)
+    return share / max(peer, _NEXT_TO_NOTHING)
 
 
-def _of_peers(lap: Lap, peers: Sequence[int]) -> float:
-    return max(median(lap.shares[peer] for peer in peers), _NEXT_TO_NOTHING)
+def _mean_share(rank: int, laps: Sequence[Lap]) -> float:
+    return max(fmean(lap.shares[rank] for lap in laps) if laps else 0.0, _NEXT_TO_NOTHING)
