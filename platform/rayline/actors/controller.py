@@ -262,7 +262,8 @@ class Controller:
         log.warning("beginning again: %s: %s", decision.reason, cause.error.problem)
         told = f"{decision.reason}: {cause.error.problem}"
         self._on_event("restarted", told)
-        self._past.append(Past(cause, self._last_step))
+        slow = frozenset(one.rank for one in self._failures if one.kind == "slow")
+        self._past.append(Past(cause, self._last_step, slow))
         self._gang.part(self._failures)
         self._recovering = Recovery(
             reason=told,

@@ -25,6 +25,8 @@ class Past:
     cause: Failure
     last_step: int
     """The newest step that had been reported by then."""
+    slow: frozenset[int] = frozenset()
+    """Ranks that got a new process because they were slow."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,8 +64,8 @@ def kept_because(cause: Failure, past: Sequence[Past], spec: RecoverySpec) -> st
     slowly is better than one that ends, so what decides is asked before anything is ended."""
     if spec.stragglers == "report":
         return "recovery.stragglers is report"
-    counted = [one.cause for one in _counted(past, cause.at_s, spec)]
-    if any(one.kind == "slow" and one.rank == cause.rank for one in counted):
+    counted = _counted(past, cause.at_s, spec)
+    if any(cause.rank in one.slow for one in counted):
         return "it was replaced before: its node is slow, or its part of the work is larger"
     if len(counted) >= spec.max_restarts:
         return f"recovery.max_restarts allows no more than {spec.max_restarts}"

@@ -47,8 +47,14 @@ class Progress:
     """One rank's own record; `around` is called by the training thread, `standing` by any."""
 
     def __init__(self) -> None:
-        self._at: tuple[int, Phase, float] = (0, "start", time.monotonic())
-        self._thread: int | None = None
+        self._at: tuple[int, Phase, float]
+        self._thread: int | None
+        self.begin()
+
+    def begin(self) -> None:
+        """A run begins, of which nothing is known yet."""
+        self._at = (0, "start", time.monotonic())
+        self._thread = None
 
     @contextmanager
     def around(self, phase: Phase, step: int) -> Iterator[None]:

@@ -165,6 +165,7 @@ class Worker:
     def _run(
         self, function: RankFunction, job: JobSpec, context: WorkerContext, model_directory: Path
     ) -> TrainResult | Failure:
+        self._progress.begin()
         link = Link(self._reports.append, self._stop.is_set, self._progress.around)
         # A rank alone has nobody to be compared with.
         alone = context.world_size == 1
