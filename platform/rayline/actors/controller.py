@@ -28,7 +28,7 @@ from rayline.actors.gang import Assignment, Gang, WorkersLost
 from rayline.actors.interrupt import StopRequest
 from rayline.actors.keepers import Stored
 from rayline.actors.placement import Placement
-from rayline.actors.policy import Past, decide
+from rayline.actors.policy import Past, decide, kept_because
 from rayline.actors.recovery import Recovery
 from rayline.errors import InterruptedByUser, PlacementError, RaylineError
 from rayline.spec import ParallelPlan, StepReport, TrainResult
@@ -182,6 +182,7 @@ class Controller:
                 return self._stops_for
             self._result = result
             return Phase.FINISHED
+        self._note_stragglers()
         if self._stops_for is None:
             self._look_for_drain()
         if self._stops_for is None:
@@ -196,6 +197,20 @@ class Controller:
                 fix="run the same spec again to go on from the newest checkpoint",
             )
         return Phase.RUNNING
+
+    def _note_stragglers(self) -> None:
+        """Tell of ranks that were found slow; raises WorkersLost with those to be replaced."""
+        replaced = []
+        for slow in self._gang.stragglers():
+            kept = kept_because(slow, self._past, self._assignment.job.recovery)
+            told = f"{slow.error.subject} {slow.error.problem}"
+            told += f"; it stays: {kept}" if kept else "; it is replaced"
+            log.warning("straggler: %s", told)
+            self._on_event("straggler", told)
+            if not kept:
+                replaced.append(slow)
+        if replaced:
+            raise WorkersLost(replaced)
 
     def _look_for_room(self) -> None:
         """Let a gang that is narrower than wanted stop after its step once a wider one fits."""
@@ -286,7 +301,8 @@ class Controller:
         log.warning("beginning again: %s: %s", decision.reason, cause.error.problem)
         told = f"{decision.reason}: {cause.error.problem}"
         self._on_event("restarted", told)
-        self._past.append(Past(cause, self._last_step))
+        slow = frozenset(one.rank for one in self._failures if one.kind == "slow")
+        self._past.append(Past(cause, self._last_step, slow))
         self._stops_for = None
         self._gang.part(self._failures)
         self._recovering = Recovery(

@@ -32,6 +32,11 @@ Raises = Annotated[
     list[str] | None, typer.Option("--raise", metavar=_AT, help="Let a rank's code raise, once.")
 ]
 
+Slows = Annotated[
+    list[str] | None,
+    typer.Option("--slow", metavar=_AT, help="Let a rank take twice as long from a step on."),
+]
+
 
 def chaos(
     spec: SpecFile,
@@ -41,6 +46,7 @@ def chaos(
     stop: Stops = None,
     raise_: Raises = None,
     node: Nodes = None,
+    slow: Slows = None,
     kills: Annotated[
         int, typer.Option("--kills", min=0, help="Draw so many further kills from --seed.")
     ] = 0,
@@ -53,7 +59,8 @@ def chaos(
     """Run a job in peace and then under faults, and say which promises were kept.
 
     Both runs must come to the same losses and weights, bit for bit. Exit code 1 where they don't,
-    or where a recovery lost more than the step in flight. Phases: start, data, forward, backward,
+    or where a recovery lost more than the step in flight. A rank that is slow is named within 25
+    seconds and 20 steps: the job must last that long. Phases: start, data, forward, backward,
     collective, optimizer, evaluate, save, snapshot."""
     from rayline.sdk import Client
     from rayline.spec import Fault, FaultKind, JobSpec
@@ -67,6 +74,7 @@ def chaos(
         ("stop", stop),
         ("raise", raise_),
         ("node", node),
+        ("slow", slow),
     ]
     faults = [Fault.read(kind, text) for kind, texts in given for text in texts or []]
     plan = client.plan(job)
