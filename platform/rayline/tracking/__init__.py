@@ -16,6 +16,7 @@ from rayline.tracking.history import (
     read_run,
     read_text,
 )
+from rayline.tracking.job import find_checkpoints, read_job
 from rayline.tracking.registry import (
     check_registered_name,
     keep_model,
@@ -38,11 +39,13 @@ __all__ = [
     "anchored",
     "check_registered_name",
     "database_file",
+    "find_checkpoints",
     "keep_model",
     "list_models",
     "list_runs",
     "model_version",
     "open_run",
+    "read_job",
     "read_run",
     "read_text",
     "register_model",

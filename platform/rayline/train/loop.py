@@ -35,6 +35,7 @@ from rayline.spec import (
     WorkerContext,
     Yardstick,
 )
+from rayline.spec.job_file import keep_job
 from rayline.train.build import EngineBuilder, build_engine
 from rayline.train.chance import step_seed
 from rayline.train.engine import Engine, StepOutcome
@@ -73,6 +74,8 @@ def run_rank(
             feed = TrainingFeed.load(job, context.coordinate, model_directory)
             held_out = HeldOutFeed.load(job, context.coordinate, model_directory)
             loaded_s = clock.lap_s()
+            if context.rank == 0:
+                _keep_job(job)
             device = held.enter_context(joined(context))
             joined_s = clock.lap_s()
             utilization = None
@@ -112,6 +115,14 @@ def run_rank(
     saved = None if run.newest is None else str(run.newest)
     trace = None if profiler.trace is None else str(profiler.trace)
     return TrainResult(first_step, last_step, finished, saved, report, memory, trace)
+
+
+def _keep_job(job: JobSpec) -> None:
+    """Beside the checkpoints. Storage that cannot take it ends no job: a save will tell."""
+    try:
+        keep_job(job)
+    except OSError as wrong:
+        log.warning("the job's spec is not kept in its output_dir: %s", wrong)
 
 
 class _Clock:
