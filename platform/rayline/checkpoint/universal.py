@@ -185,13 +185,15 @@ class UniversalReader:
         if not isinstance(tensor, torch.Tensor) or not tensor.is_floating_point():
             raise CheckpointError(str(file), "holds no tensor of floating-point numbers")
         # ZeRO 3 keeps them flat.
-        if tuple(tensor.shape) not in (shape, (math.prod(shape),)) or not tensor.is_contiguous():
+        if tuple(tensor.shape) not in (shape, (math.prod(shape),)):
             raise CheckpointError(
                 str(file),
                 f"of shape {shape} in the job's model",
                 value=tuple(tensor.shape),
                 fix="give the spec of the model that was trained",
             )
+        if not tensor.is_contiguous():
+            raise CheckpointError(str(file), "its tensor is a view that repeats or skips elements")
         return tensor.detach().reshape(shape).float()
 
     def _file(self, name: str, key: str) -> Path:

@@ -19,32 +19,37 @@ if TYPE_CHECKING:
     from rayline.train.stored_export import StoredExport
 
 
+Source = Annotated[
+    str,
+    typer.Argument(
+        metavar="SOURCE",
+        help="A job's spec file; with --to also its output_dir, a checkpoint's folder "
+        "(step-00000100), or a run's id.",
+    ),
+]
+Target = Annotated[
+    Path | None,
+    typer.Option(
+        "--to",
+        metavar="DIR",
+        help="New folder to write to, by this process alone: no gang, no GPU, no Ray.",
+    ),
+]
+Form = Annotated[
+    Literal["huggingface", "universal"],
+    typer.Option(
+        "--format",
+        help="huggingface: config, tokenizer and fp32 safetensors, for transformers and vLLM. "
+        "universal: weights and Adam's states, for DeepSpeed's load_universal.",
+    ),
+]
+
+
 def export(
-    source: Annotated[
-        str,
-        typer.Argument(
-            metavar="SOURCE",
-            help="A job's spec file; with --to also its output_dir, a checkpoint's folder "
-            "(step-00000100), or a run's id.",
-        ),
-    ],
+    source: Source,
     sets: Sets,
-    to: Annotated[
-        Path | None,
-        typer.Option(
-            "--to",
-            metavar="DIR",
-            help="New folder to write to, by this process alone: no gang, no GPU, no Ray.",
-        ),
-    ] = None,
-    form: Annotated[
-        Literal["huggingface", "universal"],
-        typer.Option(
-            "--format",
-            help="huggingface: config, tokenizer and fp32 safetensors, for transformers and vLLM. "
-            "universal: weights and Adam's states, for DeepSpeed's load_universal.",
-        ),
-    ] = "huggingface",
+    to: Target = None,
+    form: Form = "huggingface",
     step: Annotated[
         int | None, typer.Option("--step", min=0, help="Step of the checkpoint; else the newest.")
     ] = None,

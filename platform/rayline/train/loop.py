@@ -74,8 +74,6 @@ def run_rank(
             feed = TrainingFeed.load(job, context.coordinate, model_directory)
             held_out = HeldOutFeed.load(job, context.coordinate, model_directory)
             loaded_s = clock.lap_s()
-            if context.rank == 0:
-                _keep_job(job)
             device = held.enter_context(joined(context))
             joined_s = clock.lap_s()
             utilization = None
@@ -115,14 +113,6 @@ def run_rank(
     saved = None if run.newest is None else str(run.newest)
     trace = None if profiler.trace is None else str(profiler.trace)
     return TrainResult(first_step, last_step, finished, saved, report, memory, trace)
-
-
-def _keep_job(job: JobSpec) -> None:
-    """Beside the checkpoints. Storage that cannot take it ends no job: a save will tell."""
-    try:
-        keep_job(job)
-    except OSError as wrong:
-        log.warning("the job's spec is not kept in its output_dir: %s", wrong)
 
 
 class _Clock:
@@ -223,6 +213,7 @@ class _Run:
     def train(self, first_step: int, batches: Prefetch, profiler: StepProfiler) -> int:
         """Steps until done or asked to stop; returns the last step done."""
         around = self.link.around
+        self._keep_job()
         unreported = self._evaluate(0) if first_step == 1 else ()
         for step in range(first_step, self.job.last_step + 1):
             clock = _Clock()
@@ -263,6 +254,14 @@ class _Run:
                     self._save(step)
                 return step
         return max(first_step - 1, self.job.last_step)
+
+    def _keep_job(self) -> None:
+        """Beside the checkpoints. Storage that cannot take it ends no job: a save will tell."""
+        if self.context.rank == 0:
+            try:
+                keep_job(self.job)
+            except OSError as wrong:
+                log.warning("the job's spec is not kept in its output_dir: %s", wrong)
 
     def _evaluate(self, step: int) -> tuple[EvalReport, ...]:
         """The evaluation that follows `step`, where one does."""

@@ -221,7 +221,9 @@ def _write_universal(
             {key: stored.read(f"{prefix}/{name}", shape) for key, prefix in tensors.items()},
         )
         observe(number, len(shapes))
-    lr = learning_rate(job.optim, manifest.step, job.steps, Plateau.from_scalars(manifest.scalars))
+    # The next step's, as a scheduler leaves it behind a step.
+    plateau = Plateau.from_scalars(manifest.scalars)
+    lr = learning_rate(job.optim, manifest.step + 1, job.steps, plateau)
     writer.finish(optimizer_groups(job, shapes, lr), job.optim.clip_grad_norm or 0.0)
 
 
