@@ -127,7 +127,7 @@ def plain_lives(rank: int, world: int, port: int, folder: Path, log: Path) -> No
     dist.init_process_group("gloo", init_method=address, rank=rank, world_size=world)
     spec = JobSpec.parse(json.loads((folder / "job.json").read_text()))
     losses: dict[str, Any] = {}
-    for stage in (1, 2):
+    for stage in (1, 2, 3):
         engine = initialized(spec, folder / "model", stage, load=True)
         engine.load_checkpoint(str(folder / "exported"))
         state = state_of(engine)

@@ -63,14 +63,17 @@ def exchange(tmp_path_factory: pytest.TempPathFactory) -> Exchange:
     return Exchange(tmp_path_factory.mktemp("exchange"))
 
 
-@pytest.mark.parametrize("stage", [1, 2])
+@pytest.mark.parametrize("stage", [1, 2, 3])
 def test_plain_deepspeed_goes_on_from_an_export(exchange: Exchange, stage: int) -> None:
     loaded = load_file(exchange.root / f"loaded-{stage}.safetensors")
     assert loaded.keys() == exchange.stored.keys()
     for name, tensor in exchange.stored.items():
         assert torch.equal(loaded[name], tensor), name
-    losses = exchange.plain[f"loaded-{stage}"]
-    assert losses == pytest.approx(exchange.losses("stored"), rel=2e-6)
+    # Under ZeRO 3 DeepSpeed gives all groups the decay of the first, whoever wrote the checkpoint:
+    # the step after the next one shows it.
+    told = 1 if stage == 3 else LAST - HALF
+    losses = exchange.plain[f"loaded-{stage}"][:told]
+    assert losses == pytest.approx(exchange.losses("stored")[:told], rel=2e-6)
     assert exchange.plain[f"counted-{stage}"] == [LAST, LAST * 8]
 
 

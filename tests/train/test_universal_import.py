@@ -14,6 +14,7 @@ from rayline.models.tiny import write_tiny_model
 from rayline.spec import CheckpointSource, JobSpec
 from rayline.train.stored_export import export_stored, find_stored
 from rayline.train.universal_import import UniversalImport
+from support.one_rank import run_alone, small_job
 from support.plain_training import job
 from support.stored_checkpoints import store
 
@@ -124,3 +125,14 @@ def test_a_source_that_is_linked_elsewhere_is_not_followed(
     prepared = UniversalImport.prepare(tmp_path / "copy", written.job(tmp_path), written.model)
     with pytest.raises(CheckpointError, match="not a regular file"):
         prepared.run()
+
+
+def test_a_job_trains_on_from_it_and_its_folder_says_what_it_is(
+    written: Written, tmp_path: Path
+) -> None:
+    spec = small_job(tmp_path, "onward", written.model).changed({"steps": 4})
+    UniversalImport.prepare(written.folder, spec, written.model).run()
+    result, reports = run_alone(spec, written.model)
+    assert (result.first_step, result.last_step) == (3, 4)
+    assert [report.step for report in reports] == [3, 4]
+    assert CheckpointSource.of_folder(tmp_path / "onward").job == spec
