@@ -104,10 +104,15 @@ def export_stored(
     Raises SpecError where the optimizer has no such form or `target` holds anything else,
     CheckpointError where the checkpoint is damaged, of another model, or the disk is full.
     """
-    job = source.job
+    job, target = source.job, target.absolute()
     if form == "universal":
         adam(job)
+    # Before the checkpoint's every byte is read.
+    standing = _standing(target)
     found = find_stored(source, model_directory)
+    origin = asdict(_origin(found, job, form))
+    if standing not in (None, origin):
+        raise _taken(target, f"holds another export: {_ORIGIN_FILE} says which")
     shapes = parameter_shapes(model_directory)
     outcome = StoredExport(
         directory=str(target),
@@ -116,7 +121,7 @@ def export_stored(
         parameters=sum(map(prod, shapes.values())),
         checkpoint=str(found.folder),
         skipped=found.skipped,
-        made=not _stands(target, _origin(found, job, form)),
+        made=standing is None,
     )
     if dry_run or not outcome.made:
         return outcome
@@ -127,8 +132,7 @@ def export_stored(
             weights = _weights(found, job, shapes, observe)
             names = StoredNames(load_config(model_directory).model_type)
             write_hugging_face(weights, model_directory, partial, torch.float32, names)
-        origin = json.dumps(asdict(_origin(found, job, form)), indent=2)
-        (partial / _ORIGIN_FILE).write_text(origin + "\n")
+        (partial / _ORIGIN_FILE).write_text(json.dumps(origin, indent=2) + "\n")
     log.info("exported step %d to %s", outcome.step, target)
     return outcome
 
@@ -163,19 +167,19 @@ def adam(job: JobSpec) -> AdamWSpec | LambSpec:
     )
 
 
-def _stands(target: Path, origin: _Origin) -> bool:
-    """Whether the same export is there already. Raises SpecError where anything else is."""
-    if not target.exists():
-        return False
+def _standing(target: Path) -> object:
+    """What the export in `target` is made of; None where nothing stands there. Raises SpecError
+    where something else does."""
     try:
-        if json.loads((target / _ORIGIN_FILE).read_text()) == asdict(origin):
-            return True
-        problem = f"holds another export: {_ORIGIN_FILE} says which"
+        return json.loads((target / _ORIGIN_FILE).read_text())
     except (OSError, ValueError):
-        if target.is_dir() and not any(target.iterdir()):
-            return False
-        problem = "holds something else"
-    raise SpecError("to", problem, value=str(target), fix="give a folder that is new or empty")
+        if target.exists() and not (target.is_dir() and not any(target.iterdir())):
+            raise _taken(target, "holds something else") from None
+        return None
+
+
+def _taken(target: Path, problem: str) -> SpecError:
+    return SpecError("to", problem, value=str(target), fix="give a folder that is new or empty")
 
 
 def _origin(found: Found, job: JobSpec, form: ExportFormat) -> _Origin:
