@@ -11,7 +11,9 @@ from __future__ import annotations
 import json
 import logging
 import os
+import signal
 import socket
+import threading
 import time
 from collections.abc import Iterable
 from typing import Any
@@ -66,6 +68,15 @@ def ensure_ray(address: str | None = None) -> None:
             value=target,
             fix=_remedy(str(wrong)),
         ) from None
+
+
+def join_ray(address: str | None = None) -> None:
+    """As `ensure_ray`; the handler that the process has for SIGTERM stays, which Ray would replace
+    by an end without teardown."""
+    on_termination = signal.getsignal(signal.SIGTERM)
+    ensure_ray(address)
+    if callable(on_termination) and threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, on_termination)
 
 
 def _knock(target: str) -> None:

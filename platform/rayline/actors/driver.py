@@ -13,7 +13,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import yaml
 from ray.util.placement_group import PlacementGroup
 
 from rayline.actors import cluster
@@ -38,7 +37,7 @@ from rayline.spec import (
     TrackingSpec,
     TrainResult,
 )
-from rayline.spec.document import apply_overrides
+from rayline.spec.job_file import SPEC_FILE
 from rayline.tracking import (
     TrackedRun,
     anchored,
@@ -46,16 +45,13 @@ from rayline.tracking import (
     driver_lives,
     keep_model,
     open_run,
+    read_job,
     read_state,
-    read_text,
     register_model,
     resolve_model,
 )
 
 log = logging.getLogger(__name__)
-
-_SPEC_FILE = "spec.yaml"
-"""Artifact of a run: the job as it was started, with absolute paths."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,7 +106,7 @@ def train(
         )
         tokenize_on_cluster(assignment.job, model_directory, cluster.nodes())
         with _tracked(job, parent_run_id, run_id) as run, request.listening():
-            run.log_text(assignment.job.to_yaml(), _SPEC_FILE)
+            run.log_text(assignment.job.to_yaml(), SPEC_FILE)
             watching = [_only_new(run, job, run_id), *observers]
             controller = Controller(assignment, placement, watching, request, run.event, elastic)
             result = controller.run()
@@ -212,8 +208,7 @@ def job_of_run(tracking: TrackingSpec, run_id: str, overrides: Sequence[str] = (
             value=run_id,
             fix=f"rayline attach {run_id} follows it",
         )
-    tree = yaml.safe_load(read_text(tracking, run_id, _SPEC_FILE))
-    return JobSpec.parse(apply_overrides(tree, overrides), origin=f"run {run_id}")
+    return read_job(tracking, run_id, overrides)
 
 
 def _tracked(job: JobSpec, parent_run_id: str | None, run_id: str | None) -> TrackedRun:

@@ -19,6 +19,7 @@ from rayline.tracking.history import (
     read_state,
     read_text,
 )
+from rayline.tracking.job import find_checkpoints, read_job
 from rayline.tracking.registry import (
     check_registered_name,
     keep_model,
@@ -44,12 +45,14 @@ __all__ = [
     "check_registered_name",
     "database_file",
     "driver_lives",
+    "find_checkpoints",
     "follow_run",
     "keep_model",
     "list_models",
     "list_runs",
     "model_version",
     "open_run",
+    "read_job",
     "read_run",
     "read_state",
     "read_text",
