@@ -29,9 +29,10 @@ ROOMS = {
     "tuning",
     "serving",
     "launch",
+    "sdk",
     "cli",
 }
-MODULES = {"__init__.py", "errors.py", "sdk.py"}
+MODULES = {"__init__.py", "errors.py"}
 
 MAX_FILE_LINES = 400
 MAX_FUNCTION_LINES = 60

@@ -1,16 +1,4 @@
-"""Client: the whole line from a notebook, each method a thin call into the room that does the work.
-
-The module needs only the thin core. Rooms are imported inside the methods, and where one of their
-packages is not installed the error names the extra that brings it.
-
-    from rayline import Client, JobSpec
-
-    client = Client()
-    job = JobSpec.load("jobs/specs/quickstart.yaml")
-    client.plan(job).memory
-    outcome = client.train(job)
-    outcome.model            # registry:quickstart@latest
-"""
+"""Client: each method a thin call into the room that does the work."""
 
 from __future__ import annotations
 
@@ -22,12 +10,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rayline.errors import needing
+from rayline.sdk.cluster_jobs import ClusterJobs
 from rayline.spec import CheckpointSource, JobSpec, ServeSpec, StepReport, TrackingSpec, TuneSpec
 
 if TYPE_CHECKING:
     from rayline.actors import JobOutcome
     from rayline.actors.verify import Verification
-    from rayline.launch import Finding, JobStatus
+    from rayline.launch import Finding
     from rayline.planner import JobPlan
     from rayline.serving import Endpoint
     from rayline.serving.client import Message
@@ -40,7 +29,7 @@ DEFAULT_URL = "http://127.0.0.1:8000/v1"
 """Where `rayline deploy` serves unless the spec says otherwise."""
 
 
-class Client:
+class Client(ClusterJobs):
     """One user's view of one Ray cluster and one MLflow store.
 
     `address` is the Ray cluster to join (None starts one in this process); `jobs_url` is Ray's
@@ -55,8 +44,8 @@ class Client:
         jobs_url: str | None = None,
         tracking: TrackingSpec | None = None,
     ) -> None:
+        super().__init__(jobs_url)
         self.address = address
-        self.jobs_url = jobs_url
         self.tracking = tracking or TrackingSpec()
 
     def plan(self, job: JobSpec) -> JobPlan:
@@ -221,67 +210,6 @@ class Client:
         if self.address is not None:
             self._join()
         return run_search(search, observers=observers)
-
-    def submit(
-        self, spec_file: str | Path, overrides: Sequence[str] = (), working_dir: str | Path = "."
-    ) -> str:
-        """Send a job or search spec to the cluster and return the job's id at once.
-
-        `working_dir` travels along; it holds the spec and jobs/.
-
-            job_id = client.submit("jobs/specs/quickstart.yaml", ["optim.lr=1e-3"])
-            client.wait(job_id, on_log=print).exit_code
-        """
-        with needing("train"):
-            from rayline.launch import submit
-
-        return submit(spec_file, overrides, address=self.jobs_url, working_dir=working_dir)
-
-    def jobs(self) -> list[JobStatus]:
-        """The jobs that were submitted to the cluster, newest first."""
-        with needing("train"):
-            from rayline.launch import list_jobs
-
-        return list_jobs(address=self.jobs_url)
-
-    def status(self, job_id: str) -> JobStatus:
-        """Where a submitted job stands."""
-        with needing("train"):
-            from rayline.launch import status
-
-        return status(job_id, address=self.jobs_url)
-
-    def wait(
-        self,
-        job_id: str,
-        *,
-        timeout_s: float | None = None,
-        on_log: Callable[[str], None] | None = None,
-    ) -> JobStatus:
-        """Return once a submitted job has ended; `exit_code` of the result says how.
-
-        `on_log` gets what the job prints, as it comes. It reads through an event loop of its own:
-        in a notebook leave it out and use `logs`. Raises PlacementError after `timeout_s`; the job
-        goes on.
-        """
-        with needing("train"):
-            from rayline.launch import wait
-
-        return wait(job_id, address=self.jobs_url, timeout_s=timeout_s, on_log=on_log)
-
-    def logs(self, job_id: str) -> str:
-        """Everything that a submitted job has printed so far."""
-        with needing("train"):
-            from rayline.launch import logs
-
-        return logs(job_id, address=self.jobs_url)
-
-    def stop(self, job_id: str) -> JobStatus:
-        """End a submitted job and return once it has ended."""
-        with needing("train"):
-            from rayline.launch import stop
-
-        return stop(job_id, address=self.jobs_url)
 
     def runs(self, limit: int = 20) -> list[RunSummary]:
         """The newest runs, newest first."""
