@@ -29,9 +29,10 @@ ROOMS = {
     "tuning",
     "serving",
     "launch",
+    "sdk",
     "cli",
 }
-MODULES = {"__init__.py", "errors.py", "sdk.py"}
+MODULES = {"__init__.py", "errors.py"}
 
 MAX_FILE_LINES = 400
 MAX_FUNCTION_LINES = 60
@@ -192,11 +193,14 @@ def dangerous(call: ast.Call) -> bool:
 
 def test_nothing_that_is_read_can_run() -> None:
     found = [
-        f"{short(path)}:{node.lineno}"
+        (path.relative_to(PACKAGE).as_posix(), ast.unparse(node.func))
         for path, node in nodes(ast.Call)
         if isinstance(node, ast.Call) and dangerous(node)
     ]
-    assert found == []
+    # What DeepSpeed writes is read in one place, which looks through a file before it reads it.
+    assert found == [("checkpoint/torch_file.py", "torch.load")]
+    text = (PACKAGE / "checkpoint" / "torch_file.py").read_text()
+    assert 'torch.load(path, map_location="cpu", weights_only=True, mmap=True)' in text
 
 
 @pytest.mark.parametrize(

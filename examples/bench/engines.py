@@ -32,7 +32,7 @@ from workload import Work
 
 SHAPE = {"layers": 6, "hidden": 256, "heads": 8, "kv_heads": 4, "ffn": 704, "vocab": 512}
 """5 M parameters."""
-SLICE_S = 6.0
+SLICE_S = 4.0
 RIVALS = {
     "rayline": ("plain_pytorch", "deepspeed", "hf_trainer"),
     "rayline_gang": ("ray_train_v2",),

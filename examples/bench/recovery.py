@@ -30,7 +30,13 @@ ROOT = Path(__file__).parents[2]
 PLANS: dict[str, dict[str, object]] = {
     "native-data2-tensor2": {"plan.data": 2, "plan.tensor": 2},
     "native-data2-pipeline2": {"plan.data": 2, "plan.pipeline": 2, "plan.microbatches": 2},
-    "deepspeed-data4-zero2": {"engine": "deepspeed", "plan.data": 4, "plan.zero_stage": 2},
+    "deepspeed-data2-tensor2": {"engine": "deepspeed", "plan.data": 2, "plan.tensor": 2},
+    "deepspeed-data2-pipeline2": {
+        "engine": "deepspeed",
+        "plan.data": 2,
+        "plan.pipeline": 2,
+        "plan.microbatches": 2,
+    },
 }
 
 
@@ -86,17 +92,11 @@ def under_kills(name: str, kills: int, gap_steps: int, seed: int, spares: int) -
             "most": max(whole),
         },
         "median_parts_s": {
-            "detect": statistics.median(one.detect_s or 0.0 for one in report.judged),
-            "leave": _median(report, "leave_s"),
-            "start": _median(report, "start_s"),
-            "restore_and_step": _median(report, "first_step_s"),
+            part: statistics.median(one.parts_s[part] for one in report.judged if one.recovery)
+            for part in ("detect", "leave", "place", "start", "restore", "step")
         },
         "faults": {str(one.fault): one.recovery and one.recovery.total_s for one in report.judged},
     }
-
-
-def _median(report: Any, part: str) -> float:
-    return statistics.median(getattr(one.recovery, part) for one in report.judged if one.recovery)
 
 
 def ray_train() -> dict[str, Any]:

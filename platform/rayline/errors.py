@@ -7,7 +7,8 @@ A door (the command line, a job script) prints `str(error)` without a traceback 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import ClassVar
 
 _ABSENT = object()
@@ -124,3 +125,18 @@ class InterruptedByUser(RaylineError):
     """Ctrl-C: everything that was started has been ended."""
 
     exit_code = 130
+
+
+@contextmanager
+def needing(extra: str) -> Iterator[None]:
+    """Turn a package that is not installed into the name of the extra that brings it."""
+    try:
+        yield
+    except ModuleNotFoundError as missing:
+        if missing.name is None or missing.name.startswith("rayline"):
+            raise
+        raise RaylineError(
+            "environment",
+            f"the package {missing.name} is not installed",
+            fix=f"pip install 'rayline[{extra}]'",
+        ) from missing

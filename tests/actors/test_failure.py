@@ -14,12 +14,14 @@ from rayline.actors.failure import (
     first_cause,
     hang_of,
     lost_contact,
+    slow_of,
 )
+from rayline.actors.straggler import Straggler
 from rayline.errors import SpecError, WorkerError
 from rayline.spec import Coordinate
 
 HERE = Coordinate(pipeline=1, data=0, context=0, tensor=1)
-KINDS: list[FailureKind] = ["refused", "raised", "hung", "died", "lost_contact"]
+KINDS: list[FailureKind] = ["refused", "raised", "hung", "died", "slow", "lost_contact"]
 
 failures = st.builds(
     Failure,
@@ -107,4 +109,14 @@ def test_a_hang_names_the_rank_the_step_and_what_it_does() -> None:
     assert failure.error.subject == "worker rank 3 (pp1-dp0-cp0-tp1)"
     assert failure.error.problem == (
         "hangs in step 7: it does not answer while others wait in all_reduce"
+    )
+
+
+def test_a_slow_rank_is_named_with_its_node() -> None:
+    failure = slow_of(Straggler(3, 2.13, 1, 120), HERE, "10.0.0.7")
+    assert (failure.rank, failure.kind) == (3, "slow")
+    assert failure.error.subject == "worker rank 3 (pp1-dp0-cp0-tp1)"
+    assert failure.error.problem == (
+        "takes 2.1 times as long for its own part of a step as its only peer, since step 120, "
+        "on node 10.0.0.7"
     )

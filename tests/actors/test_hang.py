@@ -1,10 +1,15 @@
 """Which rank a gang hangs on, by what its ranks say."""
 
+import threading
+import time
+
 from hypothesis import given
 from hypothesis import strategies as st
 
+from rayline.actors.effort import Effort, EffortMeter
 from rayline.actors.hang import find_hang, overdue_s
 from rayline.actors.progress import Progress, Standing, collective_of
+from rayline.parallel import waiting
 from rayline.train.link import Phase
 
 
@@ -64,6 +69,74 @@ def test_the_collective_is_what_the_caller_asked_torch_for() -> None:
     assert collective_of(inside) == "all_reduce"
     assert collective_of([*inside, ("/user/code.py", "hook")]) is None
     assert collective_of([]) is None
+    # An operator called by its name: what called it tells whether it waits.
+    by_name = ("/lib/torch/_ops.py", "__call__")
+    functional = ("/lib/torch/distributed/_functional_collectives.py", "wait_tensor")
+    assert collective_of([functional, by_name]) == "wait_tensor"
+    assert collective_of([("/rayline/train/native.py", "step"), by_name]) is None
+    # torch computes with the parts of distributed tensors in a folder of torch.distributed.
+    dispatch = ("/lib/torch/distributed/tensor/_dispatch.py", "dispatch")
+    assert collective_of([dispatch, by_name]) is None
+
+
+def test_waiting_for_sums_under_way_and_for_a_devices_numbers_is_waiting() -> None:
+    """`Work.wait` leaves no frame of its own; this file stands for it."""
+    replicas = ("/rayline/parallel/replicas.py", "finish")
+    assert collective_of([replicas, (str(waiting.__file__), "wait_all")]) == "wait_all"
+    assert collective_of([replicas]) is None
+
+
+class Sum:
+    """A sum under way until `done` is released; its `wait` is C, as that of torch's is."""
+
+    def __init__(self) -> None:
+        self.done = threading.Lock()
+        self.done.acquire()
+        self.wait = self.done.acquire
+
+
+def seen(meter: EffortMeter, least: int) -> Effort:
+    deadline_s = time.monotonic() + 10
+    while (effort := meter.effort()).looks < least:
+        assert time.monotonic() < deadline_s
+        time.sleep(0.01)
+    return effort
+
+
+def test_a_rank_is_at_work_unless_it_waits_for_others() -> None:
+    """In the training thread, an engine's step that works, one that waits, then an evaluation."""
+    progress = Progress()
+    meter = EffortMeter(progress)
+    summed, worked, evaluated = Sum(), threading.Event(), threading.Event()
+
+    def train() -> None:
+        with meter.measuring():
+            with progress.around("engine", 1):
+                worked.wait(10)
+            with progress.around("engine", 2):
+                waiting.wait_all([None, summed])  # type: ignore[list-item]
+            with progress.around("evaluate", 2):
+                evaluated.wait(10)
+
+    thread = threading.Thread(target=train)
+    thread.start()
+    working = seen(meter, 5)
+    assert working.step == 1
+    assert working.at_work == working.looks
+    worked.set()
+    idle = seen(meter, working.looks + 6)
+    assert idle.step == 2
+    # It may have been seen at work once more before it waited.
+    assert idle.at_work <= working.at_work + 2
+    summed.done.release()
+    while progress.standing().phase != "evaluate":
+        time.sleep(0.001)
+    over = meter.effort()
+    time.sleep(0.1)
+    assert meter.effort().looks <= over.looks + 1
+    evaluated.set()
+    thread.join()
+    assert "effort" not in {one.name for one in threading.enumerate()}
 
 
 def test_a_rank_tells_its_phase_and_the_stacks_of_its_threads() -> None:

@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rayline.actors.failure import Failure, FailureKind
-from rayline.actors.policy import Past, decide, pause_s
+from rayline.actors.policy import Past, decide, kept_because, pause_s
 from rayline.errors import WorkerError
 from rayline.spec import RecoverySpec
 
@@ -56,6 +56,21 @@ def test_code_that_raises_the_same_twice_stops_the_job() -> None:
 
 def test_code_that_raises_stops_the_job_that_allows_no_restart() -> None:
     assert decide(failure("raised"), 5, [], RecoverySpec()).action == "stop"
+
+
+def test_a_slow_rank_is_replaced_once_where_the_spec_says_so_and_a_restart_is_left() -> None:
+    cause = failure("slow", at_s=500.0)
+    assert kept_because(cause, [], RecoverySpec(max_restarts=9)) == "recovery.stragglers is report"
+    spec = RecoverySpec(max_restarts=2, stragglers="replace", window_s=100.0)
+    assert kept_because(cause, [], spec) == ""
+    assert decide(cause, 7, [], spec).reason == "rank 1 is slow; restart 1 of 2"
+    other = [Past(failure("slow", 450.0, rank=2), 3, frozenset({2}))]
+    assert kept_because(cause, other, spec) == ""
+    assert "restarts allows no more than 2" in kept_because(cause, other * 2, spec)
+    # A new process in its place was no faster.
+    again = [Past(failure("slow", 450.0, rank=0), 3, frozenset({0, 1}))]
+    assert "it was replaced before" in kept_because(cause, again, spec)
+    assert kept_because(cause, [Past(failure("slow", 350.0), 3, frozenset({1}))] * 3, spec) == ""
 
 
 def test_only_fruitless_restarts_are_waited_out_and_ever_longer() -> None:

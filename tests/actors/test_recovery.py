@@ -1,12 +1,20 @@
 """Real gangs under real faults: what is lost comes back, bit for bit."""
 
+import threading
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from rayline.actors.chaos import ChaosReport, chaos, check_faults, draw_faults
+from rayline.actors import gang, laps
+from rayline.actors.bundles import gang_bundles, worker_bundle
+from rayline.actors.chaos import ChaosReport, chaos, check_faults, draw_faults, faulty_rank
+from rayline.actors.controller import Controller
+from rayline.actors.gang import Assignment
+from rayline.actors.interrupt import StopRequest
+from rayline.actors.placement import Placement
 from rayline.checkpoint import list_steps
 from rayline.errors import SpecError
 from rayline.spec import Fault, JobSpec
@@ -45,6 +53,12 @@ def test_a_fault_is_read_from_a_line_and_refused_where_it_has_no_place(job: JobS
         Fault.read("kill", "rank=3")
     with pytest.raises(SpecError, match="phase"):
         Fault.read("kill", "rank=3@step=2,phase=backwards")
+    slow = Fault.read("slow", "rank=1@step=2")
+    check_faults(job, [slow])
+    with pytest.raises(SpecError, match="replaced only once"):
+        check_faults(job, [slow, slow.model_copy(update={"step": 9})])
+    with pytest.raises(SpecError, match="a phase that every step has: data, forward"):
+        Fault.read("slow", "rank=1@step=2,phase=save")
 
 
 def test_drawn_faults_are_the_same_for_a_seed_and_lie_within_the_job(job: JobSpec) -> None:
@@ -92,3 +106,47 @@ def test_whatever_is_lost_wherever_the_run_is_the_same_bit_for_bit(
     (verdict,) = (Path(job.directory) / "broken" / "hangs").glob("*/verdict.txt")
     assert verdict.read_text().startswith("rank 2 does not answer")
     assert "torch/distributed" in verdict.with_name("rank-00003.txt").read_text()
+
+
+@pytest.mark.ray
+def test_a_slow_rank_is_named_and_replaced(
+    text_job: JobSpec, mortal_nodes: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With laps of a second in place of four."""
+    monkeypatch.setattr(gang, "_WATCH_S", 0.25)
+    monkeypatch.setattr(laps, "_ASK_S", 0.75)
+    monkeypatch.setattr(laps, "LAP_LOOKS", 25)
+    mortal_nodes.add_node(num_cpus=2)
+    job = text_job.changed(
+        {
+            "steps": 100_000,
+            "plan.data": 2,
+            "recovery.snapshot_every_steps": 1,
+            "recovery.max_restarts": 1,
+            "recovery.spares": 1,
+            "recovery.stragglers": "replace",
+        }
+    )
+    fault = Fault(kind="slow", rank=1, step=20, phase="forward")
+    stop = threading.Event()
+    events: list[tuple[str, str]] = []
+
+    def note(kind: str, text: str) -> None:
+        events.append((kind, text))
+        if kind == "recovered":
+            stop.set()
+
+    assignment = Assignment(
+        job,
+        Path(str(job.model.directory)),
+        worker_bundle(job.resources, gpu=False),
+        partial(faulty_rank, (fault,)),
+    )
+    placement = Placement(gang_bundles(job.plan, job.resources, gpu=False))
+    Controller(assignment, placement, [], StopRequest(stop), note).run()
+    assert [kind for kind, _ in events] == ["straggler", "restarted", "recovered"], events
+    told = events[0][1]
+    assert told.startswith("worker rank 1 (pp0-dp1-cp0-tp0) takes ")
+    assert "times as long for its own part of a step as its only peer, since step " in told
+    assert told.endswith("; it is replaced")
+    assert events[1][1].startswith("rank 1 is slow; restart 1 of 1: takes ")

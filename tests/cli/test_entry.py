@@ -13,12 +13,14 @@ from rayline.cli import run
 from rayline.cli.app import app
 
 VERBS = (
+    "attach",
     "chaos",
     "chat",
     "demo",
     "deploy",
     "doctor",
     "export",
+    "import",
     "logs",
     "models",
     "plan",
@@ -37,6 +39,7 @@ ACTING = (
     "demo",
     "deploy",
     "export",
+    "import",
     "resume",
     "stop",
     "submit",

@@ -8,6 +8,8 @@ import pytest
 from rayline.checkpoint import list_steps, located
 from rayline.errors import CheckpointError
 from rayline.models.tiny import write_tiny_model
+from rayline.spec import CheckpointSource
+from rayline.train.stored_export import find_stored
 from support.object_store import fresh_address, s3_server
 from support.one_rank import run_alone, small_job
 
@@ -49,3 +51,12 @@ def test_storage_that_cannot_be_used_ends_the_run_before_its_first_step(tmp_path
         run_alone(job.changed({"checkpoint.directory": "s3://no-such-bucket/x"}), model)
     assert refused.value.subject == "checkpoint.directory"
     assert refused.value.exit_code == 5
+
+
+def test_an_output_dir_leads_to_the_checkpoints_that_lie_elsewhere(tmp_path: Path) -> None:
+    model = write_tiny_model(tmp_path / "model", hidden=32, ffn=64, tied=True)
+    elsewhere = {"checkpoint.directory": fresh_address(), "steps": 2, "stop_after_step": 1}
+    job = small_job(tmp_path, "kept", model).changed(elsewhere)
+    stopped, _ = run_alone(job, model)
+    found = find_stored(CheckpointSource.of_folder(Path(job.directory)), model)
+    assert str(found.folder) == stopped.checkpoint

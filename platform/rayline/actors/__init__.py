@@ -6,7 +6,7 @@ train(job) ── Placement ── Gang ── Worker ── rayline.train.loop.
 """
 
 from rayline.actors.bundles import Node, shortage, trial_bundles
-from rayline.actors.cluster import cluster_autoscales, ensure_ray, nodes
+from rayline.actors.cluster import cluster_autoscales, ensure_ray, join_ray, nodes
 from rayline.actors.driver import JobOutcome, job_of_run, train
 from rayline.actors.placement import refuse_impossible
 
@@ -16,6 +16,7 @@ __all__ = [
     "cluster_autoscales",
     "ensure_ray",
     "job_of_run",
+    "join_ray",
     "nodes",
     "refuse_impossible",
     "shortage",

@@ -18,6 +18,7 @@ from pathlib import Path
 from rayline.actors.controller import Observer
 from rayline.actors.driver import JobOutcome, train
 from rayline.actors.recovery import Recovery
+from rayline.actors.straggler import LAP_STEPS, LAPS
 from rayline.actors.worker import train_rank
 from rayline.errors import SpecError
 from rayline.spec import Fault, FaultPhase, JobSpec, StepReport, TrainResult, WorkerContext
@@ -31,6 +32,8 @@ DRAWN_PHASES: tuple[FaultPhase, ...] = (
     "snapshot",
     "save",
 )
+_SLOW_STEPS = LAPS * LAP_STEPS
+"""A rank is named once it was slow in so many."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +48,20 @@ class Judged:
     detect_s: float | None
     """From the fault to the driver's seeing it; None where it never came."""
     recovery: Recovery | None
+
+    @property
+    def parts_s(self) -> dict[str, float]:
+        """Seconds from the fault to the next finished step, as far as known, by what took them."""
+        found = {} if self.detect_s is None else {"detect": self.detect_s}
+        if self.recovery is not None:
+            found |= {
+                "leave": self.recovery.leave_s,
+                "place": self.recovery.place_s,
+                "start": self.recovery.start_s,
+                "restore": self.recovery.restore_s,
+                "step": self.recovery.first_step_s,
+            }
+        return found
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,12 +135,22 @@ def check_faults(job: JobSpec, faults: Sequence[Fault]) -> None:
                 value=fault.step,
                 allowed=f"0..{job.steps}",
             )
+    slow = [fault.rank for fault in faults if fault.kind == "slow"]
+    for rank in slow:
+        if slow.count(rank) > 1:
+            raise SpecError(
+                "rank",
+                "it is slow twice, and a slow rank is replaced only once",
+                value=rank,
+                allowed="one --slow for each rank",
+            )
 
 
 def _run(
     job: JobSpec, name: str, faults: Sequence[Fault], observers: Sequence[Observer]
 ) -> tuple[JobOutcome, dict[int, StepReport]]:
     recovery = job.recovery
+    slow = any(fault.kind == "slow" for fault in faults)
     placed = job.changed(
         {
             "name": f"{job.name}-{name}",
@@ -134,6 +161,8 @@ def _run(
             "checkpoint.resume": "never",
             "recovery.max_restarts": max(recovery.max_restarts, len(faults) + 1),
             "recovery.snapshot_every_steps": recovery.snapshot_every_steps or 1,
+            # Each fault has a beginning of its own, so what is slow is to make way for the next.
+            "recovery.stragglers": "replace" if slow else "report",
         }
     )
     reports: dict[int, StepReport] = {}
@@ -157,11 +186,12 @@ def faulty_rank(
     link: Link,
 ) -> TrainResult:
     """The RankFunction of a job under faults."""
-    from rayline.train.chaos import Trap
+    from rayline.train.chaos import Drag, Trap
 
     number = context.epoch - 1
     if number < len(faults) and faults[number].rank == context.rank:
-        trap = Trap(faults[number], fault_note(Path(job.directory), number), link.around)
+        made = Drag if faults[number].kind == "slow" else Trap
+        trap = made(faults[number], fault_note(Path(job.directory), number), link.around)
         link = replace(link, around=trap.around)
     return train_rank(job, context, model_directory, link)
 
@@ -193,7 +223,10 @@ def judge(
         note = fault_note(war.directory, number)
         at_s = json.loads(note.read_text())["at_s"] if note.exists() else None
         recovery = next((one for one in war.recoveries if one.epoch == number + 2), None)
-        judged.append(_judged(fault, at_s, recovery))
+        if fault.kind == "slow":
+            judged.append(_judged_slow(fault, at_s, recovery, broken))
+        else:
+            judged.append(_judged(fault, at_s, recovery))
     return ChaosReport(tuple(judged), len(steps), different, equal)
 
 
@@ -211,8 +244,27 @@ def _judged(fault: Fault, at_s: float | None, recovery: Recovery | None) -> Judg
             oldest -= 1
         resumed = None if recovery is None else recovery.resumed_step
         kept = resumed is not None and resumed >= oldest
-    seen = "it never happened" if at_s is None else "no recovery"
-    if recovery is not None:
-        whence = recovery.resumed_step
-        seen = "from storage" if whence is None else f"went on after step {whence}"
-    return Judged(fault, promise, seen, kept, detect_s, recovery)
+    return Judged(fault, promise, _seen(at_s, recovery), kept, detect_s, recovery)
+
+
+def _judged_slow(
+    fault: Fault, at_s: float | None, recovery: Recovery | None, reports: dict[int, StepReport]
+) -> Judged:
+    """A rank that was slow has to be named 30 s after its twentieth slow step."""
+    promise = f"T8: named within 30 s of {_SLOW_STEPS} slow steps, then replaced"
+    detect_s = None if at_s is None or recovery is None else recovery.seen_s - at_s
+    last = reports.get(fault.step + _SLOW_STEPS - 1)
+    kept = (
+        recovery is not None
+        and f"rank {fault.rank} " in recovery.reason
+        and last is not None
+        and recovery.seen_s - last.at_s <= 30.0
+    )
+    return Judged(fault, promise, _seen(at_s, recovery), kept, detect_s, recovery)
+
+
+def _seen(at_s: float | None, recovery: Recovery | None) -> str:
+    if recovery is None:
+        return "it never happened" if at_s is None else "no recovery"
+    whence = recovery.resumed_step
+    return "from storage" if whence is None else f"went on after step {whence}"

@@ -2,7 +2,8 @@
 
 Ray has no public call for what is free on each node, nor for whether a cluster grows by itself.
 Both are read from the autoscaler's status, the source of `ray status` (ray.autoscaler.v2.sdk, Ray
-2.60); tests/actors/test_cluster.py holds that. Nothing else here reads the cluster's state.
+2.60); tests/actors/test_cluster.py holds that. Nor has it one for the nodes that are to go, which
+Ray Train reads from the same place as this does. Nothing else here reads the cluster's state.
 """
 
 from __future__ import annotations
@@ -10,12 +11,15 @@ from __future__ import annotations
 import json
 import logging
 import os
+import signal
 import socket
+import threading
 import time
 from collections.abc import Iterable
 from typing import Any
 
 import ray
+from ray._private.state import state as global_state
 from ray.autoscaler.v2.schema import ClusterStatus
 from ray.autoscaler.v2.sdk import get_cluster_status
 from ray.experimental.internal_kv import _internal_kv_get
@@ -66,6 +70,15 @@ def ensure_ray(address: str | None = None) -> None:
         ) from None
 
 
+def join_ray(address: str | None = None) -> None:
+    """As `ensure_ray`; the handler that the process has for SIGTERM stays, which Ray would replace
+    by an end without teardown."""
+    on_termination = signal.getsignal(signal.SIGTERM)
+    ensure_ray(address)
+    if callable(on_termination) and threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, on_termination)
+
+
 def _knock(target: str) -> None:
     """Raise OSError where nothing listens at host:port; Ray itself would try for 80 s."""
     host, _, port = target.rpartition(":")
@@ -80,14 +93,23 @@ def _remedy(message: str) -> str:
 
 
 def nodes() -> list[Node]:
-    """The nodes that are alive. Figures are up to a second old."""
-    status = _status()
+    """The nodes that are alive and stay. Figures are up to a second old."""
+    status, going = _status(), draining_nodes()
     return [
         Node(
             node.node_id or "", node.ip_address, node.total_resources(), node.available_resources()
         )
         for node in [*status.active_nodes, *status.idle_nodes]
+        if node.node_id not in going
     ]
+
+
+def draining_nodes() -> dict[str, float | None]:
+    """Nodes that are to go, because a cloud takes them back or somebody asked Ray to drain them,
+    with the Unix time at which they do; None where that is not known. Nothing new is placed there.
+    """
+    deadlines_ms: dict[str, int] = global_state.get_draining_nodes()
+    return {node: at_ms / 1000 if at_ms else None for node, at_ms in deadlines_ms.items()}
 
 
 def lost_nodes(suspects: Iterable[str]) -> set[str]:

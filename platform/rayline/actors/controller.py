@@ -7,9 +7,10 @@
      └─────────────┴────────┬──┴── FAILED
 
 A job that may go on narrower is resized where there is no room for its plan, and again once there
-is more room: RUNNING, too, leads to RESIZING. What to do about a failure is decided in policy.py,
-which plan fits in elastic.py; here it is carried out. Whatever happens, the workers are ended and
-the room is given back.
+is more room: RUNNING, too, leads to RESIZING. A gang of which a node is about to be taken away
+stops after its step and moves: RUNNING leads to MOVING, and that to PLACING. What to do about a
+failure is decided in policy.py, which plan fits in elastic.py; here it is carried out. Whatever
+happens, the workers are ended and the room is given back.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from rayline.actors.gang import Assignment, Gang, WorkersLost
 from rayline.actors.interrupt import StopRequest
 from rayline.actors.keepers import Stored
 from rayline.actors.placement import Placement
-from rayline.actors.policy import Past, decide
+from rayline.actors.policy import Past, decide, kept_because
 from rayline.actors.recovery import Recovery
 from rayline.errors import InterruptedByUser, PlacementError, RaylineError
 from rayline.spec import ParallelPlan, StepReport, TrainResult
@@ -39,6 +40,9 @@ _ROOM_LOOK_S = 5.0
 there was none after all."""
 _LONGEST_ROOM_LOOK_S = 600.0
 _FREED_S = 2.0
+_DRAIN_LOOK_S = 2.0
+"""How often Ray is asked which nodes are to go. Clouds tell of it 30 s (Azure, Google Cloud) to
+120 s (AWS) before."""
 
 Observer = Callable[[StepReport], None]
 
@@ -51,6 +55,7 @@ class Phase(Enum):
     RUNNING = auto()
     RECOVERING = auto()
     RESIZING = auto()
+    MOVING = auto()
     FINISHED = auto()
     FAILED = auto()
 
@@ -81,12 +86,13 @@ class Controller:
         self._elastic = elastic
         self._stored: Stored | None = None
         """What a narrower gang goes on from, where that was in memory."""
-        self._widening = False
-        """The gang was asked to stop because there is more room."""
+        self._stops_for: Phase | None = None
+        """The gang was asked to stop after its step, for what then follows: RESIZING, because there
+        is more room, or MOVING."""
         self._widened = False
         """The plan that is being placed is wider than the one before."""
         self._room_look_s = _ROOM_LOOK_S
-        self._looked_s = time.monotonic()
+        self._looked_s = self._drain_looked_s = time.monotonic()
         self._asked_to_stop = False
         self._failures: list[Failure] = []
         self._past: list[Past] = []
@@ -104,6 +110,7 @@ class Controller:
             Phase.RUNNING: self._follow,
             Phase.RECOVERING: self._recover,
             Phase.RESIZING: self._resize,
+            Phase.MOVING: self._move,
         }
         phase = Phase.PLACING
         try:
@@ -151,7 +158,7 @@ class Controller:
         return Phase.STARTING
 
     def _start(self) -> Phase:
-        step = self._gang.start(self._placement, self._stop.requested)
+        step = self._gang.start(self._placement, self._stop.requested, self._last_step > 0)
         if step is None and self._stored is not None:
             step = self._stored.step
         self._stored, self._widened = None, False
@@ -171,11 +178,15 @@ class Controller:
             if written.problem:
                 self._on_event("checkpoint", str(written))
         if result is not None:
-            if self._widening and not result.finished and not self._stop.requested():
-                return Phase.RESIZING
+            if self._stops_for and not result.finished and not self._stop.requested():
+                return self._stops_for
             self._result = result
             return Phase.FINISHED
-        self._look_for_room()
+        self._note_stragglers()
+        if self._stops_for is None:
+            self._look_for_drain()
+        if self._stops_for is None:
+            self._look_for_room()
         if self._stop.requested() and not self._asked_to_stop:
             self._asked_to_stop = True
             self._gang.ask_to_stop()
@@ -187,10 +198,24 @@ class Controller:
             )
         return Phase.RUNNING
 
+    def _note_stragglers(self) -> None:
+        """Tell of ranks that were found slow; raises WorkersLost with those to be replaced."""
+        replaced = []
+        for slow in self._gang.stragglers():
+            kept = kept_because(slow, self._past, self._assignment.job.recovery)
+            told = f"{slow.error.subject} {slow.error.problem}"
+            told += f"; it stays: {kept}" if kept else "; it is replaced"
+            log.warning("straggler: %s", told)
+            self._on_event("straggler", told)
+            if not kept:
+                replaced.append(slow)
+        if replaced:
+            raise WorkersLost(replaced)
+
     def _look_for_room(self) -> None:
         """Let a gang that is narrower than wanted stop after its step once a wider one fits."""
         elastic, now_s = self._elastic, time.monotonic()
-        if elastic is None or self._widening or self.plan == elastic.wanted.plan:
+        if elastic is None or self.plan == elastic.wanted.plan:
             return
         if now_s - self._looked_s < self._room_look_s:
             return
@@ -199,8 +224,39 @@ class Controller:
         wider = elastic.fitting(nodes)
         if wider is not None and wider.plan.world_size > self.plan.world_size:
             log.warning("there is room for %s again", wider.plan)
-            self._widening = True
+            self._stops_for = Phase.RESIZING
             self._gang.ask_to_stop()
+
+    def _look_for_drain(self) -> None:
+        """Let the gang stop after its step, with a checkpoint, where a node of it is to go."""
+        now_s = time.monotonic()
+        if self._placement.lent or now_s - self._drain_looked_s < _DRAIN_LOOK_S:
+            return
+        self._drain_looked_s = now_s
+        mine = {node for node, _ in self._placement.held()}
+        left_s = {node: at for node, at in cluster.draining_nodes().items() if node in mine}
+        if not left_s:
+            return
+        told = ", ".join(f"{node[:8]} ({_deadline(at)})" for node, at in sorted(left_s.items()))
+        log.warning("moving away from nodes that are to go: %s", told)
+        self._on_event("draining", f"after step {self._last_step}, nodes to go: {told}")
+        self._stops_for = Phase.MOVING
+        self._gang.ask_to_stop()
+
+    def _move(self) -> Phase:
+        """Begin again under the same plan on nodes that stay, from the checkpoint of the stop."""
+        self._vacate()
+        self._placement = self._placement.again()
+        self._gang = Gang(self._assignment, self._gang.epoch)
+        self._on_event("moved", f"after step {self._last_step}, away from nodes that are to go")
+        return Phase.PLACING
+
+    def _vacate(self) -> None:
+        self._stops_for = None
+        self._gang.end()
+        self._placement.release()
+        # Ray tells what is free a moment after it was given back.
+        self._stop.wait(_FREED_S)
 
     def _resize(self) -> Phase:
         """Begin again under the plan that there is room for, from what is in memory or, after a
@@ -208,18 +264,16 @@ class Controller:
         if self._elastic is None:
             raise RuntimeError("only an elastic job is resized")
         before, below = self.plan, None
-        if not self._widening:
+        widening = self._stops_for is Phase.RESIZING
+        if not widening:
             # There was no room for this plan, whatever the nodes' figures say.
             below = before.world_size
             if self._widened:
                 self._room_look_s = min(2 * self._room_look_s, _LONGEST_ROOM_LOOK_S)
             self._stored = self._gang.store() or self._stored
             self._tell_stored()
-        self._widened, self._widening = self._widening, False
-        self._gang.end()
-        self._placement.release()
-        # Ray tells what is free a moment after it was given back.
-        self._stop.wait(_FREED_S)
+        self._widened = widening
+        self._vacate()
         job = self._elastic.fitting(cluster.nodes(), below)
         if job is None:
             raise self._elastic.no_room(cluster.nodes())
@@ -247,7 +301,9 @@ class Controller:
         log.warning("beginning again: %s: %s", decision.reason, cause.error.problem)
         told = f"{decision.reason}: {cause.error.problem}"
         self._on_event("restarted", told)
-        self._past.append(Past(cause, self._last_step))
+        slow = frozenset(one.rank for one in self._failures if one.kind == "slow")
+        self._past.append(Past(cause, self._last_step, slow))
+        self._stops_for = None
         self._gang.part(self._failures)
         self._recovering = Recovery(
             reason=told,
@@ -277,7 +333,11 @@ class Controller:
         if under_way is None or report.at_s < under_way.started_s or not under_way.started_s:
             return
         self._recovering = None
-        done = replace(under_way, step_s=report.at_s)
+        done = replace(under_way, restored_s=report.at_s - report.seconds, step_s=report.at_s)
         self.recoveries.append(done)
         log.info("recovered: %s", done)
         self._on_event("recovered", str(done))
+
+
+def _deadline(at_s: float | None) -> str:
+    return "no deadline" if at_s is None else f"in {max(0.0, at_s - time.time()):.0f} s"

@@ -13,7 +13,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import yaml
 from ray.util.placement_group import PlacementGroup
 
 from rayline.actors import cluster
@@ -38,23 +37,21 @@ from rayline.spec import (
     TrackingSpec,
     TrainResult,
 )
-from rayline.spec.document import apply_overrides
+from rayline.spec.job_file import SPEC_FILE
 from rayline.tracking import (
     TrackedRun,
     anchored,
     check_registered_name,
+    driver_lives,
     keep_model,
     open_run,
-    read_run,
-    read_text,
+    read_job,
+    read_state,
     register_model,
     resolve_model,
 )
 
 log = logging.getLogger(__name__)
-
-_SPEC_FILE = "spec.yaml"
-"""Artifact of a run: the job as it was started, with absolute paths."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,7 +106,7 @@ def train(
         )
         tokenize_on_cluster(assignment.job, model_directory, cluster.nodes())
         with _tracked(job, parent_run_id, run_id) as run, request.listening():
-            run.log_text(assignment.job.to_yaml(), _SPEC_FILE)
+            run.log_text(assignment.job.to_yaml(), SPEC_FILE)
             watching = [_only_new(run, job, run_id), *observers]
             controller = Controller(assignment, placement, watching, request, run.event, elastic)
             result = controller.run()
@@ -196,17 +193,24 @@ def _checked_model(job: JobSpec) -> tuple[Path, ModelShape]:
 
 def job_of_run(tracking: TrackingSpec, run_id: str, overrides: Sequence[str] = ()) -> JobSpec:
     """The job that a run was started with, changed by `overrides` of the form a.b=value. Raises
-    SpecError where there is no such run, or where it is finished."""
-    record = read_run(tracking, run_id)
-    if record.summary.status == "finished":
+    SpecError where there is no such run, where it is finished, or where its driver still lives;
+    whether one that was not ended does takes up to SILENCE_S to find out."""
+    status = read_state(tracking, run_id).summary.status
+    if status == "finished":
         raise SpecError(
             "run",
             "it is finished: there is nothing to go on with",
             value=run_id,
             fix="rayline train starts a new one",
         )
-    tree = yaml.safe_load(read_text(tracking, run_id, _SPEC_FILE))
-    return JobSpec.parse(apply_overrides(tree, overrides), origin=f"run {run_id}")
+    if driver_lives(tracking, run_id):
+        raise SpecError(
+            "run",
+            "its driver lives and goes on with it",
+            value=run_id,
+            fix=f"rayline attach {run_id} follows it",
+        )
+    return read_job(tracking, run_id, overrides)
 
 
 def _tracked(job: JobSpec, parent_run_id: str | None, run_id: str | None) -> TrackedRun:
@@ -222,7 +226,7 @@ def _tracked(job: JobSpec, parent_run_id: str | None, run_id: str | None) -> Tra
 
 def _only_new(run: TrackedRun, job: JobSpec, run_id: str | None) -> Observer:
     """An observer that records the steps which a run that goes on does not have yet."""
-    known = 0 if run_id is None else read_run(job.tracking, run_id).summary.step or 0
+    known = 0 if run_id is None else read_state(job.tracking, run_id).summary.step or 0
 
     def record(report: StepReport) -> None:
         if report.step > known:

@@ -1,26 +1,29 @@
 """What a failed rank means, and what the gang does about it: facts in, decision out. No Ray.
 
-A rank fails in one of four ways. rayline refused to go on, by an error of its own; its code raised;
-its process ended without a word, or hung and was ended; or it lost contact with a neighbour that
-failed in one of the first ways. The last is never the cause while one of the others is known, and
-the gang's answer goes by the cause alone. What was refused would be refused again, so the job
-stops. Code that raised gets a second chance: where it raises the same again, the mistake is the
-user's and the job stops. A process that was killed, or a node that went away, is worth as many
-starts as the spec allows.
+A rank fails in one of five ways. rayline refused to go on, by an error of its own; its code raised;
+its process ended without a word, or hung and was ended; it was slow, where the spec says to replace
+what is; or it lost contact with a neighbour that failed in one of the first ways. The last is never
+the cause while one of the others is known, and the gang's answer goes by the cause alone. What was
+refused would be refused again, so the job stops. Code that raised gets a second chance: where it
+raises the same again, the mistake is the user's and the job stops. A process that was killed, or a
+node that went away, is worth as many starts as the spec allows. A slow one is worth one that is
+left, and never the job.
 """
 
 from __future__ import annotations
 
+import time
 import traceback
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Literal
+from typing import Literal, get_args
 
+from rayline.actors.straggler import Straggler
 from rayline.errors import RaylineError, WorkerError
 from rayline.spec import Coordinate
 
-FailureKind = Literal["refused", "raised", "hung", "died", "lost_contact"]
+FailureKind = Literal["refused", "raised", "hung", "died", "slow", "lost_contact"]
 
 _LOST_CONTACT = (
     "connection closed by peer",
@@ -116,6 +119,18 @@ def hang_of(rank: int, coordinate: Coordinate, step: int, told: str, at_s: float
     return Failure(rank, "hung", error, at_s)
 
 
+def slow_of(straggler: Straggler, coordinate: Coordinate, address: str) -> Failure:
+    """What a rank that all others wait for, a little in every step, is to the gang, as of now;
+    `address` is its node's."""
+    error = WorkerError(
+        worker_name(straggler.rank, coordinate),
+        f"{straggler}, on node {address}",
+        fix="look at what else that node runs, its clock rates and its storage",
+    )
+    error.rank = straggler.rank
+    return Failure(straggler.rank, "slow", error, time.time())
+
+
 def lost_contact(wrong: BaseException) -> bool:
     """Whether `wrong` says no more than that another rank is gone.
 
@@ -131,9 +146,9 @@ def lost_contact(wrong: BaseException) -> bool:
 
 def first_cause(failures: Sequence[Failure]) -> Failure:
     """The failure that the others followed from: a refusal before code that raised before a process
-    that hung or died before a rank that lost contact, the earliest of each. `failures` is not
-    empty."""
-    order: tuple[FailureKind, ...] = ("refused", "raised", "hung", "died", "lost_contact")
+    that hung or died before one that is slow before a rank that lost contact, the earliest of each.
+    `failures` is not empty."""
+    order = get_args(FailureKind)
     return min(failures, key=lambda failure: (order.index(failure.kind), failure.at_s))
 
 

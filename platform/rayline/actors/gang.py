@@ -22,8 +22,10 @@ from ray.exceptions import RayError, RayTaskError
 from rayline.actors import cluster
 from rayline.actors.bundles import Bundle
 from rayline.actors.crew import Crew
-from rayline.actors.failure import Failure, death_of, failure_of, hang_of, worker_name
+from rayline.actors.effort import Effort
+from rayline.actors.failure import Failure, death_of, failure_of, hang_of, slow_of, worker_name
 from rayline.actors.keepers import Keepers, Stored
+from rayline.actors.laps import Laps
 from rayline.actors.placement import Placement
 from rayline.actors.progress import Standing
 from rayline.actors.saving import Written
@@ -88,16 +90,24 @@ class Gang:
         self._results: dict[int, TrainResult] = {}
         self._asked: ray.ObjectRef[Any] | None = None
         self._vigil = Vigil(job.recovery.hang_after_s, Path(job.directory) / "hangs")
+        ranks = range(job.plan.world_size)
+        self._laps = Laps([job.plan.coordinate(rank).pipeline for rank in ranks])
+        self._efforts: list[ray.ObjectRef[Effort]] = []
+        """Asked for and not all answered, in the order of ranks."""
 
-    def start(self, placement: Placement, stop_requested: Callable[[], bool]) -> int | None:
+    def start(
+        self, placement: Placement, stop_requested: Callable[[], bool], has_stepped: bool = False
+    ) -> int | None:
         """Start what is missing of the workers, in their bundles, and let all run. Returns the step
-        of the snapshot that they go on from, None where there is none.
+        of the snapshot that they go on from, None where there is none. `has_stepped`: whether an
+        earlier beginning finished a step.
 
         Raises WorkersLost where a process ended, PlacementError after START_TIMEOUT_S or where
         GPUs are missing, SpecError where logs cannot be written, InterruptedByUser.
         """
         self.epoch += 1
         self._vigil.begin(self.epoch)
+        self._laps.begin()
         self._results.clear()
         if self._keeps_snapshots:
             self._keepers.stand(set(placement.node_of_bundle().values()))
@@ -130,6 +140,7 @@ class Gang:
             (places[0].address, port),
             self.epoch,
             opened,
+            has_stepped,
         )
         what = self._assignment
         for actor, context in zip(actors, told, strict=True):
@@ -192,6 +203,27 @@ class Gang:
             self._crew.stand_by()
         return reports
 
+    def stragglers(self) -> list[Failure]:
+        """The ranks that were found slow since the last call. Waits for nobody: what was asked in
+        one call is looked at in the next."""
+        if not self._efforts:
+            if self._laps.is_due():
+                self._efforts = [actor.effort.remote() for actor in self._crew.actors]
+            return []
+        asked = self._efforts
+        if ray.wait(asked, num_returns=len(asked), timeout=0)[1]:
+            return []
+        self._efforts = []
+        try:
+            efforts: list[Effort] = ray.get(asked)
+        except RayError:
+            # The end of that rank's run tells of it, with the reason.
+            return []
+        return [
+            slow_of(one, self._plan.coordinate(one.rank), self._crew.places[one.rank].address)
+            for one in self._laps.take(dict(enumerate(efforts)))
+        ]
+
     def store(self) -> Stored | None:
         """Make what is kept in memory a checkpoint, for a gang of another plan."""
         return self._keepers.store()
@@ -211,7 +243,7 @@ class Gang:
         known = list(failures)
         nodes = self._crew.node_of_rank
         # First of all: for one that hangs the others wait until it is gone.
-        gone = {failure.rank for failure in known if failure.kind in ("died", "hung")}
+        gone = {failure.rank for failure in known if failure.kind in ("died", "hung", "slow")}
         for rank in sorted(failure.rank for failure in known if failure.kind == "hung"):
             place = self._crew.places[rank]
             self._keepers.end_process(place.node_id, place.pid)
@@ -228,6 +260,7 @@ class Gang:
             lost = set(range(self._plan.world_size))
         self._running.clear()
         self._asked = None
+        self._efforts = []
         self._crew.dismiss(sorted(lost - gone))
         self._crew.leave(cluster.lost_nodes({nodes[rank] for rank in lost if rank in nodes}))
 

@@ -41,7 +41,8 @@ class Placement:
 
     def __init__(self, bundles: Sequence[Bundle], lent: PlacementGroup | None = None) -> None:
         self._bundles = list(bundles)
-        self._lent = lent is not None
+        self.lent = lent is not None
+        """Whether the group is somebody else's, who gives it back."""
         self._group = lent
         self._first = 0 if lent is None else lent.bundle_count - len(bundles)
         if self._first < 0:
@@ -93,9 +94,13 @@ class Placement:
             raise RuntimeError("reserve the placement before starting workers in it")
         return PlacementGroupSchedulingStrategy(self._group, placement_group_bundle_index=bundle)
 
+    def again(self) -> Placement:
+        """Room of the same size, not reserved yet."""
+        return Placement(self._bundles)
+
     def release(self) -> None:
         """Give the room back, unless it was lent."""
-        if self._group is not None and not self._lent:
+        if self._group is not None and not self.lent:
             remove_placement_group(self._group)
             self._group = None
 

@@ -25,6 +25,8 @@ class Past:
     cause: Failure
     last_step: int
     """The newest step that had been reported by then."""
+    slow: frozenset[int] = frozenset()
+    """Ranks that got a new process because they were slow."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,16 +47,29 @@ def decide(cause: Failure, last_step: int, past: Sequence[Past], spec: RecoveryS
         return Decision("stop", f"rank {rank} refused to go on, and would again")
     if cause.kind == "raised" and past and past[-1].cause.signature == cause.signature:
         return Decision("stop", f"rank {rank} raised what was raised before: {_named(cause)}")
-    counted = [one for one in past if _counts(one, cause.at_s, spec.window_s)]
+    counted = _counted(past, cause.at_s, spec)
     allowed = spec.max_restarts
     if len(counted) >= allowed:
         within = "" if spec.window_s is None else f" within {spec.window_s:g} s"
         return Decision(
             "stop", f"rank {rank} was lost, and recovery.max_restarts allows {allowed}{within}"
         )
-    verb = "raised" if cause.kind == "raised" else "was lost"
+    verb = {"raised": "raised", "slow": "is slow"}.get(cause.kind, "was lost")
     reason = f"rank {rank} {verb}; restart {len(counted) + 1} of {allowed}"
     return Decision("restart", reason, pause_s(last_step, past))
+
+
+def kept_because(cause: Failure, past: Sequence[Past], spec: RecoverySpec) -> str:
+    """Why a slow rank keeps its process; empty where it is to be replaced. A gang that goes on
+    slowly is better than one that ends, so what decides is asked before anything is ended."""
+    if spec.stragglers == "report":
+        return "recovery.stragglers is report"
+    counted = _counted(past, cause.at_s, spec)
+    if any(cause.rank in one.slow for one in counted):
+        return "it was replaced before: its node is slow, or its part of the work is larger"
+    if len(counted) >= spec.max_restarts:
+        return f"recovery.max_restarts allows no more than {spec.max_restarts}"
+    return ""
 
 
 def pause_s(last_step: int, past: Sequence[Past]) -> float:
@@ -69,8 +84,9 @@ def pause_s(last_step: int, past: Sequence[Past]) -> float:
     return min(_FIRST_PAUSE_S * 2.0 ** (fruitless - 1), _LONGEST_PAUSE_S)
 
 
-def _counts(one: Past, now_s: float, window_s: float | None) -> bool:
-    return window_s is None or now_s - one.cause.at_s <= window_s
+def _counted(past: Sequence[Past], now_s: float, spec: RecoverySpec) -> list[Past]:
+    window_s = spec.window_s
+    return [one for one in past if window_s is None or now_s - one.cause.at_s <= window_s]
 
 
 def _named(cause: Failure) -> str:

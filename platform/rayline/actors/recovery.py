@@ -26,6 +26,8 @@ class Recovery:
     """There was room for all."""
     started_s: float = 0.0
     """All had their processes, and were told to begin."""
+    restored_s: float = 0.0
+    """Rank 0 had its state, and began its first step."""
     step_s: float = 0.0
     """The first step after it was finished."""
 
@@ -35,14 +37,24 @@ class Recovery:
         return self.parted_s - self.seen_s
 
     @property
+    def place_s(self) -> float:
+        """From there until there was room for all; what the policy waits counts."""
+        return self.placed_s - self.parted_s
+
+    @property
     def start_s(self) -> float:
-        """From there until all were placed, had their processes and were told to begin."""
-        return self.started_s - self.parted_s
+        """From there until all had their processes and were told to begin."""
+        return self.started_s - self.placed_s
+
+    @property
+    def restore_s(self) -> float:
+        """From there until rank 0 had met the others, built its engine and taken over its state."""
+        return self.restored_s - self.started_s
 
     @property
     def first_step_s(self) -> float:
-        """From there until a step was finished, the restore included."""
-        return self.step_s - self.started_s
+        """The first step itself."""
+        return self.step_s - self.restored_s
 
     @property
     def total_s(self) -> float:
@@ -53,8 +65,7 @@ class Recovery:
         whence = "storage" if self.resumed_step is None else f"memory, step {self.resumed_step}"
         return (
             f"{self.total_s:.2f} s from seeing the loss to the next finished step "
-            f"(left the run {self.leave_s:.2f}, "
-            f"placed {self.placed_s - self.parted_s:.2f}, "
-            f"started {self.started_s - self.placed_s:.2f}, "
-            f"restored from {whence} and stepped {self.first_step_s:.2f})"
+            f"(left the run {self.leave_s:.2f}, placed {self.place_s:.2f}, "
+            f"started {self.start_s:.2f}, restored from {whence} {self.restore_s:.2f}, "
+            f"stepped {self.first_step_s:.2f})"
         )

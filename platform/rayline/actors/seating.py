@@ -104,9 +104,10 @@ def contexts(
     master: tuple[str, int],
     epoch: int = 1,
     snapshots: Opened = NO_SNAPSHOTS,
+    has_stepped: bool = False,
 ) -> list[WorkerContext]:
     """What each rank is told at its start, in the order of ranks. `master`: address and port of
-    the rendezvous."""
+    the rendezvous; `has_stepped`: whether an earlier beginning finished a step."""
     mark = snapshots.mark
     return [
         WorkerContext(
@@ -118,6 +119,7 @@ def contexts(
             master_port=master[1],
             device=device,
             epoch=epoch,
+            has_stepped=has_stepped,
             snapshot_area=snapshots.areas.get(rank),
             snapshots_sent=snapshots.sent,
             resume_step=None if mark is None else mark.step,

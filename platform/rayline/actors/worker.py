@@ -20,11 +20,13 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 
 import ray
 from ray.util import get_node_ip_address
 
+from rayline.actors.effort import Effort, EffortMeter
 from rayline.actors.failure import Failure, failure_of
 from rayline.actors.progress import Progress, Standing
 from rayline.actors.seating import Device, Whereabouts
@@ -95,6 +97,7 @@ class Worker:
         self._reports: deque[StepReport] = deque()
         self._stop = threading.Event()
         self._progress = Progress()
+        self._meter = EffortMeter(self._progress)
 
     def warm_up(self, modules: Sequence[str]) -> None:
         """Import what a run will need, as a spare that waits for one."""
@@ -162,9 +165,13 @@ class Worker:
     def _run(
         self, function: RankFunction, job: JobSpec, context: WorkerContext, model_directory: Path
     ) -> TrainResult | Failure:
+        self._progress.begin()
         link = Link(self._reports.append, self._stop.is_set, self._progress.around)
+        # A rank alone has nobody to be compared with.
+        alone = context.world_size == 1
         try:
-            return function(job, context, model_directory, link)
+            with nullcontext() if alone else self._meter.measuring():
+                return function(job, context, model_directory, link)
         # User code may raise anything, SystemExit included; the gang decides what follows.
         except BaseException as wrong:
             log.exception("failed")
@@ -179,6 +186,11 @@ class Worker:
     def standing(self) -> Standing:
         """Where the run stands now, with the stack of every thread."""
         return self._progress.standing()
+
+    @ray.method(concurrency_group="control")
+    def effort(self) -> Effort:
+        """How much of its steps the run has spent on work of its own, so far."""
+        return self._meter.effort()
 
     @ray.method(concurrency_group="control")
     def stop(self) -> None:

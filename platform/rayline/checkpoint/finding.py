@@ -10,7 +10,13 @@ from __future__ import annotations
 from collections import defaultdict
 from dataclasses import dataclass
 
-from rayline.checkpoint.folder import Damaged, candidates, load_manifest, regular_size_bytes
+from rayline.checkpoint.folder import (
+    Damaged,
+    candidates,
+    load_manifest,
+    regular_size_bytes,
+    step_of,
+)
 from rayline.checkpoint.header import fingerprint_difference
 from rayline.checkpoint.layout import Rectangle, tiling_fault
 from rayline.checkpoint.location import Location
@@ -30,9 +36,9 @@ class Found:
     """Newer checkpoints that were passed over: folder, file and reason, newest first."""
 
 
-def newest_intact(root: Location, model_fingerprint: str) -> Found | None:
+def newest_intact(root: Location, model_fingerprint: str, step: int | None = None) -> Found | None:
     """Verify from the newest step backwards and return the first intact checkpoint; None when there
-    is no checkpoint at all.
+    is no checkpoint at all. Where `step` is given, only that step's counts.
 
     Reads every byte of what it verifies, so one process calls it (rank 0 or the driver) and tells
     the others the folder's name; they take `read_manifest(folder)`. Raises CheckpointError when
@@ -41,6 +47,8 @@ def newest_intact(root: Location, model_fingerprint: str) -> Found | None:
     """
     skipped: list[str] = []
     for folder in candidates(root):
+        if step is not None and step_of(folder) != step:
+            continue
         try:
             manifest = load_manifest(folder)
             _check_model(folder, manifest, model_fingerprint)

@@ -8,7 +8,18 @@ from typing import Annotated
 import typer
 
 from rayline import __version__
-from rayline.cli import chaos, checks, demo, jobs, records, serving, training, verify
+from rayline.cli import (
+    chaos,
+    checkpoints,
+    checks,
+    demo,
+    following,
+    jobs,
+    records,
+    serving,
+    training,
+    verify,
+)
 
 _VERBS = (
     ("Begin", demo.demo, "rayline demo --exit"),
@@ -19,10 +30,12 @@ _VERBS = (
     ("Train", chaos.chaos, "rayline chaos jobs/specs/tiny-3d.yaml --kills 3 --seed 7"),
     ("Train", training.tune, "rayline tune tune/quickstart.yaml --set trials=6"),
     ("Train", training.resume, "rayline resume 9f2c61d0 --set steps=2000"),
-    ("Train", training.export, "rayline export jobs/specs/quickstart.yaml"),
+    ("Train", checkpoints.export, "rayline export runs/quickstart --to exported --step 100"),
+    ("Train", checkpoints.import_, "rayline import deepspeed/checkpoints my-job.yaml"),
     ("Serve", serving.deploy, "rayline deploy serve/chat.yaml --set port=8001"),
     ("Serve", serving.undeploy, "rayline undeploy chat"),
     ("Serve", serving.chat, 'rayline chat "What is the capital of France?"'),
+    ("Train", following.attach, "rayline attach 9f2c61d0"),
     ("Look back", records.runs, "rayline runs --limit 5"),
     ("On a cluster", jobs.submit, "rayline submit jobs/specs/quickstart.yaml"),
     ("On a cluster", jobs.status, "rayline status"),
@@ -55,7 +68,9 @@ def _tree() -> typer.Typer:
     )
     tree.callback()(_root)
     for panel, verb, example in _VERBS:
-        tree.command(rich_help_panel=panel, epilog=f"Example: {example}")(verb)
+        # Python keeps the word import to itself.
+        name = verb.__name__.rstrip("_")
+        tree.command(name, rich_help_panel=panel, epilog=f"Example: {example}")(verb)
     tree.add_typer(records.models, name="models", rich_help_panel="Look back")
     return tree
 

@@ -86,6 +86,52 @@ class TrainProgress:
             )
 
 
+class CountProgress:
+    """An observer of work that is counted: use it as a context manager and call it with what is
+    done and how much there is."""
+
+    def __init__(self, screen: Screen, label: str, unit: str) -> None:
+        self._screen = screen
+        self._label = label
+        self._unit = unit
+        self._line_at_s = time.monotonic()
+        self._bar: Progress | None = None
+
+    def __enter__(self) -> Self:
+        if self._screen.interactive:
+            self._bar = Progress(
+                SpinnerColumn(),
+                TextColumn("{task.description}"),
+                BarColumn(),
+                MofNCompleteColumn(),
+                TextColumn(self._unit),
+                TimeElapsedColumn(),
+                console=self._screen.console,
+            )
+            self._task = self._bar.add_task(self._label, total=None)
+            self._bar.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+
+    def __call__(self, done: int, total: int) -> None:
+        """Tell how far it is. Short work is told by its outcome alone."""
+        if self._bar is not None:
+            self._bar.update(self._task, completed=done, total=total)
+            return
+        now_s = time.monotonic()
+        if now_s - self._line_at_s >= LINE_INTERVAL_S:
+            self._line_at_s = now_s
+            self._screen.say(f"{self._label}: {done}/{total} {self._unit}")
+
+
 class SearchProgress:
     """An observer of one search: the trials that run, as a live table or as plain lines."""
 

@@ -33,7 +33,7 @@ def runs(
 ) -> None:
     """List the newest runs, or show one."""
     screen = Screen(json_wanted=json, verbose=verbose)
-    client = _client(tracking_uri, experiment)
+    client = client_of(tracking_uri, experiment)
     if run_id is not None:
         record = client.run(run_id)
         _show_run(screen, record)
@@ -41,7 +41,7 @@ def runs(
         return
     found = client.runs(limit)
     if found:
-        screen.table(RUN_COLUMNS, _run_rows(found))
+        screen.table(RUN_COLUMNS, run_rows(found))
     else:
         screen.say(f"no runs in experiment {experiment} of {client.tracking.uri}")
     screen.result(found)
@@ -58,7 +58,7 @@ def list_models(
     if context.invoked_subcommand is not None:
         return
     screen = Screen(json_wanted=json, verbose=verbose)
-    client = _client(tracking_uri)
+    client = client_of(tracking_uri)
     found = client.models()
     if found:
         screen.table(["model", "version", "aliases", "run"], _model_rows(found))
@@ -105,7 +105,8 @@ def smollm2(directory: Target, json: Json = False, verbose: Verbose = False) -> 
     screen.result({"directory": str(directory), "source": source})
 
 
-def _client(uri: str | None, experiment: str = "rayline") -> Client:
+def client_of(uri: str | None, experiment: str = "rayline") -> Client:
+    """A client that reads this store; None takes the default one."""
     from rayline.sdk import Client
     from rayline.spec import TrackingSpec
 
@@ -113,7 +114,8 @@ def _client(uri: str | None, experiment: str = "rayline") -> Client:
     return Client(tracking=TrackingSpec.parse(given))
 
 
-def _run_rows(found: list[RunSummary]) -> list[tuple[object, ...]]:
+def run_rows(found: list[RunSummary]) -> list[tuple[object, ...]]:
+    """Under RUN_COLUMNS."""
     return [
         (
             run.run_id,
@@ -141,7 +143,7 @@ def _model_rows(found: list[ModelSummary]) -> list[tuple[object, ...]]:
 
 
 def _show_run(screen: Screen, record: RunRecord) -> None:
-    screen.table(RUN_COLUMNS, _run_rows([record.summary]))
+    screen.table(RUN_COLUMNS, run_rows([record.summary]))
     losses = [point.value for point in record.metrics.get("loss", [])]
     if losses:
         screen.say(f"loss  {losses[0]:.4f} {sparkline(losses)} {losses[-1]:.4f}")

@@ -1,4 +1,4 @@
-"""train, tune, export: the verbs that start a gang here."""
+"""train, resume, tune: the verbs that start a gang here."""
 
 from __future__ import annotations
 
@@ -81,35 +81,7 @@ def resume(
         screen.result(plan_document(plan))
         return
     with TrainProgress(screen, job.last_step, f"resume {job.name}") as progress:
-        outcome = client.resume(run_id, sets, observers=[progress])
-    show_outcome(screen, job, outcome)
-    screen.result(outcome)
-
-
-def export(
-    spec: SpecFile,
-    sets: Sets,
-    address: RayAddress = None,
-    dry_run: DryRun = False,
-    json: Json = False,
-    verbose: Verbose = False,
-) -> None:
-    """Export and register the newest checkpoint of a job, without training further.
-
-    For a job that was stopped before its end: a finished one has been exported already."""
-    from rayline.sdk import Client
-    from rayline.spec import JobSpec
-
-    screen = Screen(json_wanted=json, verbose=verbose)
-    client = Client(address=address)
-    job = client.export_job(JobSpec.load(spec, sets))
-    screen.say(f"export step {job.steps} of {job.name} to {job.directory}/export")
-    plan = client.plan(job)
-    show_job_plan(screen, plan)
-    if dry_run:
-        screen.result(plan_document(plan))
-        return
-    outcome = client.train(job)
+        outcome = client.train(job, observers=[progress], run_id=run_id)
     show_outcome(screen, job, outcome)
     screen.result(outcome)
 

@@ -30,6 +30,8 @@ import torch
 import torch.distributed as dist
 from torch.autograd import Function
 
+from rayline.parallel.waiting import wait_all
+
 Group = dist.ProcessGroup
 
 
@@ -90,8 +92,7 @@ class Coming:
 
     def wait(self) -> torch.Tensor:
         """The tensor, once it is there and the own one has gone."""
-        for work in self.works:
-            work.wait()
+        wait_all(self.works)
         return self.tensor
 
 

@@ -22,6 +22,7 @@ from torch import nn
 from rayline.errors import SpecError
 from rayline.parallel.collectives import exchange_rows
 from rayline.parallel.tensor import EXPERTS, word_of
+from rayline.parallel.waiting import to_host
 
 SPREAD = "ep_dispatch_experts"
 """The word by which transformers' expert plans (`base_model_ep_plan`) name a module of experts."""
@@ -110,7 +111,7 @@ def _dispatching(compute: Forward, own: int, group: dist.ProcessGroup) -> Forwar
         counts = torch.bincount(chosen.flatten(), minlength=own * ranks).view(ranks, own)
         arrived = torch.empty_like(counts)
         dist.all_to_all_single(arrived, counts, group=group)
-        sent, received = counts.sum(1).tolist(), arrived.sum(1).tolist()
+        sent, received = to_host(counts.sum(1)), to_host(arrived.sum(1))
         rows = exchange_rows(tokens[order // choices], sent, received, group)
         numbers = torch.arange(own, device=rows.device).repeat(ranks)
         made = compute_rows(compute, rows, numbers.repeat_interleave(arrived.flatten()))

@@ -21,6 +21,8 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
+from rayline.parallel.waiting import wait_all
+
 BUCKET_BYTES = 25 * 2**20
 """Most that one bucket holds (DDP's default)."""
 SMALL_BUCKET_BYTES = 4 * 2**20
@@ -119,9 +121,7 @@ class _StageBuckets:
 
     def finish(self) -> bool:
         """Wait for the sums; whether all had set off."""
-        for work in self._under_way:
-            if work is not None:
-                work.wait()
+        wait_all(self._under_way)
         departed = len(self._under_way)
         self._under_way.clear()
         return departed == len(self._flat)

@@ -38,6 +38,7 @@ from rayline.parallel.collectives import (
 from rayline.parallel.cut import Cut, even_cut, heads_cut, packed_cut
 from rayline.parallel.hooks import SummedLinear, change_experts, change_input, change_output
 from rayline.parallel.vocabulary import VocabularyEmbedding, VocabularySlice
+from rayline.parallel.waiting import wait_all
 
 PARTIAL_GRADIENT = "replicated_with_grad_allreduce"
 """Whole on every rank, but each rank's gradient counts its own heads only."""
@@ -349,9 +350,7 @@ def sum_partial_gradients(gradients: Iterator[tuple[torch.Tensor, dist.ProcessGr
     pending = [
         dist.all_reduce(gradient, group=group, async_op=True) for gradient, group in gradients
     ]
-    for work in pending:
-        if work is not None:
-            work.wait()
+    wait_all(pending)
 
 
 def word_of(name: str, words: Mapping[str, str]) -> str | None:

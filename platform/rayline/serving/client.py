@@ -95,6 +95,25 @@ def complete(
     return _answer(_post(url, "completions", body, timeout_s), url, ("text",))
 
 
+def stream_answer(
+    url: str,
+    question: str | Sequence[Message],
+    *,
+    model: str | None = None,
+    max_tokens: int | None = None,
+    temperature: float | None = None,
+) -> Iterator[str]:
+    """As `stream_chat`, of one question or several turns; without `model` the first one that is
+    served answers."""
+    turns: Sequence[Message] = (
+        [{"role": "user", "content": question}] if isinstance(question, str) else question
+    )
+    served = [model] if model is not None else served_models(url)
+    if not served:
+        raise ServingError("url", "serves no model", value=url)
+    yield from stream_chat(url, served[0], turns, max_tokens=max_tokens, temperature=temperature)
+
+
 def served_models(url: str, *, timeout_s: float = 10.0) -> list[str]:
     """Ids of the models behind the address."""
     return [str(card["id"]) for card in model_cards(url, timeout_s=timeout_s)]

@@ -12,6 +12,7 @@ from rayline.spec.job import (
     ResourceSpec,
     TrackingSpec,
 )
+from rayline.spec.job_file import CheckpointSource
 from rayline.spec.manifest import FORMAT_VERSION, CheckpointManifest, ShardFile, TensorPiece
 from rayline.spec.model import ModelRef, ModelShape
 from rayline.spec.offload import OffloadSpec
@@ -73,6 +74,7 @@ __all__ = [
     "Axis",
     "BatchSpec",
     "CheckpointManifest",
+    "CheckpointSource",
     "CheckpointSpec",
     "CompileSpec",
     "ContextMethod",

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from rayline.errors import SpecError
 from rayline.spec.document import Document
 
-FaultKind = Literal["kill", "hang", "stop", "raise", "node"]
+FaultKind = Literal["kill", "hang", "stop", "raise", "node", "slow"]
 FaultPhase = Literal[
     "start",
     "data",
@@ -23,17 +23,29 @@ FaultPhase = Literal[
 ]
 
 
+_PHASES_OF_A_STEP = ("data", "forward", "backward", "collective", "optimizer")
+
+
 class Fault(Document):
-    """What happens to one rank, once, when it first comes to a phase of a step."""
+    """What happens to one rank, once, when it first comes to a phase of a step; if it is slowness,
+    from then on in every step of the process."""
 
     kind: FaultKind
     """kill: SIGKILL. hang: it sleeps. stop: SIGSTOP, so that it does not even answer. raise: its
-    code raises an error. node: the loss of the rank's node, by SIGKILL of its raylet and itself."""
+    code raises an error. node: the loss of the rank's node, by SIGKILL of its raylet and itself.
+    slow: it takes as long again as a whole step has taken, in every step."""
     rank: int = Field(ge=0)
     step: int = Field(ge=0)
     """Step in whose course it happens; 0 in phase start."""
     phase: FaultPhase = "backward"
     """Where in the step. collective: right before its first collective, while others enter it."""
+
+    @model_validator(mode="after")
+    def _slow_in_steps(self) -> Self:
+        if self.kind == "slow" and self.phase not in _PHASES_OF_A_STEP:
+            allowed = ", ".join(_PHASES_OF_A_STEP)
+            raise ValueError(f"a slow rank is slow in a phase that every step has: {allowed}")
+        return self
 
     def __str__(self) -> str:
         return f"{self.kind} rank={self.rank}@step={self.step},phase={self.phase}"

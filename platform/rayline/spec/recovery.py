@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from pydantic import Field
+from typing import Literal, Self
+
+from pydantic import Field, model_validator
 
 from rayline.spec.document import Document
 
@@ -31,3 +33,13 @@ class RecoverySpec(Document):
     once. They hold no CPU or GPU of their own, and some 300 MiB of memory."""
     hang_after_s: float = Field(default=12.0, gt=0)
     """A step that takes longer than this and than five times the median step is looked into."""
+    stragglers: Literal["report", "replace"] = "report"
+    """What is done about a worker that takes more than 1.5 times as long for its own part of a step
+    as its peers, for twenty steps: an event and a warning, or a new process in its place too, once,
+    while `max_restarts` allows it."""
+
+    @model_validator(mode="after")
+    def _can_replace(self) -> Self:
+        if self.stragglers == "replace" and not self.max_restarts:
+            raise ValueError("stragglers can't be replaced while max_restarts is 0")
+        return self

@@ -37,6 +37,9 @@ class WorkerContext:
     device: Literal["cpu", "cuda"]
     epoch: int = 1
     """How often the gang began, this time included; what an earlier one left over is told by it."""
+    has_stepped: bool = False
+    """Whether an earlier beginning of this start of the job finished a step: what stands on storage
+    is then its own."""
     snapshot_area: str | None = None
     """File in memory where this rank keeps its snapshots; None where it keeps none."""
     snapshots_sent: bool = False

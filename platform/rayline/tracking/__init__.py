@@ -5,17 +5,21 @@ finishes it; a verified export becomes a version (`register_model`); training an
 a ModelRef into a folder here (`resolve_model`). Importing this room costs no import of MLflow.
 """
 
+from rayline.tracking.following import RunNews, driver_lives, follow_run
 from rayline.tracking.history import (
     MetricPoint,
     ModelSummary,
     RunEvent,
     RunRecord,
+    RunState,
     RunSummary,
     list_models,
     list_runs,
     read_run,
+    read_state,
     read_text,
 )
+from rayline.tracking.job import find_checkpoints, read_job
 from rayline.tracking.registry import (
     check_registered_name,
     keep_model,
@@ -30,7 +34,9 @@ __all__ = [
     "MetricPoint",
     "ModelSummary",
     "RunEvent",
+    "RunNews",
     "RunRecord",
+    "RunState",
     "RunStatus",
     "RunSummary",
     "TrackedRun",
@@ -38,12 +44,17 @@ __all__ = [
     "anchored",
     "check_registered_name",
     "database_file",
+    "driver_lives",
+    "find_checkpoints",
+    "follow_run",
     "keep_model",
     "list_models",
     "list_runs",
     "model_version",
     "open_run",
+    "read_job",
     "read_run",
+    "read_state",
     "read_text",
     "register_model",
     "resolve_model",

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from rayline.errors import SpecError
 from rayline.spec import TrackingSpec
-from rayline.tracking.run import EVENT_PREFIX, PARENT_TAG, existing_run
+from rayline.tracking.run import EVENT_PREFIX, PARENT_TAG, RESUMED_PREFIX, existing_run
 from rayline.tracking.store import connect, holds_runs, store_errors
 
 if TYPE_CHECKING:
@@ -75,6 +75,18 @@ class RunRecord:
 
 
 @dataclass(frozen=True, slots=True)
+class RunState:
+    """What is recorded of one run but its history."""
+
+    summary: RunSummary
+    last_step: int | None
+    """The step that it is to end with; None where its params do not say."""
+    events: list[RunEvent]
+    sign: tuple[object, ...]
+    """Changes whenever something is recorded."""
+
+
+@dataclass(frozen=True, slots=True)
 class ModelSummary:
     """One registered model."""
 
@@ -111,11 +123,9 @@ def list_runs(
 
 def read_run(tracking: TrackingSpec, run_id: str) -> RunRecord:
     """One run with its whole metric history. Raises SpecError where there is no such run."""
-    if not holds_runs(tracking):
-        raise SpecError("run", f"{tracking.uri} does not exist, so it holds no run", value=run_id)
+    run = _existing(tracking, run_id)
     client = connect(tracking)
     with store_errors(tracking):
-        run = existing_run(client, tracking, run_id)
         return RunRecord(
             summary=_summary(run),
             params=dict(run.data.params),
@@ -125,6 +135,31 @@ def read_run(tracking: TrackingSpec, run_id: str) -> RunRecord:
             metrics={key: _points(client, run_id, key) for key in sorted(run.data.metrics)},
             events=_events(run.data.tags),
         )
+
+
+def read_state(tracking: TrackingSpec, run_id: str) -> RunState:
+    """One run without its history, which may be long. Raises SpecError where there is no such
+    run."""
+    run = _existing(tracking, run_id)
+    data = run.data
+    sign = (run.info.status, *sorted(data.metrics.items()), *sorted(data.tags.items()))
+    return RunState(_summary(run), _last_step(data.params, data.tags), _events(data.tags), sign)
+
+
+def _last_step(params: Mapping[str, str], tags: Mapping[str, str]) -> int | None:
+    """Of a run whose params are a job's."""
+    for field in ("stop_after_step", "steps"):
+        given = tags.get(f"{RESUMED_PREFIX}{field}") or params.get(field) or ""
+        if given.isdigit():
+            return int(given)
+    return None
+
+
+def _existing(tracking: TrackingSpec, run_id: str) -> Run:
+    if not holds_runs(tracking):
+        raise SpecError("run", f"{tracking.uri} does not exist, so it holds no run", value=run_id)
+    with store_errors(tracking):
+        return existing_run(connect(tracking), tracking, run_id)
 
 
 def read_text(tracking: TrackingSpec, run_id: str, file: str) -> str:

@@ -31,6 +31,8 @@ _log = logging.getLogger(__name__)
 RunStatus = Literal["finished", "failed", "interrupted"]
 _MLFLOW_STATUS = {"finished": "FINISHED", "failed": "FAILED", "interrupted": "KILLED"}
 EVENT_PREFIX = "rayline.event."
+RESUMED_PREFIX = "rayline.resumed_with."
+"""Of a tag for each param that a resumed run has otherwise."""
 PARENT_TAG = "mlflow.parentRunId"
 _PARAM_CHARACTERS = 6000
 _TAG_CHARACTERS = 8000
@@ -287,7 +289,7 @@ def _log_params(client: MlflowClient, run: Run, params: Mapping[str, Any]) -> No
         if known is None:
             new.append(Param(key, value))
         elif known != value:
-            client.set_tag(run.info.run_id, f"rayline.resumed_with.{key}", value[:_TAG_CHARACTERS])
+            client.set_tag(run.info.run_id, f"{RESUMED_PREFIX}{key}", value[:_TAG_CHARACTERS])
     for start in range(0, len(new), _PARAMS_PER_BATCH):
         client.log_batch(run.info.run_id, params=new[start : start + _PARAMS_PER_BATCH])
 

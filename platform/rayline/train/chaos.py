@@ -56,14 +56,17 @@ class Trap:
     def around(self, phase: Phase, step: int) -> Iterator[None]:
         """The Around to give the rank in place of its own."""
         with self._around(phase, step):
-            mine = phase == _PHASES[self._fault.phase] and step == self._fault.step
-            if self._done or not mine:
+            if not self._is_due(phase, step):
                 yield
                 return
             with _Watch(self):
                 yield
             # A phase in which the wanted operation did not come.
             self.spring()
+
+    def _is_due(self, phase: Phase, step: int) -> bool:
+        mine = phase == _PHASES[self._fault.phase] and step == self._fault.step
+        return mine and not self._done
 
     def comes_before(self, operation: Any) -> bool:
         """Whether `operation`, which torch is about to run, is of the wanted kind."""
@@ -82,8 +85,7 @@ class Trap:
         if self._done:
             return
         self._done = True
-        self._note.parent.mkdir(parents=True, exist_ok=True)
-        self._note.write_text(json.dumps({"fault": str(self._fault), "at_s": time.time()}))
+        self._note_time()
         if self._fault.kind == "node":
             # Ray's node manager started this worker, and ends when it is gone: so do the others.
             os.kill(os.getppid(), signal.SIGKILL)
@@ -95,6 +97,44 @@ class Trap:
             time.sleep(_HANG_S)
         else:
             raise RuntimeError(f"planted: {self._fault}")
+
+    def _note_time(self) -> None:
+        self._note.parent.mkdir(parents=True, exist_ok=True)
+        self._note.write_text(json.dumps({"fault": str(self._fault), "at_s": time.time()}))
+
+
+class Drag(Trap):
+    """Slowness: in each step from the fault's on, the rank sleeps as long as its shortest step has
+    taken, the waiting for others included. So what it does itself takes twice as long, or more."""
+
+    def __init__(self, fault: Fault, note: Path, around: Around) -> None:
+        """See `Trap`."""
+        super().__init__(fault, note, around)
+        self._shortest_s = 0.0
+        self._slept_s = 0.0
+
+    @contextmanager
+    def around(self, phase: Phase, step: int) -> Iterator[None]:
+        """The Around to give the rank in place of its own."""
+        began_s, self._slept_s = time.perf_counter(), 0.0
+        with super().around(phase, step):
+            yield
+        if phase == "engine":
+            took_s = time.perf_counter() - began_s - self._slept_s
+            self._shortest_s = min(took_s, self._shortest_s or took_s)
+
+    def _is_due(self, phase: Phase, step: int) -> bool:
+        return phase == _PHASES[self._fault.phase] and step >= self._fault.step
+
+    def spring(self) -> None:
+        """Let the rank be slow, once in the phase."""
+        if self._slept_s:
+            return
+        if not self._done:
+            self._done = True
+            self._note_time()
+        time.sleep(self._shortest_s)
+        self._slept_s = self._shortest_s
 
 
 class _Watch(TorchDispatchMode):

@@ -28,6 +28,7 @@ from deepspeed.utils import groups
 from torch import nn
 
 from rayline.parallel.piece import Piece
+from rayline.parallel.waiting import to_host
 from rayline.spec import JobSpec, OffloadSpec, OptimSpec, WorkerContext
 from rayline.train.decision import decide
 from rayline.train.deepspeed_holders import HeldParameters, StageHolders
@@ -289,7 +290,7 @@ class DeepSpeedEngine:
         own = value if self._is_heard else 0.0
         total = torch.tensor(own, dtype=torch.float64, device=self._device)
         dist.all_reduce(total)
-        return total.item()
+        return float(to_host(total))
 
     def gradients(self, batch: Batch) -> Iterator[tuple[str, torch.Tensor]]:
         """Each whole gradient, on rank 0."""

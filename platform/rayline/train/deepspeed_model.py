@@ -8,14 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate import init_empty_weights
 from torch import nn
-from transformers import AutoModelForCausalLM, PreTrainedModel
 
-from rayline.models.stage import load_config, transformer_layers
+from rayline.models.skeleton import skeleton_of
+from rayline.models.stage import transformer_layers
 from rayline.models.stored import StoredNames
 from rayline.models.weights import draw_random, read_pretrained
-from rayline.parallel.attention import check_packing, documents_mask, training_attention
+from rayline.parallel.attention import check_packing, documents_mask
 from rayline.parallel.piece import Piece
 from rayline.spec import JobSpec
 from rayline.train.recompute import recompute_layers
@@ -78,7 +77,7 @@ class CastWholeModel(WholeModel):
 
 def build_whole_model(job: JobSpec, model_directory: Path) -> WholeModel:
     """The model on CPU with weights of no value: `initial_weights` has them. Raises SpecError."""
-    model = _on_meta(model_directory)
+    model = skeleton_of(model_directory)
     check_packing(model, job.data.packing)
     buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
     model.to_empty(device="cpu")
@@ -91,24 +90,13 @@ def build_whole_model(job: JobSpec, model_directory: Path) -> WholeModel:
     return WholeModel(model)
 
 
-def _on_meta(model_directory: Path) -> PreTrainedModel:
-    with init_empty_weights(include_buffers=False):
-        config = load_config(model_directory)
-        model = AutoModelForCausalLM.from_config(
-            config, dtype=torch.float32, attn_implementation=training_attention(config)
-        )
-    # Going to the meta device makes two parameters of tied ones, and so does coming from it.
-    model.tie_weights()
-    return model
-
-
 def initial_weights(
     job: JobSpec, model_directory: Path, wanted: Collection[str]
 ) -> Iterator[tuple[str, torch.Tensor]]:
     """Name and initial value of each parameter whose name is wanted, whole, float32, on CPU; one
     module in memory at a time. Read from the folder or drawn from the job's seed: bit by bit those
     that the native engine begins with. Raises SpecError, CheckpointError."""
-    skeleton = _on_meta(model_directory)
+    skeleton = skeleton_of(model_directory)
     names = {name: name for name, _ in skeleton.named_parameters()}
     stored = StoredNames(skeleton.config.model_type)
     modules: dict[str, list[str]] = defaultdict(list)

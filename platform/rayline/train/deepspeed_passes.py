@@ -9,6 +9,7 @@ import torch
 import torch.distributed as dist
 
 from rayline.parallel.vocabulary import VocabularySlice
+from rayline.parallel.waiting import to_host
 from rayline.spec import JobSpec
 from rayline.train.engine import Batch
 from rayline.train.objective import summed_cross_entropy
@@ -69,7 +70,7 @@ class WholePasses:
             loss = summed_cross_entropy(logits, targets, self._vocabulary, self._job.objective)
             self._engine.backward(loss * factor, scale_wrt_gas=False)
             losses.append(loss.detach())
-        return float(torch.stack(losses).sum())
+        return float(to_host(torch.stack(losses).sum()))
 
     def _positions(self, batch: Batch) -> torch.Tensor | None:
         return None if batch.positions is None else batch.positions.to(self._device)

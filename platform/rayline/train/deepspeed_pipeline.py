@@ -36,6 +36,7 @@ from rayline.parallel.attention import check_packing
 from rayline.parallel.mesh import GangMesh, build_mesh
 from rayline.parallel.pipeline import split_layers
 from rayline.parallel.vocabulary import VocabularySlice
+from rayline.parallel.waiting import to_host
 from rayline.spec import JobSpec, ModelShape, WorkerContext
 from rayline.train.deepspeed_state import own_gradient
 from rayline.train.engine import Batch
@@ -216,7 +217,7 @@ class PipelinePasses:
         self._sum_tied_gradients()
         engine._exec_schedule(_Alone(ReduceGrads()))
         sums = self._stage.loss.sums
-        return float(torch.stack(sums).sum()) if sums else 0.0
+        return float(to_host(torch.stack(sums).sum())) if sums else 0.0
 
     def _sum_tied_gradients(self) -> None:
         """Let all ranks of both stages have the sum over all of them, as its equal parts: what a

@@ -13,6 +13,9 @@ Phase = Literal["start", "data", "engine", "evaluate", "save", "snapshot", "expo
 """What a rank is at: start is everything before the first step, a restore among it; data waits for
 the batch; engine is forward, backward and optimizer; the others speak for themselves."""
 
+STEP_PHASES: tuple[Phase, ...] = ("data", "engine")
+"""Those that every step has, of a length that is much the same from step to step."""
+
 Around = Callable[[Phase, int], AbstractContextManager[None]]
 """Entered for every phase of every step (0 before the first), left when it is done."""
 

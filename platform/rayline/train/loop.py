@@ -35,6 +35,7 @@ from rayline.spec import (
     WorkerContext,
     Yardstick,
 )
+from rayline.spec.job_file import keep_job
 from rayline.train.build import EngineBuilder, build_engine
 from rayline.train.chance import step_seed
 from rayline.train.engine import Engine, StepOutcome
@@ -196,7 +197,8 @@ class _Run:
     def _choose(self) -> checkpoint.Location | CheckpointError | SpecError | None:
         """The folder to resume from, None for a fresh start, or the error all ranks shall raise."""
         try:
-            if self.job.checkpoint.resume == "never":
+            # A gang that begins again goes on from what it left itself.
+            if self.job.checkpoint.resume == "never" and not self.context.has_stepped:
                 if checkpoint.list_steps(self._checkpoints):
                     return SpecError(
                         "checkpoint.resume",
@@ -217,6 +219,7 @@ class _Run:
     def train(self, first_step: int, batches: Prefetch, profiler: StepProfiler) -> int:
         """Steps until done or asked to stop; returns the last step done."""
         around = self.link.around
+        self._keep_job()
         unreported = self._evaluate(0) if first_step == 1 else ()
         for step in range(first_step, self.job.last_step + 1):
             clock = _Clock()
@@ -257,6 +260,14 @@ class _Run:
                     self._save(step)
                 return step
         return max(first_step - 1, self.job.last_step)
+
+    def _keep_job(self) -> None:
+        """Beside the checkpoints. Storage that cannot take it ends no job: a save will tell."""
+        if self.context.rank == 0:
+            try:
+                keep_job(self.job)
+            except OSError as wrong:
+                log.warning("the job's spec is not kept in its output_dir: %s", wrong)
 
     def _evaluate(self, step: int) -> tuple[EvalReport, ...]:
         """The evaluation that follows `step`, where one does."""

@@ -35,6 +35,7 @@ from rayline.parallel.pipeline import split_layers
 from rayline.parallel.replicas import Replicas
 from rayline.parallel.tensor import TensorSplit, split_over_tensor_axis, sum_partial_gradients
 from rayline.parallel.vocabulary import VocabularySlice
+from rayline.parallel.waiting import to_host
 from rayline.spec import JobSpec, ModelShape, WorkerContext
 from rayline.train.compilation import compile_layers
 from rayline.train.decision import decide
@@ -251,7 +252,7 @@ class NativeEngine:
         self.tied.sum_gradients()
         if not self._mesh.is_last_stage or self._mesh.coordinate.tensor > 0:
             return 0.0, 0
-        loss_sum = float(torch.stack([loss.detach() for loss in losses]).sum())
+        loss_sum = float(to_host(torch.stack([loss.detach() for loss in losses]).sum()))
         return loss_sum / self._multiplier, count_targets(labels)
 
     def _positions(self, batch: Batch) -> torch.Tensor | None:
@@ -270,11 +271,11 @@ class NativeEngine:
         owned = [grad for name, grad in gradients.items() if self._owns(name) and grad.numel()]
         square = 0.0
         if owned:
-            square = float(torch.stack(torch._foreach_norm(owned)).double().square().sum())
+            square = to_host(torch.stack(torch._foreach_norm(owned)).double().square().sum())
         # float64 counts tokens exactly up to 2**53.
         total = torch.tensor([loss_sum, tokens, square], dtype=torch.float64, device=self._device)
         dist.all_reduce(total)
-        loss_total, token_total, square_total = total.tolist()
+        loss_total, token_total, square_total = to_host(total)
         return StepOutcome(
             loss=loss_total / token_total,
             grad_norm=square_total**0.5 / token_total / self._multiplier,

@@ -1,46 +1,35 @@
-"""Client: the whole line from a notebook, each method a thin call into the room that does the work.
-
-The module needs only the thin core. Rooms are imported inside the methods, and where one of their
-packages is not installed the error names the extra that brings it.
-
-    from rayline import Client, JobSpec
-
-    client = Client()
-    job = JobSpec.load("jobs/specs/quickstart.yaml")
-    client.plan(job).memory
-    outcome = client.train(job)
-    outcome.model            # registry:quickstart@latest
-"""
+"""Client: each method a thin call into the room that does the work."""
 
 from __future__ import annotations
 
 import logging
-import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rayline.errors import CheckpointError, RaylineError, ServingError
-from rayline.spec import JobSpec, ServeSpec, StepReport, TrackingSpec, TuneSpec
+from rayline.errors import needing
+from rayline.sdk.cluster_jobs import ClusterJobs
+from rayline.spec import CheckpointSource, JobSpec, ServeSpec, StepReport, TrackingSpec, TuneSpec
 
 if TYPE_CHECKING:
     from rayline.actors import JobOutcome
     from rayline.actors.verify import Verification
-    from rayline.launch import Finding, JobStatus
+    from rayline.launch import Finding
     from rayline.planner import JobPlan
     from rayline.serving import Endpoint
     from rayline.serving.client import Message
-    from rayline.tracking import ModelSummary, RunRecord, RunSummary
+    from rayline.tracking import ModelSummary, RunNews, RunRecord, RunSummary
+    from rayline.train.stored_export import ExportFormat, StoredExport
+    from rayline.train.universal_import import ImportedCheckpoint
     from rayline.tuning import SearchOutcome, TrialReport
 
 DEFAULT_URL = "http://127.0.0.1:8000/v1"
 """Where `rayline deploy` serves unless the spec says otherwise."""
 
 
-class Client:
+class Client(ClusterJobs):
     """One user's view of one Ray cluster and one MLflow store.
 
     `address` is the Ray cluster to join (None starts one in this process); `jobs_url` is Ray's
@@ -55,8 +44,8 @@ class Client:
         jobs_url: str | None = None,
         tracking: TrackingSpec | None = None,
     ) -> None:
+        super().__init__(jobs_url)
         self.address = address
-        self.jobs_url = jobs_url
         self.tracking = tracking or TrackingSpec()
 
     def plan(self, job: JobSpec) -> JobPlan:
@@ -65,16 +54,13 @@ class Client:
         Of the model only its config is read (fetched where it is on a hub).
         """
         from rayline.planner import plan_job, read_model_shape
-        from rayline.tracking import resolve_model
 
-        with _needing("train"):
-            folder = resolve_model(job.model, job.tracking, need_weights=False)
-        return plan_job(job, read_model_shape(folder))
+        return plan_job(job, read_model_shape(self._model_folder(job)))
 
     def check_data(self, job: JobSpec) -> None:
         """Read every line of the job's data. Raises SpecError naming the file and line that is
         wrong; the files must be on this machine."""
-        with _needing("train"):
+        with needing("train"):
             from rayline.data import HELD_OUT_FILES, check_files
 
         check_files(job.data)
@@ -95,7 +81,7 @@ class Client:
         `whole`; `axis` reduces the plan to one axis. Differences are in the result, with the axis
         to blame. Raises SpecError where the job cannot work, WorkerError where a rank raised.
         """
-        with _needing("train"):
+        with needing("train"):
             from rayline.actors.verify import plan_verification, verify
 
         return verify(plan_verification(job, axis=axis, whole=whole), observe=observe)
@@ -106,21 +92,23 @@ class Client:
         *,
         observers: Sequence[Callable[[StepReport], None]] = (),
         stop: threading.Event | None = None,
+        run_id: str | None = None,
     ) -> JobOutcome:
         """Run `job` here and return when it is done: the run's id, result and model.
 
         Each of `observers` is called with every StepReport. Setting `stop` ends the job after the
-        step in flight, with a checkpoint. Raises the RaylineError that the job ended with.
+        step in flight, with a checkpoint. `run_id` goes on under that run instead of a new one.
+        Raises the RaylineError that the job ended with.
 
             client.train(job, observers=[lambda report: print(report.step, report.loss)])
         """
-        with _needing("train"):
+        with needing("train"):
             from rayline.actors import train as run_job
 
         self.check_data(job)
         if self.address is not None:
             self._join()
-        return run_job(job, observers=observers, stop=stop)
+        return run_job(job, observers=observers, stop=stop, run_id=run_id)
 
     def resume(
         self,
@@ -133,22 +121,16 @@ class Client:
         """Go on with a run whose driver ended, under the same id, from its newest checkpoint.
 
         `overrides` change its spec, as `--set` does. Raises SpecError where the store has no such
-        run or it is finished, and what `train` raises.
+        run, it is finished or its driver lives, and what `train` raises.
 
             client.resume("9f2c...", ["steps=2000"])
         """
-        with _needing("train"):
-            from rayline.actors import train as run_job
-
         job = self.resumed_job(run_id, overrides)
-        self.check_data(job)
-        if self.address is not None:
-            self._join()
-        return run_job(job, observers=observers, stop=stop, run_id=run_id)
+        return self.train(job, observers=observers, stop=stop, run_id=run_id)
 
     def resumed_job(self, run_id: str, overrides: Sequence[str] = ()) -> JobSpec:
         """The job that `resume` runs."""
-        with _needing("train"):
+        with needing("train"):
             from rayline.actors import job_of_run
 
         return job_of_run(self.tracking, run_id, overrides)
@@ -163,19 +145,53 @@ class Client:
 
     def export_job(self, job: JobSpec) -> JobSpec:
         """The job that `export` runs: `job`, ending at its newest intact checkpoint."""
-        with _needing("train"):
-            from rayline.checkpoint import located, model_fingerprint, newest_intact
+        with needing("train"):
+            from rayline.train.stored_export import find_stored
 
-        folder = located(job.checkpoint_directory)
-        found = newest_intact(folder, model_fingerprint(self.plan(job).model))
-        if found is None:
-            raise CheckpointError(
-                str(folder),
-                "holds no checkpoint to export",
-                fix="train the job first, or give the output_dir, or checkpoint.directory, "
-                "that it was trained with",
-            )
+        found = find_stored(CheckpointSource.of_job(job), self._model_folder(job))
         return job.changed({"steps": found.manifest.step, "stop_after_step": None})
+
+    def export_checkpoint(
+        self,
+        source: str | Path | JobSpec,
+        to: str | Path,
+        form: ExportFormat = "huggingface",
+        *,
+        step: int | None = None,
+        overrides: Sequence[str] = (),
+        dry_run: bool = False,
+        observe: Callable[[int, int], None] = lambda done, total: None,
+    ) -> StoredExport:
+        """Write a stored checkpoint into the new folder `to`: for transformers and vLLM, or as a
+        universal checkpoint for DeepSpeed. Needs no Ray and no device.
+
+        `source` is a job or its spec's file, a checkpoint's folder or a run's id. Raises SpecError,
+        CheckpointError.
+        """
+        with needing("train"):
+            from rayline.tracking import find_checkpoints
+            from rayline.train.stored_export import export_stored
+
+        meant = find_checkpoints(source, self.tracking, overrides, step)
+        folder = self._model_folder(meant.job)
+        return export_stored(meant, folder, Path(to), form, dry_run=dry_run, observe=observe)
+
+    def import_checkpoint(
+        self,
+        source: str | Path,
+        job: JobSpec,
+        *,
+        dry_run: bool = False,
+        observe: Callable[[int, int], None] = lambda done, total: None,
+    ) -> ImportedCheckpoint:
+        """Make DeepSpeed's universal checkpoint `source` a checkpoint of `job`, from which `train`
+        goes on. Raises SpecError, CheckpointError."""
+        with needing("train"):
+            from rayline.train.universal_import import UniversalImport
+
+        self.plan(job)
+        prepared = UniversalImport.prepare(Path(source), job, self._model_folder(job))
+        return prepared.outcome() if dry_run else prepared.run(observe)
 
     def tune(
         self, search: TuneSpec, *, observers: Sequence[Callable[[TrialReport], None]] = ()
@@ -187,7 +203,7 @@ class Client:
 
             client.tune(TuneSpec.load("tune/quickstart.yaml")).best.params
         """
-        with _needing("tune"):
+        with needing("tune"):
             from rayline.tuning import search as run_search
 
         self.check_data(search.job)
@@ -195,84 +211,35 @@ class Client:
             self._join()
         return run_search(search, observers=observers)
 
-    def submit(
-        self, spec_file: str | Path, overrides: Sequence[str] = (), working_dir: str | Path = "."
-    ) -> str:
-        """Send a job or search spec to the cluster and return the job's id at once.
-
-        `working_dir` travels along; it holds the spec and jobs/.
-
-            job_id = client.submit("jobs/specs/quickstart.yaml", ["optim.lr=1e-3"])
-            client.wait(job_id, on_log=print).exit_code
-        """
-        with _needing("train"):
-            from rayline.launch import submit
-
-        return submit(spec_file, overrides, address=self.jobs_url, working_dir=working_dir)
-
-    def jobs(self) -> list[JobStatus]:
-        """The jobs that were submitted to the cluster, newest first."""
-        with _needing("train"):
-            from rayline.launch import list_jobs
-
-        return list_jobs(address=self.jobs_url)
-
-    def status(self, job_id: str) -> JobStatus:
-        """Where a submitted job stands."""
-        with _needing("train"):
-            from rayline.launch import status
-
-        return status(job_id, address=self.jobs_url)
-
-    def wait(
-        self,
-        job_id: str,
-        *,
-        timeout_s: float | None = None,
-        on_log: Callable[[str], None] | None = None,
-    ) -> JobStatus:
-        """Return once a submitted job has ended; `exit_code` of the result says how.
-
-        `on_log` gets what the job prints, as it comes. It reads through an event loop of its own:
-        in a notebook leave it out and use `logs`. Raises PlacementError after `timeout_s`; the job
-        goes on.
-        """
-        with _needing("train"):
-            from rayline.launch import wait
-
-        return wait(job_id, address=self.jobs_url, timeout_s=timeout_s, on_log=on_log)
-
-    def logs(self, job_id: str) -> str:
-        """Everything that a submitted job has printed so far."""
-        with _needing("train"):
-            from rayline.launch import logs
-
-        return logs(job_id, address=self.jobs_url)
-
-    def stop(self, job_id: str) -> JobStatus:
-        """End a submitted job and return once it has ended."""
-        with _needing("train"):
-            from rayline.launch import stop
-
-        return stop(job_id, address=self.jobs_url)
-
     def runs(self, limit: int = 20) -> list[RunSummary]:
         """The newest runs, newest first."""
-        with _needing("train"):
+        with needing("train"):
             from rayline.tracking import list_runs
 
         return list_runs(self.tracking, limit)
 
     def run(self, run_id: str) -> RunRecord:
         """One run with its parameters, events and every metric's history."""
-        with _needing("train"):
+        with needing("train"):
             from rayline.tracking import read_run
 
         return read_run(self.tracking, run_id)
 
+    def follow(self, run_id: str) -> Iterator[RunNews]:
+        """A run that another process drives, once a second, until it has ended or its driver has
+        fallen silent.
+
+            for news in client.follow("9f2c..."):
+                print(news.summary.step, news.summary.loss)
+        """
+        with needing("train"):
+            from rayline.tracking import follow_run
+
+        return follow_run(self.tracking, run_id)
+
     def models(self) -> list[ModelSummary]:
         """The registered models, by name."""
-        with _needing("train"):
+        with needing("train"):
             from rayline.tracking import list_models
 
         return list_models(self.tracking)
@@ -283,7 +250,7 @@ class Client:
         endpoint = client.deploy(ServeSpec.load("serve/chat.yaml"))
         client.chat("What is the capital of France?", url=endpoint.url)
         """
-        with _needing("serve"):
+        with needing("serve"):
             from rayline.serving import deploy
             from rayline.tracking import resolve_model
 
@@ -293,7 +260,7 @@ class Client:
 
     def undeploy(self, name: str) -> None:
         """Take a deployment away; its open streams may finish first."""
-        with _needing("serve"):
+        with needing("serve"):
             from rayline.serving import undeploy
 
         self._join()
@@ -330,28 +297,25 @@ class Client:
         temperature: float | None = None,
     ) -> Iterator[str]:
         """As `chat`, piece by piece while it is generated."""
-        from rayline.serving.client import served_models, stream_chat
+        from rayline.serving.client import stream_answer
 
-        turns: Sequence[Message] = (
-            [{"role": "user", "content": question}] if isinstance(question, str) else question
-        )
-        served = [model] if model is not None else served_models(url)
-        if not served:
-            raise ServingError("url", "serves no model", value=url)
-        yield from stream_chat(
-            url, served[0], turns, max_tokens=max_tokens, temperature=temperature
+        return stream_answer(
+            url, question, model=model, max_tokens=max_tokens, temperature=temperature
         )
 
     def _join(self) -> None:
         """Join the cluster, or start one. Raises PlacementError."""
-        with _needing("train"):
-            from rayline.actors import ensure_ray
+        with needing("train"):
+            from rayline.actors import join_ray
 
-        on_termination = signal.getsignal(signal.SIGTERM)
-        ensure_ray(self.address)
-        # Ray takes SIGTERM over, for an end without teardown: the caller's own handler stays.
-        if callable(on_termination) and threading.current_thread() is threading.main_thread():
-            signal.signal(signal.SIGTERM, on_termination)
+        join_ray(self.address)
+
+    def _model_folder(self, job: JobSpec) -> Path:
+        """Folder of the config and tokenizer of a job's model. Raises SpecError."""
+        with needing("train"):
+            from rayline.tracking import resolve_model
+
+            return resolve_model(job.model, job.tracking, need_weights=False)
 
     def dashboard_url(self) -> str | None:
         """Ray's dashboard, where this process has joined a cluster that runs one."""
@@ -373,18 +337,3 @@ class Client:
         from rayline.launch import doctor
 
         return doctor(self.jobs_url)
-
-
-@contextmanager
-def _needing(extra: str) -> Iterator[None]:
-    """Turn a package that is not installed into the name of the extra that brings it."""
-    try:
-        yield
-    except ModuleNotFoundError as missing:
-        if missing.name is None or missing.name.startswith("rayline"):
-            raise
-        raise RaylineError(
-            "environment",
-            f"the package {missing.name} is not installed",
-            fix=f"pip install 'rayline[{extra}]'",
-        ) from missing

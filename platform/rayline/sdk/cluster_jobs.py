@@ -1,0 +1,81 @@
+"""Jobs on a cluster, as one user sees them through Ray's dashboard."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rayline.errors import needing
+
+if TYPE_CHECKING:
+    from rayline.launch import JobStatus
+
+
+class ClusterJobs:
+    """Sends jobs to the cluster behind `jobs_url`, Ray's dashboard, and asks for them; None takes
+    the cluster on this machine."""
+
+    def __init__(self, jobs_url: str | None) -> None:
+        self.jobs_url = jobs_url
+
+    def submit(
+        self, spec_file: str | Path, overrides: Sequence[str] = (), working_dir: str | Path = "."
+    ) -> str:
+        """Send a job or search spec to the cluster and return the job's id at once.
+
+        `working_dir` travels along; it holds the spec and jobs/.
+
+            job_id = client.submit("jobs/specs/quickstart.yaml", ["optim.lr=1e-3"])
+            client.wait(job_id, on_log=print).exit_code
+        """
+        with needing("train"):
+            from rayline.launch import submit
+
+        return submit(spec_file, overrides, address=self.jobs_url, working_dir=working_dir)
+
+    def jobs(self) -> list[JobStatus]:
+        """The jobs that were submitted to the cluster, newest first."""
+        with needing("train"):
+            from rayline.launch import list_jobs
+
+        return list_jobs(address=self.jobs_url)
+
+    def status(self, job_id: str) -> JobStatus:
+        """Where a submitted job stands."""
+        with needing("train"):
+            from rayline.launch import status
+
+        return status(job_id, address=self.jobs_url)
+
+    def wait(
+        self,
+        job_id: str,
+        *,
+        timeout_s: float | None = None,
+        on_log: Callable[[str], None] | None = None,
+    ) -> JobStatus:
+        """Return once a submitted job has ended; `exit_code` of the result says how.
+
+        `on_log` gets what the job prints, as it comes. It reads through an event loop of its own:
+        in a notebook leave it out and use `logs`. Raises PlacementError after `timeout_s`; the job
+        goes on.
+        """
+        with needing("train"):
+            from rayline.launch import wait
+
+        return wait(job_id, address=self.jobs_url, timeout_s=timeout_s, on_log=on_log)
+
+    def logs(self, job_id: str) -> str:
+        """Everything that a submitted job has printed so far."""
+        with needing("train"):
+            from rayline.launch import logs
+
+        return logs(job_id, address=self.jobs_url)
+
+    def stop(self, job_id: str) -> JobStatus:
+        """End a submitted job and return once it has ended."""
+        with needing("train"):
+            from rayline.launch import stop
+
+        return stop(job_id, address=self.jobs_url)
