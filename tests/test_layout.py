@@ -88,7 +88,7 @@ def test_the_rooms_are_those_of_the_import_table() -> None:
     contracts = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["importlinter"][
         "contracts"
     ]
-    # sdk and cli may import everything; each other room has its own contract.
+    # cli may import everything; each other room has its own contract.
     assert {contract["id"] for contract in contracts} >= (ROOMS | {"errors"}) - {"cli"}
 
 
