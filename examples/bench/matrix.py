@@ -1,11 +1,11 @@
 """Which promises hold: `rayline chaos` on a cluster of simulated nodes, one fault of each kind.
 
-    python examples/bench/matrix.py                  # a table in Markdown, and the dated result
+    python examples/bench/matrix.py            # a table in Markdown, and the dated result
 
-Four ranks (data 2 x tensor 2, gloo) stand on two of four nodes, of which two may be lost; the driver
-stands on a head without CPUs. The losses and the weights at the end are compared with those of an
-unbroken run, bit for bit. Node takes a node away, partition silences it for a minute: those that are
-left take its place.
+Four ranks (data 2 x tensor 2, gloo) stand on two of four nodes, of which two may be lost; the
+driver stands on a head without CPUs. The losses and the weights at the end are compared with those
+of an unbroken run, bit for bit. Node takes a node away, partition silences it for a minute: those
+that are left take its place.
 """
 
 from __future__ import annotations
