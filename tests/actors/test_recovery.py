@@ -10,10 +10,11 @@ import pytest
 
 from rayline.actors import gang, laps
 from rayline.actors.bundles import gang_bundles, worker_bundle
-from rayline.actors.chaos import ChaosReport, chaos, check_faults, draw_faults, faulty_rank
+from rayline.actors.chaos import chaos, check_faults, draw_faults, faulty_rank
 from rayline.actors.controller import Controller
 from rayline.actors.gang import Assignment
 from rayline.actors.interrupt import StopRequest
+from rayline.actors.judging import ChaosReport
 from rayline.actors.placement import Placement
 from rayline.checkpoint import list_steps
 from rayline.errors import SpecError

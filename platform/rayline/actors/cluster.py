@@ -18,6 +18,7 @@ import time
 from collections.abc import Iterable
 from typing import Any
 
+import grpc
 import ray
 from ray._private.state import state as global_state
 from ray.autoscaler.v2.schema import ClusterStatus
@@ -30,6 +31,7 @@ from rayline.errors import PlacementError, SpecError
 _UNTYPED_NODE = "node_"
 """How Ray calls a node (followed by its id) that no autoscaler launched."""
 _KNOCK_TIMEOUT_S = 5.0
+_HEALTH_CHECK = "/grpc.health.v1.Health/Check"
 _DEATH_TIMEOUT_S = 60.0
 _LOOK_S = 0.2
 _V1_STATUS_KEY = "__autoscaling_status"
@@ -137,11 +139,16 @@ def _known(node_id: str) -> dict[str, Any] | None:
 
 
 def _answers(node: dict[str, Any]) -> bool:
-    address = (node["NodeManagerAddress"], node["NodeManagerPort"])
-    try:
-        socket.create_connection(address, timeout=_KNOCK_TIMEOUT_S).close()
-    except OSError:
-        return False
+    """Whether a node's manager answers the question that Ray's control store asks it too. Not
+    whether it listens: for a process that is stopped the kernel goes on to accept connections."""
+    address = f"{node['NodeManagerAddress']}:{node['NodeManagerPort']}"
+    with grpc.insecure_channel(address) as channel:
+        try:
+            channel.unary_unary(_HEALTH_CHECK)(b"", timeout=_KNOCK_TIMEOUT_S)
+        except grpc.RpcError as wrong:
+            silent = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED)
+            # To be refused is an answer.
+            return wrong.code() not in silent
     return True
 
 

@@ -11,7 +11,7 @@ from rayline.cli.plans import show_job_plan
 from rayline.cli.screen import Screen
 
 if TYPE_CHECKING:
-    from rayline.actors.chaos import ChaosReport
+    from rayline.actors.judging import ChaosReport
 
 PARTS = ("detect", "leave", "place", "start", "restore", "step")
 """Of the seconds from a fault to the next finished step."""
@@ -36,6 +36,22 @@ Slows = Annotated[
     list[str] | None,
     typer.Option("--slow", metavar=_AT, help="Let a rank take twice as long from a step on."),
 ]
+Partitions = Annotated[
+    list[str] | None,
+    typer.Option("--partition", metavar=_AT, help="Let a rank's node fall silent for a minute."),
+]
+Corruptions = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--corrupt-latest", metavar=_AT, help="Flip a byte of the newest checkpoint; kill the rank."
+    ),
+]
+FullDisks = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--disk-full", metavar=_AT, help="No room for the checkpoints of a rank's node, for a time."
+    ),
+]
 
 
 def chaos(
@@ -47,6 +63,9 @@ def chaos(
     raise_: Raises = None,
     node: Nodes = None,
     slow: Slows = None,
+    partition: Partitions = None,
+    corrupt_latest: Corruptions = None,
+    disk_full: FullDisks = None,
     kills: Annotated[
         int, typer.Option("--kills", min=0, help="Draw so many further kills from --seed.")
     ] = 0,
@@ -75,6 +94,9 @@ def chaos(
         ("raise", raise_),
         ("node", node),
         ("slow", slow),
+        ("partition", partition),
+        ("corrupt", corrupt_latest),
+        ("disk_full", disk_full),
     ]
     faults = [Fault.read(kind, text) for kind, texts in given for text in texts or []]
     plan = client.plan(job)

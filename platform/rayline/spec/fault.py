@@ -9,7 +9,9 @@ from pydantic import Field, model_validator
 from rayline.errors import SpecError
 from rayline.spec.document import Document
 
-FaultKind = Literal["kill", "hang", "stop", "raise", "node", "slow"]
+FaultKind = Literal[
+    "kill", "hang", "stop", "raise", "node", "slow", "partition", "corrupt", "disk_full"
+]
 FaultPhase = Literal[
     "start",
     "data",
@@ -33,7 +35,10 @@ class Fault(Document):
     kind: FaultKind
     """kill: SIGKILL. hang: it sleeps. stop: SIGSTOP, so that it does not even answer. raise: its
     code raises an error. node: the loss of the rank's node, by SIGKILL of its raylet and itself.
-    slow: it takes as long again as a whole step has taken, in every step."""
+    slow: it takes as long again as a whole step has taken, in every step. partition: the rank's
+    node falls silent for a minute, by SIGSTOP of its raylet and all that it started, and then
+    believes that nothing happened. corrupt: a byte of the newest checkpoint is flipped, and the
+    rank killed. disk_full: the keeper of the rank's node cannot write files for some steps."""
     rank: int = Field(ge=0)
     step: int = Field(ge=0)
     """Step in whose course it happens; 0 in phase start."""
@@ -47,6 +52,11 @@ class Fault(Document):
             raise ValueError(f"a slow rank is slow in a phase that every step has: {allowed}")
         return self
 
+    @property
+    def ends_a_beginning(self) -> bool:
+        """Whether the gang has to begin again after it."""
+        return self.kind != "disk_full"
+
     def __str__(self) -> str:
         return f"{self.kind} rank={self.rank}@step={self.step},phase={self.phase}"
 
@@ -59,9 +69,9 @@ class Fault(Document):
             tree[name] = int(value) if value.isdigit() else value
         if not {"rank", "step"} <= tree.keys():
             raise SpecError(
-                f"--{kind}",
+                kind,
                 "says no rank and step",
                 value=text,
                 allowed="rank=R@step=S, with ,phase=PHASE where it matters",
             )
-        return cls.parse(tree, origin=f"--{kind} {text}")
+        return cls.parse(tree, origin=f"{kind} {text}")

@@ -10,7 +10,9 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import signal
+import subprocess
 import sys
 import time
 from collections.abc import Iterator
@@ -19,6 +21,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
+import psutil
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -26,6 +29,18 @@ from rayline.spec import Fault
 from rayline.train.link import Around, Phase
 
 _HANG_S = 3600.0
+_SILENT_S = 60.0
+"""How long a partition lasts."""
+_SILENCER = """
+import contextlib, os, signal, sys, time
+for sent, seconds in ((signal.SIGSTOP, float(sys.argv[1])), (signal.SIGCONT, 0.0)):
+    for pid in map(int, sys.argv[2:]):
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, sent)
+    time.sleep(seconds)
+"""
+_FULL_BYTES = 1 << 15
+"""What a file may hold at most while the disk is full: lines of a log, no shard."""
 _OPERATION = 3
 """Which operation of its kind the fault comes before: not the very first, so that the rank is in
 the middle of it."""
@@ -95,12 +110,57 @@ class Trap:
             os.kill(os.getpid(), signal.SIGSTOP)
         elif self._fault.kind == "hang":
             time.sleep(_HANG_S)
+        elif self._fault.kind == "partition":
+            _silence(psutil.Process(os.getppid()), _SILENT_S)
         else:
             raise RuntimeError(f"planted: {self._fault}")
 
     def _note_time(self) -> None:
         self._note.parent.mkdir(parents=True, exist_ok=True)
         self._note.write_text(json.dumps({"fault": str(self._fault), "at_s": time.time()}))
+
+
+def _silence(raylet: psutil.Process, seconds: float) -> None:
+    """Stop a node, this process with it, and let it go on after so long as if nothing had happened:
+    what others see of a network that is cut. Returns once it has come back."""
+    node = [raylet, *raylet.children(recursive=True)]
+    words = [sys.executable, "-c", _SILENCER, str(seconds), *(str(one.pid) for one in node)]
+    subprocess.run(words, check=False, start_new_session=True)
+
+
+class FullDisk(Trap):
+    """A disk without room, for so many steps: the kernel lets the keeper of this rank's node write
+    no file that is larger than a few lines (RLIMIT_FSIZE), whoever's the disk is."""
+
+    def __init__(self, fault: Fault, note: Path, around: Around, keeper: int, steps: int) -> None:
+        """`keeper`: its process; `steps`: how many the disk is full for. The rest as `Trap`."""
+        super().__init__(fault, note, around)
+        self._keeper = keeper
+        self._last_step = fault.step + steps
+        self._done = note.exists()
+        self._has_room_again = False
+
+    @contextmanager
+    def around(self, phase: Phase, step: int) -> Iterator[None]:
+        """The Around to give the rank in place of its own."""
+        if self._done and step > self._last_step and not self._has_room_again:
+            self._has_room_again = True
+            self._let_write(resource.RLIM_INFINITY)
+        with super().around(phase, step):
+            yield
+
+    def spring(self) -> None:
+        """Let it happen, once."""
+        if not self._done:
+            self._done = True
+            self._note_time()
+            self._let_write(_FULL_BYTES)
+
+    def _let_write(self, most_bytes: int) -> None:
+        _, hard = resource.prlimit(self._keeper, resource.RLIMIT_FSIZE)
+        # Without a limit means: up to the hard one.
+        soft = hard if most_bytes == resource.RLIM_INFINITY else most_bytes
+        resource.prlimit(self._keeper, resource.RLIMIT_FSIZE, (soft, hard))
 
 
 class Drag(Trap):
