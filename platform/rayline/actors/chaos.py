@@ -121,7 +121,7 @@ def run_trial(
 ) -> Trial:
     """Run `job` under `faults`, in the order of their steps, in the folder `name` below its own.
     Called by the driver. Raises what the run raises."""
-    from rayline.checkpoint import list_steps
+    from rayline.checkpoint import list_steps, located
 
     recovery = job.recovery
     slow = any(fault.kind == "slow" for fault in faults)
@@ -157,7 +157,7 @@ def run_trial(
         outcome.recoveries,
         [json.loads(file.read_text()) if file.exists() else None for file in files],
         read_state(placed.tracking, outcome.run_id).events,
-        list_steps(outcome.directory / "checkpoints"),
+        list_steps(located(placed.checkpoint_directory)),
     )
 
 
