@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rayline.actors.controller import Observer
 from rayline.actors.driver import train
@@ -22,7 +23,10 @@ from rayline.actors.worker import train_rank
 from rayline.errors import SpecError
 from rayline.spec import Fault, FaultPhase, JobSpec, StepReport, TrainResult, WorkerContext
 from rayline.tracking import read_state
-from rayline.train.link import Link
+from rayline.train.link import Around, Link
+
+if TYPE_CHECKING:
+    from rayline.train.chaos import Trap
 
 DRAWN_PHASES: tuple[FaultPhase, ...] = (
     "forward",
@@ -169,8 +173,6 @@ def faulty_rank(
     link: Link,
 ) -> TrainResult:
     """The RankFunction of a job under faults."""
-    from rayline.train.chaos import Drag, FullDisk, Trap
-
     notes = [fault_note(Path(job.directory), number) for number in range(len(faults))]
     ahead = [
         number
@@ -178,16 +180,25 @@ def faulty_rank(
         if fault.ends_a_beginning and not notes[number].exists()
     ]
     for number, fault in enumerate(faults):
-        note = notes[number]
-        if fault.rank != context.rank:
-            continue
-        if fault.kind == "disk_full":
-            full = FullDisk(fault, note, link.around, _keeper_of(context), full_steps(job))
-            link = replace(link, around=full.around)
-        elif number in ahead[:1]:
-            made = Drag if fault.kind == "slow" else Trap
-            link = replace(link, around=made(fault, note, link.around).around)
+        mine = fault.rank == context.rank
+        if mine and (number in ahead[:1] or not fault.ends_a_beginning):
+            trap = _trap(fault, notes[number], link.around, job, context)
+            link = replace(link, around=trap.around)
     return train_rank(job, context, model_directory, link)
+
+
+def _trap(fault: Fault, note: Path, around: Around, job: JobSpec, context: WorkerContext) -> Trap:
+    """What lets `fault` happen, around what is there."""
+    from rayline.checkpoint import located
+    from rayline.train.chaos import Damage, Drag, FullDisk, Trap
+
+    if fault.kind == "slow":
+        return Drag(fault, note, around)
+    if fault.kind == "corrupt":
+        return Damage(fault, note, around, located(job.checkpoint_directory))
+    if fault.kind == "disk_full":
+        return FullDisk(fault, note, around, _keeper_of(context), full_steps(job))
+    return Trap(fault, note, around)
 
 
 def full_steps(job: JobSpec) -> int:

@@ -12,6 +12,7 @@ to the step before when a file is damaged and says why. Reading intersects recta
 checkpoint made under one plan loads under any other. Nothing here is ever unpickled.
 """
 
+from rayline.checkpoint.damage import damage_newest
 from rayline.checkpoint.exchange import Alone, Exchange, ProcessGroup, exchange
 from rayline.checkpoint.fence import check_access, claim, holds
 from rayline.checkpoint.finding import Found, newest_intact
@@ -49,6 +50,7 @@ __all__ = [
     "claim",
     "clear",
     "commit",
+    "damage_newest",
     "discard",
     "exchange",
     "generation_bytes",

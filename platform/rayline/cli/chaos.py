@@ -12,6 +12,7 @@ from rayline.cli.screen import Screen
 
 if TYPE_CHECKING:
     from rayline.actors.judging import ChaosReport
+    from rayline.spec import Fault
 
 PARTS = ("detect", "leave", "place", "start", "restore", "step")
 """Of the seconds from a fault to the next finished step."""
@@ -82,23 +83,22 @@ def chaos(
     seconds and 20 steps: the job must last that long. Phases: start, data, forward, backward,
     collective, optimizer, evaluate, save, snapshot."""
     from rayline.sdk import Client
-    from rayline.spec import Fault, FaultKind, JobSpec
+    from rayline.spec import JobSpec
 
     screen = Screen(json_wanted=json, verbose=verbose)
     client = Client(address=address)
     job = JobSpec.load(spec, sets)
-    given: list[tuple[FaultKind, list[str] | None]] = [
-        ("kill", kill),
-        ("hang", hang),
-        ("stop", stop),
-        ("raise", raise_),
-        ("node", node),
-        ("slow", slow),
-        ("partition", partition),
-        ("corrupt", corrupt_latest),
-        ("disk_full", disk_full),
-    ]
-    faults = [Fault.read(kind, text) for kind, texts in given for text in texts or []]
+    faults = _read_faults(
+        kill=kill,
+        hang=hang,
+        stop=stop,
+        node=node,
+        slow=slow,
+        partition=partition,
+        corrupt=corrupt_latest,
+        disk_full=disk_full,
+        **{"raise": raise_},
+    )
     plan = client.plan(job)
     client.check_data(job)
     from rayline.actors.chaos import chaos as run
@@ -119,6 +119,17 @@ def chaos(
     screen.result(chaos_document(report))
     if not report.passed:
         raise typer.Exit(1)
+
+
+def _read_faults(**given: list[str] | None) -> list[Fault]:
+    """The faults of each kind, as the options have them. Raises SpecError."""
+    from rayline.spec import Fault
+
+    return [
+        Fault.read(kind, text)  # type: ignore[arg-type]
+        for kind, texts in given.items()
+        for text in texts or []
+    ]
 
 
 def show_chaos(screen: Screen, report: ChaosReport) -> None:

@@ -25,6 +25,7 @@ import psutil
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from rayline import checkpoint
 from rayline.spec import Fault
 from rayline.train.link import Around, Phase
 
@@ -115,9 +116,10 @@ class Trap:
         else:
             raise RuntimeError(f"planted: {self._fault}")
 
-    def _note_time(self) -> None:
+    def _note_time(self, **seen: str) -> None:
         self._note.parent.mkdir(parents=True, exist_ok=True)
-        self._note.write_text(json.dumps({"fault": str(self._fault), "at_s": time.time()}))
+        told = {"fault": str(self._fault), "at_s": time.time(), **seen}
+        self._note.write_text(json.dumps(told))
 
 
 def _silence(raylet: psutil.Process, seconds: float) -> None:
@@ -126,6 +128,28 @@ def _silence(raylet: psutil.Process, seconds: float) -> None:
     node = [raylet, *raylet.children(recursive=True)]
     words = [sys.executable, "-c", _SILENCER, str(seconds), *(str(one.pid) for one in node)]
     subprocess.run(words, check=False, start_new_session=True)
+
+
+class Damage(Trap):
+    """A bit of the newest checkpoint lost, and the rank with it. What a gang that had to begin from
+    storage would then find is noted before."""
+
+    def __init__(self, fault: Fault, note: Path, around: Around, root: checkpoint.Location) -> None:
+        """`root`: where the checkpoints are. The rest as `Trap`."""
+        super().__init__(fault, note, around)
+        self._root = root
+
+    def spring(self) -> None:
+        """Let it happen, once."""
+        if self._done:
+            return
+        self._done = True
+        damaged = checkpoint.damage_newest(self._root)
+        found = checkpoint.newest_intact(self._root, damaged.model_fingerprint)
+        taken = "none" if found is None else found.folder.name
+        passed_over = [] if found is None else found.skipped
+        self._note_time(taken=taken, passed_over="; ".join(passed_over))
+        os.kill(os.getpid(), signal.SIGKILL)
 
 
 class FullDisk(Trap):
