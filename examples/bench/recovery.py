@@ -1,7 +1,7 @@
 """Kills at random ranks, steps and phases: is the run the same, and how long until it goes on?
 
     python examples/bench/recovery.py --kills 10          # each plan and engine in turn
-    python examples/bench/recovery.py --kills 10 --spares 0 --only native-data2-tensor2
+    python examples/bench/recovery.py --spares 0 --only native-data2-tensor2 --variant=-cold
 
 Every plan runs once in peace and once under seeded kills; the losses (as hexadecimal floats) and
 the exported weights (by SHA-256) of the two are compared. The seconds are from SIGKILL, noted by
@@ -116,19 +116,20 @@ def main() -> None:
     parser.add_argument("--gap-steps", type=int, default=60, help="steps between kills")
     parser.add_argument("--seed", type=int, default=7)
     parser.add_argument("--spares", type=int, default=1)
-    parser.add_argument("--only", choices=sorted(PLANS))
+    parser.add_argument("--only", nargs="+", choices=list(PLANS), default=list(PLANS))
+    parser.add_argument("--variant", default="", help="end of the result file's name")
     options = parser.parse_args()
-    names = [options.only] if options.only else list(PLANS)
     found = {
         name: under_kills(name, options.kills, options.gap_steps, options.seed, options.spares)
-        for name in names
+        for name in options.only
     }
     peer = ray_train()
     leave_result(
         __file__,
         __doc__,
         f"--kills {options.kills} --gap-steps {options.gap_steps} --seed {options.seed} "
-        f"--spares {options.spares}",
+        f"--spares {options.spares} --only {' '.join(options.only)}",
+        variant=options.variant,
         versions={name: version(name) for name in ("ray", "torch", "deepspeed")},
         model="Llama, 0.7 M parameters; 16 x 128 tokens a step, four workers on gloo",
         plans=found,
