@@ -28,7 +28,7 @@ def attach(
     """Follow a run that another process drives: a submitted job's, another terminal's.
 
     Ctrl-C stops following; the run goes on. The exit code is the run's: 0 where it finished, 130
-    where somebody stopped it, 5 where it failed or its driver is gone; `rayline resume RUN` then
+    where somebody stopped it, 4 where it failed or its driver is gone; `rayline resume RUN` then
     goes on with it, under the same id."""
     screen = Screen(json_wanted=json, verbose=verbose)
     client = client_of(tracking_uri)
