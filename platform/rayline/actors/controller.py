@@ -233,7 +233,7 @@ class Controller:
         if self._placement.lent or now_s - self._drain_looked_s < _DRAIN_LOOK_S:
             return
         self._drain_looked_s = now_s
-        mine = {node for node, _ in self._placement.held()}
+        mine = self._gang.nodes
         left_s = {node: at for node, at in cluster.draining_nodes().items() if node in mine}
         if not left_s:
             return

@@ -152,6 +152,11 @@ class Gang:
         return None if opened.mark is None else opened.mark.step
 
     @property
+    def nodes(self) -> set[str]:
+        """Ids of the nodes that its workers stand on."""
+        return set(self._crew.node_of_rank.values())
+
+    @property
     def _keeps_snapshots(self) -> bool:
         return self._assignment.job.recovery.snapshot_every_steps is not None
 

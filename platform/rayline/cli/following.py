@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import time
-from types import TracebackType
 from typing import TYPE_CHECKING, Annotated, Self
 
 import typer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from rayline.cli.options import Json, TrackingUri, Verbose
-from rayline.cli.progress import line_due
+from rayline.cli.progress import Drawn, line_due
 from rayline.cli.records import RUN_COLUMNS, client_of, run_rows
 from rayline.cli.screen import Screen
 from rayline.errors import InterruptedByUser, WorkerError
@@ -62,12 +61,11 @@ def _refuse_unfinished(summary: RunSummary, silent_s: float) -> None:
         raise InterruptedByUser(summary.run_id, "it was stopped before its end", fix=again)
 
 
-class _Watch:
+class _Watch(Drawn):
     """What is seen of a run, as a live bar or as plain lines."""
 
     def __init__(self, screen: Screen) -> None:
         self._screen = screen
-        self._bar: Progress | None = None
         self._step = 0
         self._line_at_s: float | None = None
 
@@ -84,15 +82,6 @@ class _Watch:
             self._task = self._bar.add_task("attach", total=None, loss="")
             self._bar.start()
         return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        if self._bar is not None:
-            self._bar.stop()
 
     def tell(self, news: RunNews) -> None:
         """Show what is new."""

@@ -27,7 +27,23 @@ LINE_INTERVAL_S = 2.0
 """Least time between two plain lines; the first and the last step are always told."""
 
 
-class TrainProgress:
+class Drawn:
+    """What is drawn while it lasts, where a person watches."""
+
+    _bar: Progress | None = None
+    """None where nobody does."""
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+
+
+class TrainProgress(Drawn):
     """An observer of one run: use it as a context manager and call it with every StepReport."""
 
     def __init__(self, screen: Screen, last_step: int, label: str) -> None:
@@ -36,7 +52,6 @@ class TrainProgress:
         self._last_step = last_step
         self._label = label
         self._line_at_s: float | None = None
-        self._bar: Progress | None = None
 
     def __enter__(self) -> Self:
         if self._screen.interactive:
@@ -56,15 +71,6 @@ class TrainProgress:
         else:
             self._screen.say(f"{self._label}: starting workers")
         return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        if self._bar is not None:
-            self._bar.stop()
 
     def __call__(self, report: StepReport) -> None:
         """Tell one step; called by the driver, in the order of steps."""
@@ -86,7 +92,7 @@ class TrainProgress:
             )
 
 
-class CountProgress:
+class CountProgress(Drawn):
     """An observer of work that is counted: use it as a context manager and call it with what is
     done and how much there is."""
 
@@ -95,7 +101,6 @@ class CountProgress:
         self._label = label
         self._unit = unit
         self._line_at_s = time.monotonic()
-        self._bar: Progress | None = None
 
     def __enter__(self) -> Self:
         if self._screen.interactive:
@@ -112,15 +117,6 @@ class CountProgress:
             self._bar.start()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        if self._bar is not None:
-            self._bar.stop()
-
     def __call__(self, done: int, total: int) -> None:
         """Tell how far it is. Short work is told by its outcome alone."""
         if self._bar is not None:
@@ -132,7 +128,7 @@ class CountProgress:
             self._screen.say(f"{self._label}: {done}/{total} {self._unit}")
 
 
-class SearchProgress:
+class SearchProgress(Drawn):
     """An observer of one search: the trials that run, as a live table or as plain lines."""
 
     def __init__(self, screen: Screen, search: TuneSpec) -> None:
@@ -140,12 +136,11 @@ class SearchProgress:
         self._steps = search.job.last_step
         self._trials = search.trials
         self._line_at_s: float | None = None
-        self._bars: dict[int, TaskID] = {}
-        self._progress: Progress | None = None
+        self._tasks: dict[int, TaskID] = {}
 
     def __enter__(self) -> Self:
         if self._screen.interactive:
-            self._progress = Progress(
+            self._bar = Progress(
                 TextColumn("trial {task.fields[trial]}"),
                 BarColumn(),
                 MofNCompleteColumn(),
@@ -153,26 +148,17 @@ class SearchProgress:
                 TimeElapsedColumn(),
                 console=self._screen.console,
             )
-            self._progress.start()
+            self._bar.start()
         return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        if self._progress is not None:
-            self._progress.stop()
 
     def __call__(self, report: TrialReport) -> None:
         """Tell one step of one trial; called by the driver."""
-        if self._progress is not None:
-            if report.trial not in self._bars:
-                self._bars[report.trial] = self._progress.add_task(
+        if self._bar is not None:
+            if report.trial not in self._tasks:
+                self._tasks[report.trial] = self._bar.add_task(
                     "", total=self._steps, trial=report.trial, loss=report.loss
                 )
-            self._progress.update(self._bars[report.trial], completed=report.step, loss=report.loss)
+            self._bar.update(self._tasks[report.trial], completed=report.step, loss=report.loss)
             return
         now_s = time.monotonic()
         if line_due(report.step, self._steps, self._line_at_s, now_s):
