@@ -56,10 +56,18 @@ def test_a_rayline_error_arrives_unchanged() -> None:
     assert raised(wrong).kind == "refused"
 
 
-def test_out_of_memory_says_what_to_lower() -> None:
+def test_out_of_memory_is_known_and_not_tried_again() -> None:
     failure = raised(RuntimeError("CUDA out of memory. Tried to allocate 2.00 GiB"))
-    assert "plan.microbatches" in failure.error.fix
+    assert failure.out_of_memory
     assert failure.kind == "refused"
+    assert not raised(RuntimeError("out of range")).out_of_memory
+
+
+def test_a_process_that_the_memory_monitor_ended_is_known() -> None:
+    told = "The actor is dead because its worker was killed due to the node running low on memory."
+    assert death_of(0, Coordinate(0, 0, 0, 0), told, "log", 1.0).out_of_memory
+    told = "The actor is dead because its node has died."
+    assert not death_of(0, Coordinate(0, 0, 0, 0), told, "log", 1.0).out_of_memory
 
 
 @pytest.mark.parametrize(

@@ -31,6 +31,7 @@ from rayline.actors.placement import Placement
 from rayline.actors.policy import Past, decide, kept_because
 from rayline.actors.recovery import Recovery
 from rayline.errors import InterruptedByUser, PlacementError, RaylineError
+from rayline.planner import memory_advice
 from rayline.spec import ParallelPlan, StepReport, TrainResult
 
 log = logging.getLogger(__name__)
@@ -292,6 +293,9 @@ class Controller:
     def _recover(self) -> Phase:
         """Go on without what was lost, or give up with the first cause."""
         cause = first_cause(self._failures)
+        shape = self._assignment.shape
+        if cause.out_of_memory and shape is not None:
+            cause.error.fix = memory_advice(self._assignment.job, shape)
         spec = self._assignment.job.recovery
         decision = decide(cause, self._last_step, self._past, spec)
         if decision.action == "stop" or self._stop.requested():

@@ -103,6 +103,7 @@ def train(
             model_directory=model_directory,
             held=worker_bundle(job.resources, gpu),
             function=rank_function,
+            shape=shape,
         )
         tokenize_on_cluster(assignment.job, model_directory, cluster.nodes())
         with _tracked(job, parent_run_id, run_id) as run, request.listening():

@@ -47,6 +47,9 @@ _LOST_CONTACT = (
 transport/tcp/pair.cc, ProcessGroupNCCL.cpp, c10d/socket.cpp, TCPStore.cpp)."""
 
 
+_NO_MEMORY = ("low on memory", "memory running low", "out of memory", "oom")
+"""How Ray tells that its memory monitor, or the kernel, ended a process (Ray 2.60: raylet's
+worker_killing_policy and node_manager.cc)."""
 _GUESSES = "Some common causes include"
 """From here on Ray no longer says what it saw."""
 
@@ -61,6 +64,8 @@ class Failure:
     """What the user is shown if this is the cause."""
     at_s: float
     """Unix time: when it raised, or when its death was seen."""
+    out_of_memory: bool = False
+    """Whether its device, or its host, had no memory left."""
 
     @property
     def signature(self) -> str:
@@ -86,12 +91,12 @@ def failure_of(rank: int, coordinate: Coordinate, wrong: BaseException, at_s: fl
     error = WorkerError(
         worker_name(rank, coordinate),
         f"{type(wrong).__name__}: {_first_line(wrong)}{_place(wrong.__traceback__)}",
-        fix=_remedy(wrong),
+        fix="the whole traceback is in the worker's log",
     )
     error.rank = rank
     error.remote_traceback = "".join(traceback.format_exception(wrong))
     if out_of_memory(wrong):
-        return Failure(rank, "refused", error, at_s)
+        return Failure(rank, "refused", error, at_s, out_of_memory=True)
     return Failure(rank, "lost_contact" if lost_contact(wrong) else "raised", error, at_s)
 
 
@@ -105,7 +110,8 @@ def death_of(rank: int, coordinate: Coordinate, told: str, log_file: str, at_s: 
         fix=f"its last lines are in {log_file}; recovery.max_restarts lets the gang replace it",
     )
     error.rank = rank
-    return Failure(rank, "died", error, at_s)
+    short = any(words in reason.lower() for words in _NO_MEMORY)
+    return Failure(rank, "died", error, at_s, out_of_memory=short)
 
 
 def hang_of(rank: int, coordinate: Coordinate, step: int, told: str, at_s: float) -> Failure:
@@ -178,12 +184,3 @@ def _place(trace: TracebackType | None) -> str:
 def out_of_memory(wrong: BaseException) -> bool:
     """Whether a device or the host had no memory left: another start would end alike."""
     return type(wrong).__name__ == "OutOfMemoryError" or "out of memory" in str(wrong).lower()
-
-
-def _remedy(wrong: BaseException) -> str:
-    if out_of_memory(wrong):
-        return (
-            "raise plan.microbatches, plan.tensor or plan.pipeline, or lower "
-            "data.sequence_tokens, so that a worker holds less"
-        )
-    return "the whole traceback is in the worker's log"

@@ -33,7 +33,7 @@ from rayline.actors.seating import NO_SNAPSHOTS, Opened, contexts, one_device, s
 from rayline.actors.vigil import Vigil
 from rayline.actors.worker import RankFunction, warm_modules
 from rayline.errors import InterruptedByUser, PlacementError, RaylineError
-from rayline.spec import JobSpec, StepReport, TrainResult
+from rayline.spec import JobSpec, ModelShape, StepReport, TrainResult
 
 log = logging.getLogger(__name__)
 
@@ -69,6 +69,8 @@ class Assignment:
     held: Bundle
     """Ray resources of one worker."""
     function: RankFunction
+    shape: ModelShape | None = None
+    """Of the model, for advice where memory runs out."""
 
 
 class Gang:

@@ -12,7 +12,7 @@ from rayline.cli.screen import Screen
 
 if TYPE_CHECKING:
     from rayline.actors.judging import ChaosReport
-    from rayline.spec import Fault
+    from rayline.spec import Fault, JobSpec
 
 PARTS = ("detect", "leave", "place", "start", "restore", "step")
 """Of the seconds from a fault to the next finished step."""
@@ -88,7 +88,7 @@ def chaos(
     screen = Screen(json_wanted=json, verbose=verbose)
     client = Client(address=address)
     job = JobSpec.load(spec, sets)
-    faults = _read_faults(
+    given = _read_faults(
         kill=kill,
         hang=hang,
         stop=stop,
@@ -101,12 +101,19 @@ def chaos(
     )
     plan = client.plan(job)
     client.check_data(job)
+    show_job_plan(screen, plan)
+    _run(screen, job, given, kills, seed, dry_run=dry_run)
+
+
+def _run(
+    screen: Screen, job: JobSpec, given: list[Fault], kills: int, seed: int, *, dry_run: bool
+) -> None:
+    """Show the faults, those that are drawn among them, and run the job under them."""
     from rayline.actors.chaos import chaos as run
     from rayline.actors.chaos import check_faults, draw_faults
 
-    faults = sorted([*faults, *draw_faults(job, kills, seed)], key=lambda fault: fault.step)
+    faults = sorted([*given, *draw_faults(job, kills, seed)], key=lambda fault: fault.step)
     check_faults(job, faults)
-    show_job_plan(screen, plan)
     screen.table(
         ["fault", "rank", "step", "phase"],
         [(fault.kind, str(fault.rank), str(fault.step), fault.phase) for fault in faults],

@@ -1,6 +1,7 @@
 """Arithmetic only: a model's shape, its parameters and operations, the memory of a worker, the
 pipeline's bubble, what devices can do. No torch, no Ray."""
 
+from rayline.planner.advice import MemorySaving, memory_advice, memory_savings
 from rayline.planner.elastic import narrower_plans, widest_that_fits
 from rayline.planner.flops import (
     forward_flops_per_token,
@@ -18,6 +19,7 @@ __all__ = [
     "PEAK_SPEEDS",
     "JobPlan",
     "MemoryEstimate",
+    "MemorySaving",
     "ParameterCounts",
     "PeakSpeed",
     "PipelineEstimate",
@@ -28,6 +30,8 @@ __all__ = [
     "estimate_pipeline",
     "forward_flops_per_token",
     "matrix_parameters_per_token",
+    "memory_advice",
+    "memory_savings",
     "model_flops_per_token",
     "narrower_plans",
     "plan_job",
