@@ -30,12 +30,18 @@ ROOT = Path(__file__).parents[2]
 PLANS: dict[str, dict[str, object]] = {
     "native-data2-tensor2": {"plan.data": 2, "plan.tensor": 2},
     "native-data2-pipeline2": {"plan.data": 2, "plan.pipeline": 2, "plan.microbatches": 2},
-    "deepspeed-data2-tensor2": {"engine": "deepspeed", "plan.data": 2, "plan.tensor": 2},
+    "deepspeed-data2-tensor2": {
+        "engine": "deepspeed",
+        "plan.data": 2,
+        "plan.tensor": 2,
+        "plan.zero_stage": 2,
+    },
     "deepspeed-data2-pipeline2": {
         "engine": "deepspeed",
         "plan.data": 2,
         "plan.pipeline": 2,
         "plan.microbatches": 2,
+        "plan.zero_stage": 1,
     },
 }
 
