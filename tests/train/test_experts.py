@@ -84,11 +84,13 @@ def losses(task: Task) -> list[float]:
 def test_steps_and_weights_are_those_of_one_process(
     done: dict[str, Task], reference: Reference
 ) -> None:
-    assert losses(done["spread"]) == pytest.approx(reference.losses(STEPS), abs=1e-5)
+    # Some ten units in the last place of fp32: processors round sums in ways of their own.
+    assert losses(done["spread"]) == pytest.approx(reference.losses(STEPS), rel=5e-6)
     weights = done["spread"].tensors("weights")
     for name, parameter in reference.model.named_parameters():
         difference = (weights[name] - parameter.detach()).norm() / parameter.detach().norm()
-        assert difference < 1e-4, name
+        # Adam's first steps are as large where a gradient is no more than rounding.
+        assert difference < 5e-4, name
 
 
 def test_routing_is_reported_as_one_process_sees_it(done: dict[str, Task]) -> None:
