@@ -19,11 +19,11 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from quick import quick_job
 from ranks import leave_result
 
-from rayline.spec import JobSpec, StepReport
+from rayline.spec import StepReport
 
-ROOT = Path(__file__).parents[2]
 FIRST_STEP = 20
 AFTER_S = 20.0
 
@@ -34,18 +34,16 @@ def measure(away_s: float, folder: Path) -> dict[str, Any]:
     import ray
     from ray.cluster_utils import Cluster
 
-    from rayline.actors.driver import anchored_job, train
+    from rayline.actors.driver import train
 
-    quick = JobSpec.load(ROOT / "jobs" / "specs" / "quickstart.yaml")
-    job = anchored_job(quick, ROOT).changed(
+    job = quick_job(
+        folder,
         {
             "steps": 100_000,
             "checkpoint.every_steps": 50,
             "recovery.snapshot_every_steps": 1,
             "recovery.max_restarts": 3,
-            "output_dir": str(folder / "run"),
-            "tracking.uri": f"sqlite:///{folder}/mlflow.db",
-        }
+        },
     )
     cluster = Cluster()
     head = cluster.add_node(num_cpus=2, include_dashboard=False)

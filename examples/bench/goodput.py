@@ -28,11 +28,11 @@ from pathlib import Path
 from typing import Any
 
 import psutil
+from quick import quick_job
 from ranks import leave_result
 
-from rayline.spec import JobSpec, StepReport
+from rayline.spec import StepReport
 
-ROOT = Path(__file__).parents[2]
 SETTLED_S = 30.0
 """After a recovery a new spare imports torch for some 20 s, on the same two cores."""
 
@@ -71,11 +71,11 @@ def running_ranks() -> list[psutil.Process]:
 
 def measure(minutes: float, mean_gap_s: float, seed: int, spares: int) -> dict[str, Any]:
     """One run under kills."""
-    from rayline.actors.driver import anchored_job, train
+    from rayline.actors.driver import train
 
     with tempfile.TemporaryDirectory() as folder:
-        quick = JobSpec.load(ROOT / "jobs" / "specs" / "quickstart.yaml")
-        job = anchored_job(quick, ROOT).changed(
+        job = quick_job(
+            Path(folder),
             {
                 "steps": 1_000_000,
                 "plan.tensor": 2,
@@ -84,9 +84,7 @@ def measure(minutes: float, mean_gap_s: float, seed: int, spares: int) -> dict[s
                 "recovery.spares": spares,
                 "recovery.max_restarts": 1000,
                 "resources.cpus_per_worker": 0.2,
-                "output_dir": str(Path(folder) / "run"),
-                "tracking.uri": f"sqlite:///{folder}/mlflow.db",
-            }
+            },
         )
         killer, stop = Killer(mean_gap_s, seed), threading.Event()
         ends_s: dict[int, float] = {}

@@ -18,11 +18,11 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from quick import quick_job
 from ranks import leave_result
 
-from rayline.spec import Fault, FaultKind, FaultPhase, JobSpec
+from rayline.spec import Fault, FaultKind, FaultPhase
 
-ROOT = Path(__file__).parents[2]
 KINDS: tuple[FaultKind, ...] = ("stop", "hang")
 PHASES: tuple[FaultPhase, ...] = ("data", "forward", "backward", "collective", "optimizer")
 
@@ -44,11 +44,10 @@ def drawn(hangs: int, gap_steps: int, ranks: int, seed: int) -> list[Fault]:
 def measure(hangs: int, gap_steps: int, seed: int) -> dict[str, Any]:
     """Both runs."""
     from rayline.actors.chaos import chaos
-    from rayline.actors.driver import anchored_job
 
     with tempfile.TemporaryDirectory() as folder:
-        quick = JobSpec.load(ROOT / "jobs" / "specs" / "quickstart.yaml")
-        job = anchored_job(quick, ROOT).changed(
+        job = quick_job(
+            Path(folder),
             {
                 "steps": (hangs + 1) * gap_steps,
                 "data.sequence_tokens": 32,
@@ -56,9 +55,7 @@ def measure(hangs: int, gap_steps: int, seed: int) -> dict[str, Any]:
                 "recovery.snapshot_every_steps": 1,
                 "recovery.spares": 1,
                 "resources.cpus_per_worker": 0.2,
-                "output_dir": str(Path(folder) / "run"),
-                "tracking.uri": f"sqlite:///{folder}/mlflow.db",
-            }
+            },
         )
         report = chaos(job, drawn(hangs, gap_steps, job.plan.world_size, seed))
         # Whatever was taken for a hang left its verdict there.

@@ -17,11 +17,11 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from quick import quick_job
 from ranks import leave_result
 
 from rayline.spec import Fault, FaultKind, FaultPhase, JobSpec
 
-ROOT = Path(__file__).parents[2]
 SEED = 7
 FAULTS: tuple[tuple[FaultKind, int, FaultPhase], ...] = (
     ("kill", 3, "forward"),
@@ -53,10 +53,8 @@ def faults() -> list[Fault]:
 
 def job_of(folder: Path) -> JobSpec:
     """The quickstart's model on four ranks of two nodes."""
-    from rayline.actors.driver import anchored_job
-
-    quick = JobSpec.load(ROOT / "jobs" / "specs" / "quickstart.yaml")
-    return anchored_job(quick, ROOT).changed(
+    return quick_job(
+        folder,
         {
             "steps": (len(FAULTS) + 1) * GAP_STEPS,
             "seed": SEED,
@@ -66,9 +64,7 @@ def job_of(folder: Path) -> JobSpec:
             "recovery.snapshot_every_steps": 1,
             "recovery.spares": 1,
             "resources.cpus_per_worker": 1,
-            "output_dir": str(folder / "run"),
-            "tracking.uri": f"sqlite:///{folder}/mlflow.db",
-        }
+        },
     )
 
 
@@ -78,6 +74,7 @@ def measure() -> dict[str, Any]:
     from ray.cluster_utils import Cluster
 
     from rayline.actors.chaos import chaos
+    from rayline.cli.chaos import chaos_document
 
     cluster = Cluster()
     try:
@@ -90,23 +87,7 @@ def measure() -> dict[str, Any]:
     finally:
         ray.shutdown()
         cluster.shutdown()
-    return {
-        "passed": report.passed,
-        "steps": report.steps,
-        "different_losses": report.different_losses,
-        "weights_equal": report.weights_equal,
-        "faults": [
-            {
-                "fault": str(one.fault),
-                "promise": one.promise,
-                "seen": one.seen,
-                "kept": one.passed,
-                "parts_s": one.parts_s,
-                "total_s": sum(one.parts_s.values()),
-            }
-            for one in report.judged
-        ],
-    }
+    return chaos_document(report)
 
 
 def markdown(found: dict[str, Any]) -> str:
@@ -115,7 +96,7 @@ def markdown(found: dict[str, Any]) -> str:
     for one in found["faults"]:
         parts = ", ".join(f"{part} {took:.1f}" for part, took in one["parts_s"].items())
         kept = "yes" if one["kept"] else "no"
-        seconds = f"{one['total_s']:.1f} ({parts})"
+        seconds = f"{sum(one['parts_s'].values()):.1f} ({parts})"
         lines.append(f"| {one['fault']} | {one['promise']} | {kept} | {seconds} |")
     return "\n".join(lines)
 

@@ -22,11 +22,11 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from quick import quick_job
 from ranks import leave_result
 
 from rayline.spec import JobSpec
 
-ROOT = Path(__file__).parents[2]
 PLANS: dict[str, dict[str, object]] = {
     "native-data2-tensor2": {"plan.data": 2, "plan.tensor": 2},
     "native-data2-pipeline2": {"plan.data": 2, "plan.pipeline": 2, "plan.microbatches": 2},
@@ -48,10 +48,8 @@ PLANS: dict[str, dict[str, object]] = {
 
 def job_of(folder: Path, name: str, steps: int, spares: int) -> JobSpec:
     """The quickstart's model (0.7 M parameters) under one of the plans."""
-    from rayline.actors.driver import anchored_job
-
-    quick = JobSpec.load(ROOT / "jobs" / "specs" / "quickstart.yaml")
-    return anchored_job(quick, ROOT).changed(
+    return quick_job(
+        folder,
         {
             "name": name,
             "steps": steps,
@@ -60,9 +58,8 @@ def job_of(folder: Path, name: str, steps: int, spares: int) -> JobSpec:
             "recovery.spares": spares,
             "resources.cpus_per_worker": 0.2,
             "output_dir": str(folder / name),
-            "tracking.uri": f"sqlite:///{folder}/mlflow.db",
             **PLANS[name],
-        }
+        },
     )
 
 

@@ -66,7 +66,7 @@ def test_out_of_memory_is_known_and_not_tried_again() -> None:
 def test_a_process_that_the_memory_monitor_ended_is_known() -> None:
     told = "The actor is dead because its worker was killed due to the node running low on memory."
     assert death_of(0, Coordinate(0, 0, 0, 0), told, "log", 1.0).out_of_memory
-    told = "The actor is dead because its node has died."
+    told = "The actor is dead because there was no room for it on its node."
     assert not death_of(0, Coordinate(0, 0, 0, 0), told, "log", 1.0).out_of_memory
 
 

@@ -12,6 +12,7 @@ left, and never the job.
 
 from __future__ import annotations
 
+import re
 import time
 import traceback
 from collections.abc import Iterator, Sequence
@@ -47,7 +48,7 @@ _LOST_CONTACT = (
 transport/tcp/pair.cc, ProcessGroupNCCL.cpp, c10d/socket.cpp, TCPStore.cpp)."""
 
 
-_NO_MEMORY = ("low on memory", "memory running low", "out of memory", "oom")
+_NO_MEMORY = re.compile(r"low on memory|memory running low|out of memory|\boom\b")
 """How Ray tells that its memory monitor, or the kernel, ended a process (Ray 2.60: raylet's
 worker_killing_policy and node_manager.cc)."""
 _GUESSES = "Some common causes include"
@@ -110,8 +111,8 @@ def death_of(rank: int, coordinate: Coordinate, told: str, log_file: str, at_s: 
         fix=f"its last lines are in {log_file}; recovery.max_restarts lets the gang replace it",
     )
     error.rank = rank
-    short = any(words in reason.lower() for words in _NO_MEMORY)
-    return Failure(rank, "died", error, at_s, out_of_memory=short)
+    short = _NO_MEMORY.search(reason.lower())
+    return Failure(rank, "died", error, at_s, out_of_memory=short is not None)
 
 
 def hang_of(rank: int, coordinate: Coordinate, step: int, told: str, at_s: float) -> Failure:

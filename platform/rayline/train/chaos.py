@@ -98,9 +98,11 @@ class Trap:
 
     def spring(self) -> None:
         """Let it happen, once."""
-        if self._done:
-            return
-        self._done = True
+        if not self._done:
+            self._done = True
+            self._happen()
+
+    def _happen(self) -> None:
         self._note_time()
         if self._fault.kind == "node":
             # Ray's node manager started this worker, and ends when it is gone: so do the others.
@@ -139,11 +141,7 @@ class Damage(Trap):
         super().__init__(fault, note, around)
         self._root = root
 
-    def spring(self) -> None:
-        """Let it happen, once."""
-        if self._done:
-            return
-        self._done = True
+    def _happen(self) -> None:
         damaged = checkpoint.damage_newest(self._root)
         found = checkpoint.newest_intact(self._root, damaged.model_fingerprint)
         taken = "none" if found is None else found.folder.name
@@ -173,12 +171,9 @@ class FullDisk(Trap):
         with super().around(phase, step):
             yield
 
-    def spring(self) -> None:
-        """Let it happen, once."""
-        if not self._done:
-            self._done = True
-            self._note_time()
-            self._let_write(_FULL_BYTES)
+    def _happen(self) -> None:
+        self._note_time()
+        self._let_write(_FULL_BYTES)
 
     def _let_write(self, most_bytes: int) -> None:
         _, hard = resource.prlimit(self._keeper, resource.RLIMIT_FSIZE)
