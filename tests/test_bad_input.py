@@ -46,7 +46,7 @@ def deployment(folder: Path, model: dict[str, str], port: int = 8000) -> Path:
         "name": "bad",
         "model": model,
         "device": "cpu",
-        "port": port,
+        "gateway": {"port": port},
         "tracking": {"uri": f"sqlite:///{folder}/mlflow.db"},
     }
     return written(folder / "serve.yaml", yaml.safe_dump(tree))
@@ -406,5 +406,5 @@ def test_a_port_that_is_taken(tmp_path: Path, command: Command) -> None:
         port = taken.getsockname()[1]
         spec = deployment(tmp_path, {"directory": str(model)}, port)
         code, shown, said = command(["deploy", str(spec)], tmp_path)
-    says = ["port", str(port), "another program listens there", "--set port="]
+    says = ["gateway.port", str(port), "another program listens there", "--set gateway.port="]
     check(Case("", lambda _: [], 6, says), code, shown, said)

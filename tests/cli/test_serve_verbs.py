@@ -30,7 +30,7 @@ def test_deploy_serves_until_it_is_told_to_end(
         "name": "tiny",
         "model": {"directory": str(tmp_path / "model")},
         "device": "cpu",
-        "port": free_port(8000),
+        "gateway": {"port": free_port(8000)},
         "engine": {"max_model_len": 256, "kv_cache_gib": 0.1},
     }
     spec = tmp_path / "tiny.yaml"

@@ -36,4 +36,4 @@ def test_what_is_rendered_is_a_config_of_ray_serve(file):
     (application,) = config.applications
     assert application.import_path == "rayline.serving.app:build"
     assert ServeSpec.parse(application.args) == spec
-    assert config.http_options.port == spec.port
+    assert config.http_options.port == spec.gateway.port

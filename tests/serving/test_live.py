@@ -63,7 +63,7 @@ def spec(tmp_path_factory: pytest.TempPathFactory) -> ServeSpec:
         {
             "name": "tiny",
             "model": {"directory": result.export.directory},
-            "port": free_port(),
+            "gateway": {"port": free_port()},
             "engine": {"max_model_len": MAX_MODEL_LEN, "max_num_seqs": 2, "kv_cache_gib": 0.25},
             "cpus_per_replica": 1,
             "drain_s": 5,
@@ -246,7 +246,7 @@ def test_the_same_spec_again_changes_nothing(endpoint, spec):
     ("changes", "error", "words"),
     [
         ({"name": "second"}, ServingError, "tiny already answers on this cluster"),
-        ({"port": 1}, ServingError, "has one address only"),
+        ({"gateway.port": 1}, ServingError, "has one address only"),
         ({"model.directory": "/no/such/model"}, SpecError, "no such folder"),
         ({"cpus_per_replica": 64}, PlacementError, "64 CPU on one node"),
         ({"cpus_per_replica": 2}, PlacementError, "1 CPU free"),

@@ -42,7 +42,12 @@ def spec(tmp_path: Path) -> ServeSpec:
         port = probe.getsockname()[1]
     folder = write_tiny_model(tmp_path / "model", layers=1)
     return ServeSpec.parse(
-        {"name": "tiny", "model": {"directory": str(folder)}, "port": port, "drain_s": 1}
+        {
+            "name": "tiny",
+            "model": {"directory": str(folder)},
+            "gateway": {"port": port},
+            "drain_s": 1,
+        }
     )
 
 

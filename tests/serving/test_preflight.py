@@ -23,7 +23,7 @@ def test_a_port_that_somebody_holds_is_refused_with_a_free_one(reuse):
         with pytest.raises(ServingError) as refused:
             check_port("127.0.0.1", port, None)
     assert f"127.0.0.1:{port}" in str(refused.value)
-    assert "--set port=" in refused.value.fix
+    assert "--set gateway.port=" in refused.value.fix
     assert refused.value.exit_code == 6
 
 

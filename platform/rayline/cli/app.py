@@ -32,7 +32,7 @@ _VERBS = (
     ("Train", training.resume, "rayline resume 9f2c61d0 --set steps=2000"),
     ("Train", checkpoints.export, "rayline export runs/quickstart --to exported --step 100"),
     ("Train", checkpoints.import_, "rayline import deepspeed/checkpoints my-job.yaml"),
-    ("Serve", serving.deploy, "rayline deploy serve/chat.yaml --set port=8001"),
+    ("Serve", serving.deploy, "rayline deploy serve/chat.yaml --set gateway.port=8001"),
     ("Serve", serving.undeploy, "rayline undeploy chat"),
     ("Serve", serving.chat, 'rayline chat "What is the capital of France?"'),
     ("Train", following.attach, "rayline attach 9f2c61d0"),

@@ -120,7 +120,7 @@ def demo_specs(steps: int | None) -> tuple[JobSpec, ServeSpec]:
     job = JobSpec.load(JOB_FILE, [f"output_dir={RUN_FOLDER}", *chosen])
     model = f"{{registry: {job.export.register_as}@{job.export.alias}}}"
     unplaced = ServeSpec.load(SERVE_FILE, [f"model={model}", f"name={job.export.register_as}"])
-    return job, unplaced.changed({"port": free_port(unplaced.port)})
+    return job, unplaced.changed({"gateway.port": free_port(unplaced.gateway.port)})
 
 
 def _stages(job: JobSpec, deployment: ServeSpec) -> dict[str, str]:
@@ -128,13 +128,14 @@ def _stages(job: JobSpec, deployment: ServeSpec) -> dict[str, str]:
     folder = job.model.directory
     ask = f'rayline chat "{QUESTION}"'
     steps = f" --set steps={job.steps}"
+    at = deployment.gateway
     return {
         PREPARE: f"rayline models smollm2 {folder}",
         ASK: f"{ask} --here directory:{folder}",
         TRAIN: f"rayline train {JOB_FILE} --set output_dir={job.output_dir}{steps}",
-        SERVE: f"rayline deploy {SERVE_FILE} --set name={deployment.name} --set port="
-        f"{deployment.port} --set 'model={{registry: {deployment.model.registry}}}'",
-        ASK_AGAIN: f"{ask} --url http://{deployment.host}:{deployment.port}/v1 --temperature 0",
+        SERVE: f"rayline deploy {SERVE_FILE} --set name={deployment.name} --set gateway.port="
+        f"{at.port} --set 'model={{registry: {deployment.model.registry}}}'",
+        ASK_AGAIN: f"{ask} --url http://{at.host}:{at.port}/v1 --temperature 0",
     }
 
 

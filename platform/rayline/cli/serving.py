@@ -183,7 +183,7 @@ def show_deployment(screen: Screen, deployment: ServeSpec) -> None:
         [
             ("deployment", deployment.name),
             ("model", deployment.model),
-            ("address", f"http://{deployment.host}:{deployment.port}/v1"),
+            ("address", f"http://{deployment.gateway.host}:{deployment.gateway.port}/v1"),
             ("replicas", replicas),
             ("engine", limits),
         ],

@@ -1,8 +1,22 @@
 """From a ModelRef to an OpenAI-compatible address: Ray Serve, vLLM, and a gateway of our own.
 
-A request goes client, Serve's HTTP proxy, gateway.py (shapes and limits), replica.py (the vLLM
-engine), and back as it is generated. `deploy` brings that up and returns once a token has come out.
-What is decided stands in settings.py and preflight.py as plain values; the rest carries it out.
+One request, hop by hop:
+
+    client --HTTP--> gateway/ --one socket a replica--> replica/ --> vLLM's engine client
+
+- requests/ says what may be asked, and what a refusal looks like: pure functions of the body.
+- access/ says who may ask and how much: keys, quotas, the usage ledger, the database under them.
+- gateway/ holds the client's connection. It checks the request (requests/, access/), chooses a
+  version and a replica (rollout/, gateway/choosing.py), passes pieces on unparsed, and goes on with
+  another replica where one is lost.
+- wire/ is that one socket: frames, many requests at once, all that one engine step made in one
+  write. Neither Ray nor Serve's proxy lies on a request's way.
+- replica/ is the other end: a Ray Serve deployment whose actor holds vLLM's engine client.
+- director/ is one small Serve deployment that knows which replicas are up, deals out quota to the
+  gateways, and carries out what rollout/ (weights, gates, versions) and scaling/ decide.
+
+What is decided is a value from a pure function (requests/, access/quota, rollout/, scaling/,
+settings.py, preflight.py); the rest carries it out.
 
 Importing this room imports neither Ray nor vLLM: client.py must work where neither is installed.
 """

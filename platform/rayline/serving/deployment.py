@@ -83,7 +83,7 @@ def deploy(spec: ServeSpec, *, address: str | None = None) -> Endpoint:
     if present and _is_deployed(pinned):
         return _when_ready(spec)
     if _on_head():
-        check_port(spec.host, spec.port, own)
+        check_port(spec.gateway.host, spec.gateway.port, own)
     _check_root_is_free(spec.name, serving=own is not None)
     _check_room(pinned, update=present)
     try:
@@ -125,7 +125,7 @@ def render(spec: ServeSpec) -> Tree:
     (where host has to be 0.0.0.0). Needs no cluster."""
     return {
         "proxy_location": ProxyLocation.EveryNode.value,
-        "http_options": {"host": spec.host, "port": spec.port},
+        "http_options": {"host": spec.gateway.host, "port": spec.gateway.port},
         "applications": [
             {
                 "name": spec.name,
@@ -145,7 +145,7 @@ def _join(address: str | None) -> None:
 
 
 def _run(pinned: ServeSpec) -> None:
-    serve.start(http_options={"host": pinned.host, "port": pinned.port})
+    serve.start(http_options={"host": pinned.gateway.host, "port": pinned.gateway.port})
     serve.run_many(
         [
             serve.RunTarget(
@@ -268,9 +268,9 @@ def _when_ready(spec: ServeSpec) -> Endpoint:
 
 
 def _url(spec: ServeSpec) -> str:
-    everywhere = spec.host in _EVERY_INTERFACE
-    host = str(_head()["NodeManagerAddress"]) if everywhere else spec.host
-    return f"http://{host}:{spec.port}/v1"
+    everywhere = spec.gateway.host in _EVERY_INTERFACE
+    host = str(_head()["NodeManagerAddress"]) if everywhere else spec.gateway.host
+    return f"http://{host}:{spec.gateway.port}/v1"
 
 
 def _why(found: ApplicationStatusOverview) -> str:

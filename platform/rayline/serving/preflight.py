@@ -26,11 +26,12 @@ def check_port(host: str, port: int, own: tuple[str, int] | None) -> None:
     if own is not None:
         if own[1] != port or not _covers(own[0], host):
             raise ServingError(
-                "port",
+                "gateway.port",
                 f"the cluster's Serve listens on {own[0]}:{own[1]} and has one address only",
                 value=f"{host}:{port}",
                 allowed=f"host {own[0]}, port {own[1]}",
-                fix=f"--set host={own[0]} --set port={own[1]}, or undeploy what runs there first",
+                fix=f"--set gateway.host={own[0]} --set gateway.port={own[1]}, or undeploy what runs "
+                "there first",
             )
         return
     refused = _bind_error(host, port)
@@ -38,17 +39,18 @@ def check_port(host: str, port: int, own: tuple[str, int] | None) -> None:
         return
     if refused == errno.EADDRINUSE:
         raise ServingError(
-            "port",
+            "gateway.port",
             "another program listens there",
             value=f"{host}:{port}",
-            fix=f"--set port={_free_port(host)}, or end that program (ss -ltnp 'sport = :{port}')",
+            fix=f"--set gateway.port={_free_port(host)}, or end that program "
+            f"(ss -ltnp 'sport = :{port}')",
         )
     if refused == errno.EACCES:
         raise ServingError(
-            "port", "this user may not listen there", value=port, allowed="1024..65535"
+            "gateway.port", "this user may not listen there", value=port, allowed="1024..65535"
         )
     raise ServingError(
-        "host",
+        "gateway.host",
         "not an address of the cluster's head node",
         value=host,
         allowed="127.0.0.1 for this machine only, 0.0.0.0 for every network",

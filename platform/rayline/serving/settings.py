@@ -146,7 +146,7 @@ def gateway_options(spec: ServeSpec) -> Options:
     """Ray Serve's options of the deployment that HTTP reaches."""
     return {
         "name": "gateway",
-        "num_replicas": spec.gateway_replicas,
+        "num_replicas": spec.gateway.replicas,
         # It only passes text on: holding a CPU, it would take one from the engine.
         "ray_actor_options": {"num_cpus": 0},
         "max_ongoing_requests": GATEWAY_MAX_ONGOING_REQUESTS,

@@ -5,6 +5,7 @@ from rayline.spec.data import DataSpec, MixturePart
 from rayline.spec.document import Document
 from rayline.spec.evaluation import EvaluationSpec
 from rayline.spec.fault import Fault, FaultKind, FaultPhase
+from rayline.spec.gateway import GatewaySpec
 from rayline.spec.job import (
     CheckpointSpec,
     ExportSpec,
@@ -34,8 +35,11 @@ from rayline.spec.optim import (
 from rayline.spec.plan import AXES, Axis, ContextMethod, Coordinate, ParallelPlan
 from rayline.spec.profile import ProfileSpec, profile_overrides
 from rayline.spec.recovery import RecoverySpec
+from rayline.spec.rollout import RolloutSpec
+from rayline.spec.scale import ScaleSpec
 from rayline.spec.schedule import PlateauSchedule, ScheduleSpec
-from rayline.spec.serve import EngineSpec, ScaleSpec, ServeSpec
+from rayline.spec.serve import ServeSpec
+from rayline.spec.serve_engine import EngineSpec
 from rayline.spec.stages import SCHEDULES, ForwardCost, Schedule, forward_cost
 from rayline.spec.step import (
     NO_TARGET,
@@ -90,6 +94,7 @@ __all__ = [
     "FaultKind",
     "FaultPhase",
     "ForwardCost",
+    "GatewaySpec",
     "GroupSpec",
     "GuardSpec",
     "JobSpec",
@@ -110,6 +115,7 @@ __all__ = [
     "RecoverySpec",
     "ResourceSpec",
     "RmspropSpec",
+    "RolloutSpec",
     "RoutingReport",
     "ScaleSpec",
     "Schedule",
