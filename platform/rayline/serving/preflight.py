@@ -30,8 +30,8 @@ def check_port(host: str, port: int, own: tuple[str, int] | None) -> None:
                 f"the cluster's Serve listens on {own[0]}:{own[1]} and has one address only",
                 value=f"{host}:{port}",
                 allowed=f"host {own[0]}, port {own[1]}",
-                fix=f"--set gateway.host={own[0]} --set gateway.port={own[1]}, or undeploy what runs "
-                "there first",
+                fix=f"--set gateway.host={own[0]} --set gateway.port={own[1]}, or undeploy what "
+                "runs there first",
             )
         return
     refused = _bind_error(host, port)
