@@ -137,7 +137,7 @@ def test_serve_scales_queues_and_drains_as_the_spec_says():
 
 
 def test_the_gateway_takes_no_cpu_from_the_engines_and_drains_as_long():
-    options = gateway_options(spec(gateway_replicas=3, drain_s=90))
+    options = gateway_options(spec(gateway={"replicas": 3}, drain_s=90))
     assert options["ray_actor_options"] == {"num_cpus": 0}
     assert options["num_replicas"] == 3
     assert options["graceful_shutdown_timeout_s"] == 90
