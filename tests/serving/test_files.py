@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,7 @@ import yaml
 from ray.serve.schema import ServeDeploySchema
 
 from rayline.serving import render
-from rayline.spec import ServeSpec
+from rayline.spec import GatewaySpec, ServeSpec
 
 FOLDER = Path(__file__).parents[2] / "serve"
 FILES = sorted(FOLDER.glob("*.yaml"))
@@ -33,7 +34,9 @@ def test_every_file_stands_in_the_readme():
 def test_what_is_rendered_is_a_config_of_ray_serve(file):
     spec = ServeSpec.load(file)
     config = ServeDeploySchema.model_validate(yaml.safe_load(yaml.safe_dump(render(spec))))
-    (application,) = config.applications
-    assert application.import_path == "rayline.serving.app:build"
-    assert ServeSpec.parse(application.args) == spec
-    assert config.http_options.port == spec.gateway.port
+    front, model = config.applications
+    assert GatewaySpec.parse(front.args) == spec.gateway
+    assert ServeSpec.parse(model.args) == spec
+    for application in config.applications:
+        module, _, name = application.import_path.partition(":")
+        assert callable(getattr(import_module(module), name))

@@ -24,6 +24,11 @@ from transformers import AutoModelForCausalLM
 from rayline.errors import PlacementError, ServingError, SpecError
 from rayline.models.tiny import write_tiny_model
 from rayline.serving import Endpoint, client, deploy, status, undeploy
+from rayline.serving.director.fleet import GatewayReport, ReplicaAddress
+from rayline.serving.loop import LoopThread
+from rayline.serving.requests import Refusal
+from rayline.serving.settings import APP, DIRECTOR
+from rayline.serving.wire import Ask, Caller, Item, Piece, Usage
 from rayline.spec import ServeSpec
 from support.one_rank import run_alone, small_job
 
@@ -233,6 +238,108 @@ def test_clients_that_leave_free_the_engine(endpoint):
     assert time.monotonic() - began_s < 2
 
 
+def wire(spec: ServeSpec) -> tuple[ReplicaAddress, LoopThread]:
+    """Where the only replica listens, and a loop to call it from."""
+    director = serve.get_deployment_handle(DIRECTOR, APP)
+    fleet = director.sync.remote(GatewayReport("test")).result()
+    ((variant,),) = fleet.models.values()
+    (address,) = variant.replicas
+    return address, LoopThread("test")
+
+
+async def answer_of(caller: Caller, ask: Ask, leave_after: int | None = None) -> list[Item]:
+    """All items of an answer; `leave_after` so many tokens the client goes."""
+    call, items, tokens = caller.ask(ask), [], 0
+    while not call.finished:
+        items += await call.items()
+        tokens = sum(len(item.tokens) for item in items if isinstance(item, Piece))
+        if leave_after is not None and tokens >= leave_after:
+            call.cancel()
+    return items
+
+
+def texts(items: list[Item]) -> list[str]:
+    """What the events of an answer say, the end of it as [DONE]."""
+    raw = b"".join(item.text for item in items if isinstance(item, Piece)).decode()
+    events = [line.removeprefix("data: ") for line in raw.split("\n\n") if line]
+    return [
+        event if event == "[DONE]" else json.loads(event)["choices"][0].get("text", "")
+        for event in events
+    ]
+
+
+WAYS = [
+    ({"temperature": 0}, False),
+    ({"temperature": 0, "stop": ["zq"]}, False),
+    ({"temperature": 0, "presence_penalty": 0.5}, True),
+    ({"temperature": 0.8, "seed": 11}, True),
+]
+
+
+def test_a_stream_goes_on_behind_any_token_that_was_sent(spec, endpoint):
+    """As from a replica that was lost: over the wire, for every kind of answer that can go on, cut
+    after the first token, in the middle of a character, before the last, and behind it."""
+    address, thread = wire(spec)
+    caller = thread.call(Caller.connect(address.host, address.port, address.secret))
+    for number, (sampling, repeat) in enumerate(WAYS):
+        tree = {"model": "tiny", "prompt": "Once", "max_tokens": 16, "stream": True}
+        tree |= {"ignore_eos": True, **sampling}
+        whole = thread.call(answer_of(caller, Ask(f"whole-{number}", "completions", tree)))
+        pieces = [item for item in whole if isinstance(item, Piece) and item.tokens]
+        tokens = [token for piece in pieces for token in piece.tokens]
+        assert len(tokens) == 16
+        for cut in (1, 5, 9, 15, 16):
+            ask = Ask(
+                f"cut-{number}-{cut}", "completions", tree, tuple(tokens[:cut]), repeat, cut == 16
+            )
+            rest = thread.call(answer_of(caller, ask))
+            assert "".join(texts(whole)) == "".join(texts(pieces_of(pieces, cut)) + texts(rest))
+            assert rest[-1].completion_tokens == 16
+            assert rest[-1].prompt_tokens == whole[-1].prompt_tokens
+    thread.close()
+
+
+def pieces_of(pieces: list[Piece], tokens: int) -> list[Item]:
+    """The first pieces, which hold so many tokens. A token is a piece while nobody is busy."""
+    assert all(len(piece.tokens) == 1 for piece in pieces)
+    return list(pieces[:tokens])
+
+
+def test_another_answer_than_the_one_begun_is_refused(spec, endpoint):
+    address, thread = wire(spec)
+    caller = thread.call(Caller.connect(address.host, address.port, address.secret))
+    tree = {"model": "tiny", "prompt": "Once", "max_tokens": 8, "stream": True, "temperature": 0}
+    ask = Ask("other", "completions", tree, emitted=(1, 2, 3), repeat=True)
+    items = thread.call(answer_of(caller, ask))
+    assert [item.status for item in items if isinstance(item, Refusal)] == [500]
+    assert not [item for item in items if isinstance(item, Piece)]
+    thread.close()
+
+
+def test_what_is_counted_is_what_the_engine_counts_also_for_clients_that_leave(spec, endpoint):
+    address, thread = wire(spec)
+    caller = thread.call(Caller.connect(address.host, address.port, address.secret))
+
+    def generated() -> int:
+        time.sleep(1.2)  # the replica tells twice a second
+        return caller.load.generated_tokens
+
+    before, counted = generated(), 0
+    for number in range(12):
+        tree = {"model": "tiny", "prompt": "Once", "max_tokens": 40, "ignore_eos": True}
+        stream = number % 3 != 0
+        leave = 3 + number if number % 2 and stream else None
+        ask = Ask(f"count-{number}", "completions", {**tree, "stream": stream})
+        items = thread.call(answer_of(caller, ask, leave))
+        assert isinstance(items[-1], Usage)
+        assert leave is None or items[-1].completion_tokens < 40
+        counted += items[-1].completion_tokens
+    assert generated() - before == counted
+    assert caller.load.running == caller.load.waiting == 0
+    assert caller.load.kv_use == 0
+    thread.close()
+
+
 def test_the_same_spec_again_changes_nothing(endpoint, spec):
     before = engine_processes()
     began_s = time.monotonic()
@@ -245,7 +352,6 @@ def test_the_same_spec_again_changes_nothing(endpoint, spec):
 @pytest.mark.parametrize(
     ("changes", "error", "words"),
     [
-        ({"name": "second"}, ServingError, "tiny already answers on this cluster"),
         ({"gateway.port": 1}, ServingError, "has one address only"),
         ({"model.directory": "/no/such/model"}, SpecError, "no such folder"),
         ({"cpus_per_replica": 64}, PlacementError, "64 CPU on one node"),

@@ -16,7 +16,7 @@ from ray import serve
 from rayline.errors import ServingError
 from rayline.models.tiny import write_tiny_model
 from rayline.serving import deploy
-from rayline.serving.deployment import _serve_address
+from rayline.serving.deployment import _front
 from rayline.spec import ServeSpec
 
 pytestmark = [pytest.mark.serve, pytest.mark.timeout(150)]
@@ -53,14 +53,14 @@ def spec(tmp_path: Path) -> ServeSpec:
 
 def test_a_port_that_another_program_holds_is_named_before_anything_starts(spec):
     with socket.socket() as other:
-        other.bind(("127.0.0.1", spec.port))
+        other.bind(("127.0.0.1", spec.gateway.port))
         other.listen()
         began_s = time.monotonic()
         with pytest.raises(ServingError, match="another program listens there") as refused:
             deploy(spec)
-    assert str(spec.port) in str(refused.value)
+    assert str(spec.gateway.port) in str(refused.value)
     assert time.monotonic() - began_s < 10
-    assert _serve_address() is None
+    assert _front() is None
 
 
 def test_an_engine_that_cannot_start_says_why_and_is_cleaned_up(spec):
@@ -71,7 +71,7 @@ def test_an_engine_that_cannot_start_says_why_and_is_cleaned_up(spec):
     assert said.startswith("tiny: did not come up. engine: vLLM did not start: ValueError: ")
     assert "less than requested memory for kv (1000000.0 GiB)" in said
     assert len(said.splitlines()) == 1
-    assert _serve_address() is None
+    assert _front() is None
     names = [child.name() for child in psutil.Process().children(recursive=True)]
     assert not [name for name in names if name.startswith("VLLM")]
     assert not serve.status().applications

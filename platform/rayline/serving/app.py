@@ -1,7 +1,8 @@
-"""The Serve application of one ServeSpec: engines behind a gateway.
+"""The Serve applications: one that stands before every model, and one a version of a model.
 
-`rayline.serving.app:build` is the import path that `serve deploy` files and KubeRay's serveConfigV2
-name; its arguments are a ServeSpec as a tree.
+`rayline.serving.app:build_front` and `rayline.serving.app:build` are the import paths that `serve
+deploy` files and KubeRay's serveConfigV2 name; their arguments are a GatewaySpec and a ServeSpec as
+trees.
 """
 
 from __future__ import annotations
@@ -12,29 +13,43 @@ from pathlib import Path
 import ray
 from ray import serve
 
-from rayline.serving.gateway import Gateway, model_card
-from rayline.serving.replica import Replica
+from rayline.serving.director.actor import Director
+from rayline.serving.director.fleet import Served
+from rayline.serving.gateway.actor import Gateway
+from rayline.serving.replica.actor import Replica
 from rayline.serving.requests import Tree
-from rayline.serving.settings import Device, gateway_options, replica_options
-from rayline.spec import ModelRef, ServeSpec
+from rayline.serving.settings import Device, director_options, gateway_options, replica_options
+from rayline.spec import GatewaySpec, ModelRef, ServeSpec
 from rayline.tracking import resolve_model
 
 IMPORT_PATH = "rayline.serving.app:build"
+FRONT_IMPORT_PATH = "rayline.serving.app:build_front"
+
+
+def build_front(args: Tree) -> serve.Application:
+    """The gateway and the director. `args` is a GatewaySpec as a tree."""
+    spec = GatewaySpec.parse(args)
+    director = serve.deployment(**director_options())(Director).bind(spec)
+    return serve.deployment(**gateway_options(spec))(Gateway).bind(spec, director)
 
 
 def build(args: Tree) -> serve.Application:
-    """The application that `args`, a ServeSpec as a tree, describes.
+    """The replicas of the model that `args`, a ServeSpec as a tree, describes.
 
     Called by Serve (with the arguments of a config file) or by `deploy`, in a process that has
     joined Ray. Raises SpecError for a wrong spec and a model that cannot be used.
     """
     spec = pin(ServeSpec.parse(args))
     device = device_for(spec)
-    replicas = serve.deployment(**replica_options(spec, device))(Replica).bind(
-        spec.model_dump(mode="json"), device
+    served = Served(
+        model=spec.name,
+        version=1,
+        max_model_len=spec.engine.max_model_len,
+        revision=fingerprint(spec),
+        created_s=_created_s(spec),
     )
-    return serve.deployment(**gateway_options(spec))(Gateway).bind(
-        model_card(spec.name, spec.engine.max_model_len, fingerprint(spec)), replicas
+    return serve.deployment(**replica_options(spec, device))(Replica).bind(
+        spec.model_dump(mode="json"), device, served
     )
 
 
@@ -60,6 +75,11 @@ def fingerprint(spec: ServeSpec) -> str:
             found = file.stat()
             seen.update(f"{file.name} {found.st_size} {found.st_mtime_ns}\n".encode())
     return seen.hexdigest()[:16]
+
+
+def _created_s(spec: ServeSpec) -> int:
+    """Unix time at which the model's folder was written; 0 for one on a hub."""
+    return int(Path(spec.model.directory).stat().st_mtime) if spec.model.directory else 0
 
 
 def device_for(spec: ServeSpec) -> Device:

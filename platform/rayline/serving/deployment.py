@@ -14,24 +14,30 @@ from dataclasses import dataclass
 import ray
 from ray import serve
 from ray.serve.config import ProxyLocation
-
-# Serve has no public way to ask where its proxy listens; tests/serving/test_live.py holds this.
-from ray.serve.context import _get_global_client
 from ray.serve.exceptions import RayServeException
 from ray.serve.schema import ApplicationStatus, ApplicationStatusOverview
 
 from rayline.errors import PlacementError, RaylineError, ServingError
 from rayline.serving import client
-from rayline.serving.app import IMPORT_PATH, build, device_for, fingerprint, pin
+from rayline.serving.app import (
+    FRONT_IMPORT_PATH,
+    IMPORT_PATH,
+    build,
+    build_front,
+    device_for,
+    fingerprint,
+    pin,
+)
 from rayline.serving.preflight import check_port, check_room, missing_now
 from rayline.serving.requests import Tree
-from rayline.serving.settings import replica_bundles
-from rayline.spec import ServeSpec
+from rayline.serving.settings import APP, CONTROLLER_ENVIRONMENT, DIRECTOR, REPLICA, replica_bundles
+from rayline.spec import GatewaySpec, ServeSpec
 
-ROUTE_PREFIX = "/"
 FREE_WAIT_S = 8.0
 """How long to wait for resources that something else is about to give back, such as a job that
 has just ended."""
+FRONT_TIMEOUT_S = 30.0
+"""How long to wait for the director, which may be starting."""
 POLL_S = 0.5
 _EVERY_INTERFACE = ("0.0.0.0", "::")  # noqa: S104 - compared, not bound
 _HEAD_RESOURCE = "node:__internal_head__"
@@ -78,13 +84,13 @@ def deploy(spec: ServeSpec, *, address: str | None = None) -> Endpoint:
     """
     _join(address)
     pinned = pin(spec)
-    own = _serve_address()
-    present = own is not None and spec.name in serve.status().applications
+    front = _front()
+    present = front is not None and spec.name in _models()
     if present and _is_deployed(pinned):
         return _when_ready(spec)
     if _on_head():
+        own = None if front is None else (front.host, front.port)
         check_port(spec.gateway.host, spec.gateway.port, own)
-    _check_root_is_free(spec.name, serving=own is not None)
     _check_room(pinned, update=present)
     try:
         _run(pinned)
@@ -92,7 +98,7 @@ def deploy(spec: ServeSpec, *, address: str | None = None) -> Endpoint:
     except BaseException:
         # An update that failed leaves the version before it in place, which goes on serving.
         if not present:
-            _take_back(spec.name, with_serve=own is None)
+            _take_back(spec.name, with_serve=front is None)
         raise
 
 
@@ -102,7 +108,7 @@ def undeploy(name: str) -> None:
     none of that name."""
     _application(name)
     serve.delete(name)
-    if not serve.status().applications:
+    if set(serve.status().applications) <= {APP}:
         serve.shutdown()
 
 
@@ -110,7 +116,7 @@ def status(name: str) -> DeploymentState:
     """How the deployment `name` is doing. Called by the driver, on a joined cluster. Raises
     ServingError where there is none of that name."""
     found = _application(name)
-    replicas = found.deployments.get("replica")
+    replicas = found.deployments.get(REPLICA)
     states = {} if replicas is None else replicas.replica_states
     return DeploymentState(
         name=name,
@@ -122,17 +128,17 @@ def status(name: str) -> DeploymentState:
 
 def render(spec: ServeSpec) -> Tree:
     """The spec as Ray Serve's own config file: for `serve deploy`, and for KubeRay's serveConfigV2
-    (where host has to be 0.0.0.0). Needs no cluster."""
+    (where gateway.host has to be 0.0.0.0). Needs no cluster."""
+    parts = (
+        (APP, FRONT_IMPORT_PATH, spec.gateway.model_dump(mode="json")),
+        (spec.name, IMPORT_PATH, spec.model_dump(mode="json")),
+    )
     return {
-        "proxy_location": ProxyLocation.EveryNode.value,
-        "http_options": {"host": spec.gateway.host, "port": spec.gateway.port},
+        # The gateway answers HTTP itself.
+        "proxy_location": ProxyLocation.Disabled.value,
         "applications": [
-            {
-                "name": spec.name,
-                "route_prefix": ROUTE_PREFIX,
-                "import_path": IMPORT_PATH,
-                "args": spec.model_dump(mode="json"),
-            }
+            {"name": name, "route_prefix": None, "import_path": path, "args": args}
+            for name, path, args in parts
         ],
     }
 
@@ -145,17 +151,18 @@ def _join(address: str | None) -> None:
 
 
 def _run(pinned: ServeSpec) -> None:
-    serve.start(http_options={"host": pinned.gateway.host, "port": pinned.gateway.port})
-    serve.run_many(
-        [
-            serve.RunTarget(
-                target=build(pinned.model_dump(mode="json")),
-                name=pinned.name,
-                route_prefix=ROUTE_PREFIX,
-            )
-        ],
-        wait_for_applications_running=False,
+    serve.start(
+        proxy_location=ProxyLocation.Disabled,
+        controller_options={"runtime_env": {"env_vars": CONTROLLER_ENVIRONMENT}},
     )
+    if APP not in serve.status().applications:
+        _run_application(APP, build_front(pinned.gateway.model_dump(mode="json")))
+    _run_application(pinned.name, build(pinned.model_dump(mode="json")))
+
+
+def _run_application(name: str, application: serve.Application) -> None:
+    target = serve.RunTarget(target=application, name=name, route_prefix=None)
+    serve.run_many([target], wait_for_applications_running=False)
 
 
 def _head() -> Tree:
@@ -168,19 +175,17 @@ def _on_head() -> bool:
     return bool(ray.get_runtime_context().get_node_id() == _head()["NodeID"])
 
 
-def _serve_address() -> tuple[str, int] | None:
-    """Where the cluster's Serve listens, None where it does not run."""
-    try:
-        running = _get_global_client()
-    except RayServeException:
+def _front() -> GatewaySpec | None:
+    """What stands before the cluster's models, None where nothing is served."""
+    if APP not in serve.status().applications:
         return None
-    if running is None:
-        return None
-    return str(running.http_config.host), int(running.http_config.port)
+    director = serve.get_deployment_handle(DIRECTOR, APP)
+    found: GatewaySpec = director.gateway.remote().result(timeout_s=FRONT_TIMEOUT_S)
+    return found
 
 
 def _application(name: str) -> ApplicationStatusOverview:
-    running = {} if _serve_address() is None else serve.status().applications
+    running = {} if _front() is None else _models()
     if name not in running:
         raise ServingError(
             "name",
@@ -189,6 +194,11 @@ def _application(name: str) -> ApplicationStatusOverview:
             allowed=", ".join(running) or "none is deployed",
         )
     return running[name]
+
+
+def _models() -> dict[str, ApplicationStatusOverview]:
+    """The applications that are models."""
+    return {name: one for name, one in serve.status().applications.items() if name != APP}
 
 
 def _is_deployed(pinned: ServeSpec) -> bool:
@@ -203,17 +213,6 @@ def _is_deployed(pinned: ServeSpec) -> bool:
         cards = client.model_cards(_url(pinned))
         return fingerprint(pinned) in [card.get("revision") for card in cards]
     return False
-
-
-def _check_root_is_free(name: str, *, serving: bool) -> None:
-    others = [other for other in serve.status().applications if other != name] if serving else []
-    if others:
-        raise ServingError(
-            "name",
-            f"{others[0]} already answers on this cluster, which serves one deployment at a time",
-            value=name,
-            fix=f"rayline undeploy {others[0]}",
-        )
 
 
 def _check_room(spec: ServeSpec, *, update: bool) -> None:

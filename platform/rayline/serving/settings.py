@@ -10,7 +10,7 @@ import math
 from pathlib import Path
 from typing import Any, Literal
 
-from rayline.spec import ServeSpec
+from rayline.spec import GatewaySpec, ServeSpec
 
 Device = Literal["cpu", "gpu"]
 Options = dict[str, Any]
@@ -20,11 +20,23 @@ HEALTH_CHECK_PERIOD_S = 3.0
 """Ray takes 10 s and three failures in a row: a dead engine stays in rotation for half a minute."""
 SURGE_PERCENT = 25
 """Rounded up to whole replicas: at least one new one stands before an old one goes."""
-GATEWAY_MAX_ONGOING_REQUESTS = 10_000
-"""The gateway itself never makes a client wait: it has to take a request in order to refuse it in
-OpenAI's shape. What limits it is the replicas' queue."""
-RETRY_AFTER_S = 1.0
-"""What a client that was refused for load is told to wait."""
+APP = "rayline"
+"""Serve application of what stands before every model."""
+GATEWAY = "gateway"
+DIRECTOR = "director"
+REPLICA = "replica"
+_STOP_S = 10.0
+"""What ending the processes of an engine may take, after the last answer."""
+_CALLS = 10_000
+"""Calls from the cluster's own actors, such as reports, that one actor takes at once. No client's
+request is among them."""
+_QUIET = {"enable_access_log": False}
+"""Serve logs every call: here twice a second for nothing. Requests have a log of the gateway's."""
+CONTROLLER_ENVIRONMENT = {
+    # Ten times a second by default, which takes 6 % of a core from the engine for nothing.
+    "RAY_SERVE_CONTROL_LOOP_INTERVAL_S": "0.4",
+}
+"""Of Serve's own controller."""
 
 
 def llm_config_fields(spec: ServeSpec, folder: Path, device: Device) -> Options:
@@ -45,7 +57,11 @@ def llm_config_fields(spec: ServeSpec, folder: Path, device: Device) -> Options:
         "experimental_configs": {"stream_batching_interval_ms": 0},
         # By default a task on every node looks for something to download, which costs the start of
         # a Python with vLLM in it. The folder is already there.
-        "callback_config": {"callback_class": "rayline.serving.engine.NothingToDownload"},
+        "callback_config": {
+            "callback_class": "rayline.serving.replica.vllm_engine.NothingToDownload"
+        },
+        # Its own way sends every metric through Ray's agent; vLLM's keeps them in the process.
+        "log_engine_metrics": False,
         "runtime_env": {"env_vars": environment(spec, device)},
     }
 
@@ -110,27 +126,18 @@ def replica_bundles(spec: ServeSpec, device: Device) -> list[dict[str, float]]:
 def replica_options(spec: ServeSpec, device: Device) -> Options:
     """Ray Serve's options of the deployment that holds the engines."""
     return {
-        "name": "replica",
+        "name": REPLICA,
         "ray_actor_options": {
             "num_cpus": spec.cpus_per_replica,
             "runtime_env": {"env_vars": environment(spec, device)},
         },
         "placement_group_bundles": replica_bundles(spec, device),
         "placement_group_strategy": "STRICT_PACK",
-        # ray.serve.llm's own are 1e9 requests a replica: it would never scale.
-        "autoscaling_config": {
-            "min_replicas": spec.scale.min_replicas,
-            "max_replicas": spec.scale.max_replicas,
-            "target_ongoing_requests": spec.scale.target_ongoing_requests,
-            "upscale_delay_s": spec.scale.upscale_delay_s,
-            "downscale_delay_s": spec.scale.downscale_delay_s,
-        },
-        "max_ongoing_requests": spec.max_ongoing_requests,
-        # Unbounded by default: under overload everybody waits, and nobody is answered in time.
-        "max_queued_requests": spec.max_queued_requests,
-        "backpressure_config": {"status_code": 503, "retry_after_s": RETRY_AFTER_S},
+        "num_replicas": spec.scale.min_replicas,
+        "max_ongoing_requests": _CALLS,
+        "logging_config": _QUIET,
         # By default 20 s, which cuts long streams.
-        "graceful_shutdown_timeout_s": spec.drain_s,
+        "graceful_shutdown_timeout_s": spec.drain_s + _STOP_S,
         "health_check_period_s": HEALTH_CHECK_PERIOD_S,
         # The replica judges its engine by health_timeout_s itself; this is for a replica that
         # does not answer at all.
@@ -138,18 +145,33 @@ def replica_options(spec: ServeSpec, device: Device) -> Options:
         # The default 0 stops an old replica before its successor has started.
         "max_surge_percent": SURGE_PERCENT,
         # Three tries a replica by default, each as long as a start, for what mostly fails alike.
-        "max_constructor_retry_count": spec.scale.min_replicas,
+        "max_constructor_retry_count": max(1, spec.scale.min_replicas),
     }
 
 
-def gateway_options(spec: ServeSpec) -> Options:
+def gateway_options(spec: GatewaySpec) -> Options:
     """Ray Serve's options of the deployment that HTTP reaches."""
     return {
-        "name": "gateway",
-        "num_replicas": spec.gateway.replicas,
+        "name": GATEWAY,
+        "num_replicas": spec.replicas,
         # It only passes text on: holding a CPU, it would take one from the engine.
         "ray_actor_options": {"num_cpus": 0},
-        "max_ongoing_requests": GATEWAY_MAX_ONGOING_REQUESTS,
-        "graceful_shutdown_timeout_s": spec.drain_s,
+        "max_ongoing_requests": _CALLS,
+        "logging_config": _QUIET,
+        "graceful_shutdown_timeout_s": spec.drain_s + _STOP_S,
+        "health_check_period_s": HEALTH_CHECK_PERIOD_S,
         "max_surge_percent": SURGE_PERCENT,
+    }
+
+
+def director_options() -> Options:
+    """Ray Serve's options of the deployment that knows the fleet."""
+    return {
+        "name": DIRECTOR,
+        "num_replicas": 1,
+        "ray_actor_options": {"num_cpus": 0},
+        "max_ongoing_requests": _CALLS,
+        "logging_config": _QUIET,
+        "graceful_shutdown_timeout_s": 1,
+        "health_check_period_s": HEALTH_CHECK_PERIOD_S,
     }

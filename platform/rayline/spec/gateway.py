@@ -25,5 +25,11 @@ class GatewaySpec(Document):
     store: str = "sqlite:///serving.db"
     """Database of keys, usage and versions, as an SQLAlchemy address: one local file by default,
     postgresql+psycopg://user@host/name where gateways run on several nodes."""
+    max_queued: int = Field(default=256, ge=0)
+    """Requests for one model that wait while every replica is busy; more are refused with 429."""
+    hold_s: float = Field(default=60.0, ge=0)
+    """How long a request is held while no replica takes it."""
+    drain_s: float = Field(default=60.0, ge=0)
+    """How long answers may take to end when the gateway is taken away."""
     cors_origins: tuple[str, ...] = ()
     """Web pages that browsers may ask from; none by default."""

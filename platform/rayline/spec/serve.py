@@ -31,8 +31,6 @@ class ServeSpec(Document):
     """Ray CPUs held by one replica."""
     max_ongoing_requests: int = Field(default=64, ge=1)
     """Requests that one replica accepts at once."""
-    max_queued_requests: int = Field(default=256, ge=1)
-    """Requests that wait for a replica; more are refused with 503."""
     drain_s: float = Field(default=60.0, ge=0)
     """How long a replica that is taken away may finish its streams."""
     health_timeout_s: float = Field(default=15.0, ge=1)

@@ -14,17 +14,14 @@ from rayline.serving.requests.refusal import (
     unavailable,
     unknown_model,
 )
-from rayline.serving.requests.reply import Reply, WholeAnswer
 
 __all__ = [
     "MAX_BODY_BYTES",
     "MAX_CHOICES",
     "Refusal",
     "RefusedError",
-    "Reply",
     "Route",
     "Tree",
-    "WholeAnswer",
     "engine_failed",
     "event",
     "parse_request",

@@ -14,7 +14,7 @@ import difflib
 from typing import Literal
 
 from rayline.serving.requests.body import read_json
-from rayline.serving.requests.refusal import RefusedError, Tree, refuse, unknown_model
+from rayline.serving.requests.refusal import Tree, refuse
 
 Route = Literal["chat", "completions"]
 
@@ -45,13 +45,13 @@ _FIELDS: dict[Route, frozenset[str]] = {
 _REQUIRED: dict[Route, str] = {"chat": "messages", "completions": "prompt"}
 
 
-def parse_request(route: Route, body: bytes, model: str) -> Tree:
+def parse_request(route: Route, body: bytes) -> Tree:
     """The request as a tree, checked as far as it can be without the engine.
 
-    Called by the gateway. `model` is the only model that is served. Raises RefusedError.
+    Called by the gateway. Raises RefusedError.
     """
     tree = read_json(body)
-    _check_model(tree, model)
+    _check_model(tree)
     for name in tree:
         if name not in _FIELDS[route]:
             near = difflib.get_close_matches(name, _FIELDS[route], n=1)
@@ -64,14 +64,12 @@ def parse_request(route: Route, body: bytes, model: str) -> Tree:
     return tree
 
 
-def _check_model(tree: Tree, model: str) -> None:
+def _check_model(tree: Tree) -> None:
     asked = tree.get("model")
     if asked is None:
         refuse("'model' is required.", "model", "missing_parameter")
     if not isinstance(asked, str):
         refuse("'model' must be a string.", "model", "invalid_type")
-    if asked != model:
-        raise RefusedError(unknown_model(asked))
 
 
 def _check_limits(tree: Tree) -> None:

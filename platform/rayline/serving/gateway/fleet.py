@@ -1,0 +1,215 @@
+"""The gateway's connections: to every replica that the director names, kept in step with it.
+
+A request that no replica takes now waits here, first come first served, within bounds: more than
+max_queued wait for nobody, and none for longer than hold_s.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import math
+import random
+from collections import deque
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from functools import partial
+
+from rayline.serving.director.fleet import (
+    SYNC_PERIOD_S,
+    Fleet,
+    GatewayReport,
+    ReplicaAddress,
+    Served,
+    Variant,
+)
+from rayline.serving.gateway.choosing import Candidate, choose
+from rayline.serving.requests import Refusal, RefusedError, unavailable, unknown_model
+from rayline.serving.wire import Caller, LostReplicaError
+
+logger = logging.getLogger(__name__)
+
+Sync = Callable[[GatewayReport], Awaitable[Fleet]]
+"""Asks the director."""
+
+
+@dataclass(slots=True)
+class Connected:
+    """A replica that can be asked."""
+
+    served: Served
+    address: ReplicaAddress
+    caller: Caller
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """What a request needs of the fleet."""
+
+    model: str
+    affinity: str | None
+    """Equal for requests that a common cache helps."""
+    version: int | None = None
+    """Set once a version has answered a part: no other can go on with it."""
+    avoid: frozenset[str] = frozenset()
+    """Replicas that were lost with this request under way."""
+
+
+class Connections:
+    """Used within the gateway's event loop."""
+
+    def __init__(self, sync: Sync, gateway: str, *, max_queued: int, hold_s: float) -> None:
+        self._sync = sync
+        self._gateway = gateway
+        self._max_queued = max_queued
+        self._hold_s = hold_s
+        self._fleet = Fleet()
+        self._known = False
+        self.connected: dict[str, Connected] = {}
+        """Replicas that can be asked, by their name."""
+        self._waiting: dict[str, deque[asyncio.Future[None]]] = {}
+
+    @property
+    def fleet(self) -> Fleet:
+        """What is served, as the director said last."""
+        return self._fleet
+
+    @property
+    def ready(self) -> bool:
+        """Whether a replica can be asked."""
+        return any(not one.caller.leaving for one in self.connected.values())
+
+    async def keep(self) -> None:
+        """Follow the director until cancelled. One that does not answer changes nothing: what is
+        connected serves on."""
+        loop = asyncio.get_running_loop()
+        while True:
+            try:
+                async with asyncio.timeout(10 * SYNC_PERIOD_S):
+                    self._fleet = await self._sync(GatewayReport(self._gateway, self._held()))
+                self._known = True
+            # Whatever it is, the fleet that is connected can still be asked.
+            except Exception as wrong:  # noqa: BLE001
+                logger.warning("the director does not answer: %s", type(wrong).__name__)
+            await self._connect()
+            for one in self.connected.values():
+                one.caller.check(loop.time())
+            await asyncio.sleep(SYNC_PERIOD_S)
+
+    def _held(self) -> dict[str, int]:
+        return {model: len(waiting) for model, waiting in self._waiting.items() if waiting}
+
+    async def _connect(self) -> None:
+        """Connect to what is new. What is gone is dropped when its connection ends."""
+        named = {
+            address.replica: (variant.served, address)
+            for variants in self._fleet.models.values()
+            for variant in variants
+            for address in variant.replicas
+        }
+        for replica, (served, address) in named.items():
+            if replica in self.connected:
+                continue
+            try:
+                caller = await Caller.connect(address.host, address.port, address.secret)
+            except LostReplicaError as wrong:
+                logger.warning("replica %s cannot be reached: %s", replica, wrong)
+                continue
+            self.connected[replica] = Connected(served, address, caller)
+            caller.lost.add_done_callback(partial(self._drop, replica))
+            self._wake(served.model)
+
+    def _drop(self, replica: str, _: asyncio.Future[None]) -> None:
+        gone = self.connected.pop(replica, None)
+        if gone is not None:
+            # Those that wait may have to be told that nobody is left.
+            self._wake(gone.served.model)
+
+    async def place(self, wanted: Wanted) -> Connected:
+        """A replica that takes one more request now, waited for. Raises RefusedError where the
+        model is not served, too many wait, or none came free in time."""
+        loop = asyncio.get_running_loop()
+        deadline_s = loop.time() + self._hold_s
+        while True:
+            found = self._free(wanted)
+            if found is not None:
+                return found
+            self._check_served(wanted.model)
+            left_s = deadline_s - loop.time()
+            waiting = self._waiting.setdefault(wanted.model, deque())
+            if left_s <= 0 or len(waiting) >= self._max_queued:
+                raise RefusedError(self._busy(wanted.model, len(waiting)))
+            await self._wait(waiting, left_s)
+
+    @staticmethod
+    async def _wait(waiting: deque[asyncio.Future[None]], left_s: float) -> None:
+        turn = asyncio.get_running_loop().create_future()
+        waiting.append(turn)
+        try:
+            await asyncio.wait({turn}, timeout=left_s)
+        finally:
+            if turn in waiting:
+                waiting.remove(turn)
+
+    def freed(self, model: str) -> None:
+        """Called when a request has ended."""
+        self._wake(model)
+
+    def _wake(self, model: str) -> None:
+        waiting = self._waiting.get(model)
+        while waiting:
+            turn = waiting.popleft()
+            if not turn.done():
+                turn.set_result(None)
+                return
+
+    def _busy(self, model: str, waiting: int) -> Refusal:
+        if any(one.served.model == model for one in self.connected.values()):
+            return _overloaded(waiting)
+        return unavailable("No replica of the model is up. Try again later.")
+
+    def _check_served(self, model: str) -> None:
+        if model in self._fleet.models or not self._known:
+            return
+        raise RefusedError(unknown_model(model))
+
+    def _free(self, wanted: Wanted) -> Connected | None:
+        up = [
+            one
+            for replica, one in self.connected.items()
+            if one.served.model == wanted.model
+            and not one.caller.leaving
+            and replica not in wanted.avoid
+        ]
+        version = wanted.version
+        if version is None:
+            version = self._draw(wanted.model, {one.served.version for one in up})
+        same = {one.address.replica: one for one in up if one.served.version == version}
+        chosen = choose(
+            [
+                Candidate(name, one.caller.open_requests, one.address.max_ongoing_requests)
+                for name, one in same.items()
+            ],
+            wanted.affinity,
+        )
+        return None if chosen is None else same[chosen.replica]
+
+    def _draw(self, model: str, up: set[int]) -> int | None:
+        """A version by weight, of those that have a replica; any, where none of these has one."""
+        variants = [one for one in self._fleet.models.get(model, ()) if one.served.version in up]
+        weights = [one.weight for one in variants]
+        if sum(weights) > 0:
+            drawn: Variant = random.choices(variants, weights)[0]
+            return drawn.served.version
+        return max(up, default=None)
+
+
+def _overloaded(waiting: int) -> Refusal:
+    """Everybody is busy. The more wait, the later it is worth trying."""
+    return Refusal(
+        429,
+        "Every replica is busy and the queue is full. Try again later.",
+        type="server_error",
+        code="overloaded",
+        retry_after_s=max(1, math.ceil(waiting / 64)),
+    )

@@ -1,0 +1,7 @@
+"""The engine's side: a Ray Serve deployment whose actor holds vLLM's engine client and a socket.
+
+actor.py is the deployment's class, vllm_engine.py the engine behind OpenAI's requests, counting.py
+what each request took of it, continuing.py how a stream goes on that another replica began.
+
+Only actor.py may be imported without vLLM.
+"""

@@ -1,0 +1,166 @@
+"""One replica: an engine in a Serve actor, in the fleet once it has generated a real token.
+
+It listens on a socket of its own and tells the director where. So Serve starts it, places it,
+judges its health, replaces and stops it, and no request goes through Serve.
+
+An engine that dies takes the replica out of every gateway at once: the socket closes, and what was
+under way goes on elsewhere. Serve hears of it at its next health check and starts another.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import re
+import secrets
+import time
+import uuid
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import ray
+from ray import serve
+
+from rayline.errors import ServingError
+from rayline.serving.director.fleet import REPORT_PERIOD_S, ReplicaAddress, ReplicaReport, Served
+from rayline.serving.loop import LoopThread
+from rayline.serving.requests import Tree
+from rayline.serving.settings import APP, DIRECTOR, Device, llm_config_fields
+from rayline.serving.wire import Listener
+from rayline.spec import ServeSpec
+from rayline.tracking import resolve_model
+
+if TYPE_CHECKING:
+    from rayline.serving.replica.vllm_engine import VllmEngine
+
+logger = logging.getLogger(__name__)
+
+_WATCH_PERIOD_S = 0.25
+_CAUSE = re.compile(r"^\(\w+ pid=\d+\).*?\] ([A-Za-z_.]*(?:Error|Exception): .+)$", re.MULTILINE)
+"""How vLLM logs the last line of a traceback in one of its processes."""
+_LOG_TAIL_BYTES = 64 * 1024
+
+
+class Replica:
+    """Answers gateways with one engine. Made by Ray Serve, in an actor of its own."""
+
+    # Serve awaits a constructor that is a coroutine.
+    async def __init__(self, spec_tree: Tree, device: Device, served: Served) -> None:  # type: ignore[misc]
+        self._spec = ServeSpec.parse(spec_tree)
+        self._served = served
+        self._thread = LoopThread("engine")
+        folder = await asyncio.to_thread(resolve_model, self._spec.model, self._spec.tracking)
+        fields = llm_config_fields(self._spec, folder, device)
+        self._engine = await self._thread.run(self._start_engine(fields))
+        await self._thread.run(self._engine.probe())
+        self._probe: asyncio.Task[None] | None = None
+        self._probed_at_s = 0.0
+        self._director = serve.get_deployment_handle(DIRECTOR, APP)
+        self._secret = secrets.token_hex(16)
+        self._listener = Listener(self._engine, self._secret)
+        host, port = await self._thread.run(self._listener.open(_own_address()))
+        self._address = ReplicaAddress(
+            replica=uuid.uuid4().hex[:12],
+            host=host,
+            port=port,
+            secret=self._secret,
+            max_ongoing_requests=self._spec.max_ongoing_requests,
+        )
+        self._reports = asyncio.create_task(self._report())
+        self._watch = asyncio.create_task(self._watch_engine())
+
+    async def _start_engine(self, fields: Tree) -> VllmEngine:
+        # Imported here and not above: the driver that binds this class needs no vLLM.
+        from rayline.serving.replica.vllm_engine import VllmEngine
+
+        try:
+            return await VllmEngine.start(fields, self._spec.name)
+        # What vLLM raises says that a process below it died, not why: that stands in its log.
+        except Exception as wrong:
+            reason = _cause_in(_own_output()) or f"{type(wrong).__name__}: {wrong}"
+            raise ServingError("engine", f"vLLM did not start: {reason}") from wrong
+
+    async def _report(self) -> None:
+        while True:
+            report = ReplicaReport(self._served, self._address, self._engine.load())
+            # A director that is being replaced hears of it a second later.
+            with contextlib.suppress(Exception):
+                await self._director.report.remote(report)
+            await asyncio.sleep(REPORT_PERIOD_S)
+
+    async def _watch_engine(self) -> None:
+        while not self._engine.dead:  # noqa: ASYNC110 - vLLM has a flag for it and no event
+            await asyncio.sleep(_WATCH_PERIOD_S)
+        logger.error("the engine has died; this replica takes no more requests")
+        self._reports.cancel()
+        self._thread.loop.call_soon_threadsafe(self._listener.close)
+
+    async def check_health(self) -> None:
+        """Raise where the engine is dead, or has generated no token for longer than
+        health_timeout_s, though it was asked to. Called by Serve's controller, which replaces the
+        replica after three failures in a row.
+
+        One question is kept open until it is answered, so an engine that stays frozen fails the
+        second and third check at once. A frozen one is taken out of the gateways, too: it holds the
+        requests that it has, and would hold those that come.
+        """
+        if self._engine.dead:
+            raise ServingError("engine", "has died")
+        if self._probe is None or self._probe.done():
+            self._probe = asyncio.create_task(self._thread.run(self._engine.probe()))
+            self._probed_at_s = time.monotonic()
+        waited_s = time.monotonic() - self._probed_at_s
+        await asyncio.wait({self._probe}, timeout=max(0.0, self._spec.health_timeout_s - waited_s))
+        if not self._probe.done():
+            self._reports.cancel()
+            self._thread.loop.call_soon_threadsafe(self._listener.close)
+            silent_s = f"{self._spec.health_timeout_s:g} s"
+            raise ServingError("engine", f"has generated no token for {silent_s}")
+        self._probe.result()
+
+    async def __del__(self) -> None:
+        """Finish what is under way, for drain_s at the longest, and end vLLM's processes. Called by
+        Serve once it has decided to stop this replica."""
+        if not hasattr(self, "_engine"):
+            return
+        if hasattr(self, "_listener"):
+            self._reports.cancel()
+            self._watch.cancel()
+            with contextlib.suppress(Exception):
+                await self._director.leave.remote(self._address.replica)
+            if not self._engine.dead:
+                await self._thread.run(self._listener.drain(self._spec.drain_s))
+            self._thread.loop.call_soon_threadsafe(self._listener.close)
+        await asyncio.to_thread(self._engine.stop)
+
+
+def _own_address() -> str:
+    """This node's address for gateways: loopback where the cluster is one node, so that nothing
+    but the gateway can be reached from outside."""
+    alive = [node for node in ray.nodes() if node["Alive"]]
+    if len(alive) == 1:
+        return "127.0.0.1"
+    return str(ray.util.get_node_ip_address())
+
+
+def _own_output() -> str:
+    """The end of what this process and its children have written, where Ray keeps that in files."""
+    return "\n".join(_tail(Path(f"/proc/self/fd/{stream}")) for stream in (1, 2))
+
+
+def _tail(file: Path) -> str:
+    try:
+        with file.resolve().open("rb") as log:
+            log.seek(0, os.SEEK_END)
+            log.seek(max(0, log.tell() - _LOG_TAIL_BYTES))
+            return log.read().decode("utf-8", errors="replace")
+    except OSError:
+        return ""
+
+
+def _cause_in(log: str) -> str:
+    """The first error that a process of the engine died of; empty where the log names none."""
+    found = _CAUSE.search(log)
+    return "" if found is None else found.group(1)

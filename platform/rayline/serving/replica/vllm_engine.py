@@ -1,0 +1,184 @@
+"""vLLM behind OpenAI's requests: ray.serve.llm starts it, vLLM's own OpenAI layer speaks for it.
+
+It imports vLLM, so only a replica imports it, in the process that the engine belongs to.
+
+ray.serve.llm has no public switch for its telemetry (an actor started on the head node, with vLLM
+imported in it), nor a public way to reach vLLM's OpenAI layer without its own around it, which
+encodes every answer anew, nor one to end the engine's processes: all three are reached for here and
+nowhere else. tests/serving/test_live.py holds them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, AsyncIterator
+from typing import Any, cast
+
+import pydantic
+from ray.llm._internal.common.callbacks.base import CallbackBase
+from ray.serve.llm import LLMConfig, LLMServer
+from starlette.requests import Request
+from vllm.entrypoints.openai.chat_completion.protocol import ChatCompletionRequest
+from vllm.entrypoints.openai.completion.protocol import CompletionRequest
+from vllm.entrypoints.serve.engine.protocol import ErrorResponse
+from vllm.exceptions import VLLMClientError
+from vllm.v1.engine.async_llm import AsyncLLM
+from vllm.v1.engine.exceptions import EngineDeadError
+from vllm.v1.metrics.reader import Counter, Gauge, get_metrics_snapshot
+
+from rayline.errors import ServingError
+from rayline.serving.replica.continuing import NotContinuedError
+from rayline.serving.replica.counting import CURRENT, Tally, count_generations
+from rayline.serving.requests import Refusal, engine_failed, refused_by_engine
+from rayline.serving.wire import Ask, Item, Load, Piece, Usage, WholeAnswer
+
+
+class NothingToDownload(CallbackBase):
+    """Tells ray.serve.llm that every node of the replica already has the model."""
+
+    async def on_before_node_init(self) -> None:
+        """Called in the replica, before the engine's configuration is made."""
+        self.ctx.run_init_node = False
+
+
+class QuietServer(LLMServer):
+    """ray.serve.llm's server; it reports to nobody."""
+
+    async def start(self) -> None:
+        """Start the engine and no telemetry. Raises whatever vLLM raises."""
+        self.engine = self._engine_cls(self._llm_config)
+        await self.engine.start()
+
+
+class VllmEngine:
+    """One vLLM engine, as wire.Engine. Used within the event loop that it was started in."""
+
+    def __init__(self, server: QuietServer, model: str) -> None:
+        self._model = model
+        started = cast("Any", server.engine)
+        self._client: AsyncLLM = started._engine_client
+        self._layers = started._app_state
+        self._tallies: dict[str, Tally] = {}
+        count_generations(self._client)
+
+    @staticmethod
+    async def start(fields: dict[str, Any], model: str) -> VllmEngine:
+        """An engine that is up. `fields` are LLMConfig's. Raises whatever vLLM raises."""
+        server = cast("QuietServer", QuietServer.sync_init(LLMConfig(**fields)))
+        await server.start()
+        return VllmEngine(server, model)
+
+    async def answer(self, ask: Ask) -> AsyncGenerator[Item, None]:
+        """The items of one answer; see wire.Engine. Raises ServingError where the engine is
+        gone."""
+        tally = self._tallies[ask.request_id] = Tally(ask)
+        CURRENT.set(tally)
+        try:
+            async for item in self._items(ask, tally):
+                yield item
+        except EngineDeadError as wrong:
+            raise ServingError("engine", "is gone") from wrong
+        yield self.usage_of(ask.request_id)
+
+    async def _items(self, ask: Ask, tally: Tally) -> AsyncGenerator[Item, None]:
+        try:
+            made = await self._ask(ask)
+        except pydantic.ValidationError as wrong:
+            yield _wrong_field(wrong)
+            return
+        except (ValueError, VLLMClientError) as wrong:
+            yield refused_by_engine(400, str(wrong), getattr(wrong, "parameter", None))
+            return
+        if isinstance(made, ErrorResponse):
+            yield refused_by_engine(int(made.error.code), made.error.message, made.error.param)
+        elif isinstance(made, pydantic.BaseModel):
+            yield WholeAnswer(made.model_dump_json().encode())
+        else:
+            async for item in _pieces(made, tally):
+                yield item
+
+    async def _ask(self, ask: Ask) -> AsyncIterator[str] | pydantic.BaseModel:
+        """vLLM's OpenAI layer: a stream's events, a whole answer, or an ErrorResponse."""
+        raw = _raw_request(ask)
+        if ask.route == "chat":
+            chat = ChatCompletionRequest.model_validate(ask.tree)
+            return await self._layers.openai_serving_chat.create_chat_completion(chat, raw)
+        text = CompletionRequest.model_validate(ask.tree)
+        return await self._layers.openai_serving_completion.create_completion(text, raw)
+
+    def usage_of(self, request_id: str) -> Usage:
+        """What an answer has taken, also one that was cancelled. Forgets it."""
+        tally = self._tallies.pop(request_id, None)
+        return Usage() if tally is None else tally.usage()
+
+    def load(self) -> Load:
+        """As vLLM's metrics have it since its last step."""
+        seen = {
+            metric.name: metric.value
+            for metric in get_metrics_snapshot()
+            if isinstance(metric, Gauge | Counter)
+        }
+        return Load(
+            waiting=int(seen.get("vllm:num_requests_waiting", 0)),
+            running=int(seen.get("vllm:num_requests_running", 0)),
+            kv_use=float(seen.get("vllm:kv_cache_usage_perc", 0)),
+            generated_tokens=int(seen.get("vllm:generation_tokens", 0)),
+        )
+
+    @property
+    def dead(self) -> bool:
+        """Whether one of its processes has ended."""
+        return bool(self._client.errored)
+
+    async def probe(self) -> None:
+        """Return once a real token has been generated, however many requests wait: any that comes
+        out of the engine meanwhile will do. Raises ServingError where the engine is gone."""
+        before = self.load().generated_tokens
+        ours = asyncio.create_task(self._generate_one_token())
+        try:
+            while not ours.done() and self.load().generated_tokens == before:
+                await asyncio.wait({ours}, timeout=0.2)
+            if ours.done():
+                ours.result()
+        finally:
+            ours.cancel()
+
+    async def _generate_one_token(self) -> None:
+        tree = {"model": self._model, "prompt": "Hello", "max_tokens": 1, "temperature": 0.0}
+        async for item in self.answer(Ask("probe", "completions", tree)):
+            if isinstance(item, Refusal):
+                raise ServingError("engine", f"it generated no token: {item.message}")
+
+    def stop(self) -> None:
+        """End the engine and its processes. Returns once they are gone."""
+        self._client.shutdown()
+
+
+async def _pieces(events: AsyncIterator[str], tally: Tally) -> AsyncGenerator[Item, None]:
+    """A stream's events with the tokens in them, up to and with [DONE]."""
+    async for text in events:
+        if tally.wrong is not None:
+            if isinstance(tally.wrong, NotContinuedError):
+                yield engine_failed()
+                return
+            raise tally.wrong
+        if not tally.replaying:
+            yield Piece(text.encode(), tally.take(), tally.finished)
+
+
+def _raw_request(ask: Ask) -> Request:
+    """The headers that vLLM's OpenAI layer looks at."""
+    headers = [(b"x-request-id", ask.request_id.encode())]
+    if ask.traceparent is not None:
+        headers.append((b"traceparent", ask.traceparent.encode()))
+    return Request(
+        {"type": "http", "method": "POST", "path": "/", "headers": headers, "query_string": b""}
+    )
+
+
+def _wrong_field(wrong: pydantic.ValidationError) -> Refusal:
+    """The first field that pydantic finds wrong, without what was sent."""
+    found = wrong.errors(include_url=False, include_input=False)[0]
+    param = ".".join(str(part) for part in found["loc"]) or None
+    message = found["msg"].removeprefix("Value error, ")
+    return refused_by_engine(400, f"{param}: {message}" if param else message, param)

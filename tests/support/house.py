@@ -1,0 +1,109 @@
+"""A gateway over real sockets and real connections, with scripted engines for replicas and no Ray:
+what Serve does (start, stop, replace) the tests do by hand."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from dataclasses import dataclass, field
+
+import uvicorn
+
+from rayline.serving.director.fleet import Fleet, GatewayReport, ReplicaAddress, Served, Variant
+from rayline.serving.gateway.fleet import Connections
+from rayline.serving.gateway.http import openai_app
+from rayline.serving.loop import LoopThread
+from rayline.serving.wire import Engine, Listener
+from support.scripted_engine import ScriptedEngine
+
+SECRET = "s3cret"
+
+
+@dataclass
+class House:
+    """Everything that answers, in one event loop."""
+
+    model: str = "bot"
+    max_ongoing: int = 64
+    max_queued: int = 256
+    hold_s: float = 5.0
+    replicas: dict[str, tuple[Served, Listener, ReplicaAddress, Engine]] = field(
+        default_factory=dict
+    )
+    weights: dict[int, float] = field(default_factory=lambda: {1: 1.0})
+
+    def __post_init__(self) -> None:
+        self.thread = LoopThread("house")
+        self.thread.call(self._open())
+
+    async def _open(self) -> None:
+        self.connections = Connections(
+            self.sync, "gateway", max_queued=self.max_queued, hold_s=self.hold_s
+        )
+        listening = socket.socket()
+        listening.bind(("127.0.0.1", 0))
+        listening.listen()
+        self.url = f"http://127.0.0.1:{listening.getsockname()[1]}"
+        config = uvicorn.Config(
+            openai_app(self.connections), lifespan="off", log_config=None, access_log=False
+        )
+        self.server = uvicorn.Server(config)
+        self.serving = asyncio.create_task(self.server.serve([listening]))
+        self.keeping = asyncio.create_task(self.connections.keep())
+
+    async def sync(self, _: GatewayReport) -> Fleet:
+        """The director's part."""
+        versions = sorted({served.version for served, *_ in self.replicas.values()})
+        variants = tuple(
+            Variant(
+                served=next(s for s, *_ in self.replicas.values() if s.version == version),
+                weight=self.weights.get(version, 0.0),
+                replicas=tuple(
+                    address
+                    for served, _, address, _ in self.replicas.values()
+                    if served.version == version
+                ),
+            )
+            for version in versions
+        )
+        return Fleet({self.model: variants} if variants else {})
+
+    def start(self, name: str, engine: Engine | None = None, version: int = 1) -> ScriptedEngine:
+        """A replica that the gateway is connected to when this returns."""
+        engine = engine or ScriptedEngine(name)
+        self.thread.call(self._start(name, engine, version), timeout_s=10)
+        assert isinstance(engine, ScriptedEngine)
+        return engine
+
+    async def _start(self, name: str, engine: Engine, version: int) -> None:
+        listener = Listener(engine, SECRET)
+        host, port = await listener.open("127.0.0.1")
+        served = Served(self.model, version, 64, f"r{version}", 0)
+        address = ReplicaAddress(name, host, port, SECRET, self.max_ongoing)
+        self.replicas[name] = (served, listener, address, engine)
+        while name not in self.connections.connected:
+            await asyncio.sleep(0.01)
+
+    def kill(self, name: str) -> None:
+        """As a SIGKILL: its sockets close, whatever is under way."""
+        _, listener, _, _ = self.replicas.pop(name)
+        self.thread.loop.call_soon_threadsafe(listener.close)
+
+    def drain(self, name: str, limit_s: float = 5.0) -> bool:
+        """As Serve stops a replica."""
+        _, listener, _, _ = self.replicas.pop(name)
+        drained = self.thread.call(listener.drain(limit_s))
+        self.thread.loop.call_soon_threadsafe(listener.close)
+        return drained
+
+    def close(self) -> None:
+        """End all of it."""
+        for name in list(self.replicas):
+            self.kill(name)
+        self.thread.call(self._close(), timeout_s=10)
+        self.thread.close()
+
+    async def _close(self) -> None:
+        self.server.should_exit = self.server.force_exit = True
+        self.keeping.cancel()
+        await asyncio.wait({self.serving, self.keeping})
