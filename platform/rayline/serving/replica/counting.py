@@ -112,6 +112,7 @@ def count_generations(engine: AsyncLLM) -> None:
                 # All that this becomes is yielded before the next output is asked for.
                 tally.replaying = continued.replaying
                 yield output
+            tally.replaying = False
         except NotContinuedError as wrong:
             tally.wrong = wrong
             raise
