@@ -17,7 +17,7 @@ from ray.serve.exceptions import BackPressureError
 from rayline.errors import ServingError
 from rayline.serving import client
 from rayline.serving.gateway import model_card, openai_app
-from rayline.serving.openai_api import MAX_BODY_BYTES, Refusal, Reply, Route, Tree, WholeAnswer
+from rayline.serving.requests import MAX_BODY_BYTES, Refusal, Reply, Route, Tree, WholeAnswer
 
 WHOLE = (
     '{"choices": [{"message": {"role": "assistant", "content": "hi"}, "text": "hi",'

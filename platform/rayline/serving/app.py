@@ -13,8 +13,8 @@ import ray
 from ray import serve
 
 from rayline.serving.gateway import Gateway, model_card
-from rayline.serving.openai_api import Tree
 from rayline.serving.replica import Replica
+from rayline.serving.requests import Tree
 from rayline.serving.settings import Device, gateway_options, replica_options
 from rayline.spec import ModelRef, ServeSpec
 from rayline.tracking import resolve_model

@@ -23,8 +23,8 @@ from ray.serve.schema import ApplicationStatus, ApplicationStatusOverview
 from rayline.errors import PlacementError, RaylineError, ServingError
 from rayline.serving import client
 from rayline.serving.app import IMPORT_PATH, build, device_for, fingerprint, pin
-from rayline.serving.openai_api import Tree
 from rayline.serving.preflight import check_port, check_room, missing_now
+from rayline.serving.requests import Tree
 from rayline.serving.settings import replica_bundles
 from rayline.spec import ServeSpec
 

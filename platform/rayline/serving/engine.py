@@ -21,7 +21,7 @@ from vllm.entrypoints.openai.completion.protocol import CompletionResponse
 from vllm.entrypoints.serve.engine.protocol import ErrorResponse
 from vllm.exceptions import VLLMClientError
 
-from rayline.serving.openai_api import (
+from rayline.serving.requests import (
     Refusal,
     Reply,
     Route,
@@ -48,7 +48,7 @@ class QuietServer(LLMServer):
         await self.engine.start()
 
     async def answer(self, route: Route, tree: Tree) -> AsyncIterator[Reply]:
-        """The pieces of one answer, as the engine makes them; see openai_api.Reply."""
+        """The pieces of one answer, as the engine makes them; see requests.Reply."""
         try:
             replies = await self._ask(route, tree)
         except pydantic.ValidationError as wrong:

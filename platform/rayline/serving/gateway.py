@@ -27,7 +27,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route as Path
 
-from rayline.serving.openai_api import (
+from rayline.serving.requests import (
     MAX_BODY_BYTES,
     Refusal,
     RefusedError,

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rayline.errors import ServingError
-from rayline.serving.openai_api import Refusal, Reply, Route, Tree
+from rayline.serving.requests import Refusal, Reply, Route, Tree
 from rayline.serving.settings import Device, llm_config_fields
 from rayline.spec import ServeSpec
 from rayline.tracking import resolve_model

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rayline.serving.openai_api import (
+from rayline.serving.requests import (
     MAX_BODY_BYTES,
     MAX_CHOICES,
     Refusal,
