@@ -17,7 +17,8 @@ from ray.serve.exceptions import BackPressureError
 from rayline.errors import ServingError
 from rayline.serving import client
 from rayline.serving.gateway import model_card, openai_app
-from rayline.serving.requests import MAX_BODY_BYTES, Refusal, Reply, Route, Tree, WholeAnswer
+from rayline.serving.requests import Refusal, Reply, Route, Tree, WholeAnswer
+from rayline.spec import RequestLimits
 
 WHOLE = (
     '{"choices": [{"message": {"role": "assistant", "content": "hi"}, "text": "hi",'
@@ -66,7 +67,7 @@ def answers() -> Answers:
 
 @pytest.fixture(scope="module")
 def url(answers: Answers) -> Iterator[str]:
-    app = openai_app(model_card("bot", 64, "r1"), answers, lambda: answers.up)
+    app = openai_app(model_card("bot", 64, "r1"), answers, lambda: answers.up, RequestLimits())
     with socket.socket() as listening:
         listening.bind(("127.0.0.1", 0))
         # A client that comes before the server has started waits instead of being refused.
@@ -132,7 +133,9 @@ def test_a_client_refused_for_load_is_told_when_to_come_back(url):
 
 
 def test_a_body_over_the_limit_is_refused(url):
-    response = httpx.post(f"{url}/v1/completions", content=b"x" * (MAX_BODY_BYTES + 2**20))
+    response = httpx.post(
+        f"{url}/v1/completions", content=b"x" * (RequestLimits().max_body_bytes + 2**20)
+    )
     assert response.status_code == 413
 
 

@@ -28,7 +28,6 @@ from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route as Path
 
 from rayline.serving.requests import (
-    MAX_BODY_BYTES,
     Refusal,
     RefusedError,
     Reply,
@@ -41,6 +40,7 @@ from rayline.serving.requests import (
     unavailable,
     unknown_model,
 )
+from rayline.spec import RequestLimits
 
 logger = logging.getLogger(__name__)
 
@@ -58,7 +58,7 @@ class Gateway:
 
     async def __serve_build_asgi_app__(self) -> Starlette:
         """Called by Serve, once, when the gateway starts."""
-        return openai_app(self._card, self._ask, self._ready)
+        return openai_app(self._card, self._ask, self._ready, RequestLimits())
 
     async def _ask(self, route: Route, tree: Tree) -> AsyncGenerator[Reply, None]:
         replies = cast("DeploymentResponseGenerator[Reply]", self._replicas.remote(route, tree))
@@ -82,15 +82,15 @@ def model_card(model: str, max_model_len: int, revision: str) -> Tree:
     }
 
 
-def openai_app(card: Tree, ask: Ask, ready: Callable[[], bool]) -> Starlette:
+def openai_app(card: Tree, ask: Ask, ready: Callable[[], bool], limits: RequestLimits) -> Starlette:
     """The HTTP surface over anything that answers requests."""
     model = str(card["id"])
 
     async def chat(request: Request) -> Response:
-        return await _answer(request, "chat", model, ask)
+        return await _answer(request, "chat", model, ask, limits)
 
     async def completions(request: Request) -> Response:
-        return await _answer(request, "completions", model, ask)
+        return await _answer(request, "completions", model, ask, limits)
 
     async def models(_: Request) -> Response:
         return JSONResponse({"object": "list", "data": [card]})
@@ -120,8 +120,13 @@ def openai_app(card: Tree, ask: Ask, ready: Callable[[], bool]) -> Starlette:
     )
 
 
-async def _answer(request: Request, route: Route, model: str, ask: Ask) -> Response:
-    replies = ask(route, parse_request(route, await _body(request), model))
+async def _answer(
+    request: Request, route: Route, model: str, ask: Ask, limits: RequestLimits
+) -> Response:
+    asked = parse_request(route, await _body(request, limits.max_body_bytes), limits)
+    if asked.model != model:
+        return _refused(unknown_model(asked.model))
+    replies = ask(route, asked.tree)
     try:
         # The first piece is waited for, so that a request that fails has a status to fail with.
         first = await anext(replies)
@@ -140,12 +145,12 @@ async def _answer(request: Request, route: Route, model: str, ask: Ask) -> Respo
     )
 
 
-async def _body(request: Request) -> bytes:
+async def _body(request: Request, most_bytes: int) -> bytes:
     """The body, read no further than it may go."""
     body = bytearray()
     async for chunk in request.stream():
         body += chunk
-        if len(body) > MAX_BODY_BYTES:
+        if len(body) > most_bytes:
             break
     return bytes(body)
 
