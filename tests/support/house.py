@@ -14,6 +14,7 @@ from rayline.serving.gateway.fleet import Connections
 from rayline.serving.gateway.http import openai_app
 from rayline.serving.loop import LoopThread
 from rayline.serving.wire import Engine, Listener
+from rayline.spec import RequestLimits
 from support.scripted_engine import ScriptedEngine
 
 SECRET = "s3cret"
@@ -78,7 +79,7 @@ class House:
     async def _start(self, name: str, engine: Engine, version: int) -> None:
         listener = Listener(engine, SECRET)
         host, port = await listener.open("127.0.0.1")
-        served = Served(self.model, version, 64, f"r{version}", 0)
+        served = Served(self.model, version, 64, f"r{version}", RequestLimits(), 0)
         address = ReplicaAddress(name, host, port, SECRET, self.max_ongoing)
         self.replicas[name] = (served, listener, address, engine)
         while name not in self.connections.connected:

@@ -46,6 +46,7 @@ def build(args: Tree) -> serve.Application:
         version=1,
         max_model_len=spec.engine.max_model_len,
         revision=fingerprint(spec),
+        limits=spec.limits,
         created_s=_created_s(spec),
     )
     return serve.deployment(**replica_options(spec, device))(Replica).bind(

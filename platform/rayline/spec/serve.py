@@ -10,6 +10,7 @@ from rayline.spec.document import Document
 from rayline.spec.gateway import GatewaySpec
 from rayline.spec.job import TrackingSpec
 from rayline.spec.model import ModelRef
+from rayline.spec.requests import RequestLimits
 from rayline.spec.rollout import RolloutSpec
 from rayline.spec.scale import ScaleSpec
 from rayline.spec.serve_engine import EngineSpec
@@ -25,6 +26,7 @@ class ServeSpec(Document):
     device: Literal["auto", "cpu", "gpu"] = "auto"
     """auto: GPUs where the cluster has any."""
     gateway: GatewaySpec = GatewaySpec()
+    limits: RequestLimits = RequestLimits()
     scale: ScaleSpec = ScaleSpec()
     engine: EngineSpec = EngineSpec()
     cpus_per_replica: float = Field(default=1.0, gt=0)

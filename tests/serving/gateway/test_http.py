@@ -12,7 +12,7 @@ import pytest
 
 from rayline.errors import ServingError
 from rayline.serving import client
-from rayline.serving.requests import MAX_BODY_BYTES
+from rayline.spec import RequestLimits
 from support.house import House
 from support.scripted_engine import ScriptedEngine
 
@@ -42,11 +42,11 @@ def ask(url: str, prompt: str, **more: object) -> httpx.Response:
     ("method", "path", "status", "code"),
     [
         ("GET", "/", 404, "unknown_url"),
-        ("POST", "/tokenize", 404, "unknown_url"),
+        ("POST", "/tokenizer_info", 404, "unknown_url"),
         ("POST", "/pause", 404, "unknown_url"),
         ("GET", "/docs", 404, "unknown_url"),
         ("GET", "/openapi.json", 404, "unknown_url"),
-        ("POST", "/v1/embeddings", 404, "unknown_url"),
+        ("POST", "/pooling", 404, "unknown_url"),
         ("GET", "/v1/../health/..", 404, "unknown_url"),
         ("GET", "/v1/chat/completions", 405, "method_not_allowed"),
         ("DELETE", "/v1/models/bot", 405, "method_not_allowed"),
@@ -76,7 +76,9 @@ def test_a_failure_inside_has_a_status_and_no_inside(url, prompt, status, code, 
 
 
 def test_a_body_over_the_limit_is_refused(url):
-    response = httpx.post(f"{url}/v1/completions", content=b"x" * (MAX_BODY_BYTES + 2**20))
+    response = httpx.post(
+        f"{url}/v1/completions", content=b"x" * (RequestLimits().max_body_bytes + 2**20)
+    )
     assert response.status_code == 413
 
 

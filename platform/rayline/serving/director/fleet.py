@@ -10,6 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from rayline.serving.wire import Load
+from rayline.spec import RequestLimits
 
 REPORT_PERIOD_S = 1.0
 """How often a replica says where it is and how busy."""
@@ -45,6 +46,8 @@ class Served:
     """Longest prompt and answer together, in tokens."""
     revision: str
     """Fingerprint of what is deployed."""
+    limits: RequestLimits
+    """Of one request."""
     created_s: int
     """Unix time at which the model was written; 0 where that is not known."""
 

@@ -26,6 +26,7 @@ from rayline.serving.director.fleet import (
 from rayline.serving.gateway.choosing import Candidate, choose
 from rayline.serving.requests import Refusal, RefusedError, unavailable, unknown_model
 from rayline.serving.wire import Caller, LostReplicaError
+from rayline.spec import RequestLimits
 
 logger = logging.getLogger(__name__)
 
@@ -73,6 +74,17 @@ class Connections:
     def fleet(self) -> Fleet:
         """What is served, as the director said last."""
         return self._fleet
+
+    @property
+    def limits(self) -> RequestLimits:
+        """What a body may be before it is known for which model: the widest of them."""
+        served = [one.served.limits for variants in self._fleet.models.values() for one in variants]
+        return max(served, key=lambda one: one.max_body_bytes, default=RequestLimits())
+
+    def limits_of(self, model: object) -> RequestLimits:
+        """What a request for `model` may ask."""
+        variants = self._fleet.models.get(model) if isinstance(model, str) else None
+        return variants[0].served.limits if variants else RequestLimits()
 
     @property
     def ready(self) -> bool:

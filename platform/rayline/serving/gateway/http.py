@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import uuid
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import cast
 
@@ -23,14 +24,15 @@ from rayline.serving.director.fleet import Served
 from rayline.serving.gateway.fleet import Connections
 from rayline.serving.gateway.journey import Journey
 from rayline.serving.requests import (
-    MAX_BODY_BYTES,
+    ROUTES,
     Refusal,
     RefusedError,
     Route,
     Tree,
+    check_request,
     engine_failed,
     event,
-    parse_request,
+    read_json,
     unavailable,
     unknown_model,
 )
@@ -49,11 +51,11 @@ _STREAM_HEADERS = [
 def openai_app(fleet: Connections) -> Starlette:
     """The HTTP surface over the replicas that `fleet` is connected to."""
 
-    async def chat(request: Request) -> Response:
-        return await _begin(request, "chat", fleet)
+    def answers(route: Route) -> Callable[[Request], Awaitable[Response]]:
+        async def answer(request: Request) -> Response:
+            return await _begin(request, route, fleet)
 
-    async def completions(request: Request) -> Response:
-        return await _begin(request, "completions", fleet)
+        return answer
 
     async def models(_: Request) -> Response:
         return JSONResponse({"object": "list", "data": _cards(fleet)})
@@ -68,13 +70,20 @@ def openai_app(fleet: Connections) -> Starlette:
             return _refused(unavailable("No replica has come up yet."))
         return JSONResponse({"status": "ok", "models": sorted(fleet.fleet.models)})
 
+    by_itself = {
+        "/v1/models": models,
+        "/v1/models/{model}": one_model,
+        "/health": health,
+    }
     return Starlette(
         routes=[
-            Path("/v1/chat/completions", chat, methods=["POST"]),
-            Path("/v1/completions", completions, methods=["POST"]),
-            Path("/v1/models", models, methods=["GET"]),
-            Path("/v1/models/{model:path}", one_model, methods=["GET"]),
-            Path("/health", health, methods=["GET"]),
+            Path(
+                entry.path.replace("{model}", "{model:path}"),
+                answers(entry.route) if entry.route else by_itself[entry.path],
+                methods=[entry.method],
+            )
+            for entry in ROUTES
+            if entry.route or entry.path in by_itself
         ],
         exception_handlers={
             HTTPException: _no_such_route,
@@ -108,21 +117,17 @@ def _cards(fleet: Connections) -> list[Tree]:
 async def _begin(request: Request, route: Route, fleet: Connections) -> Response:
     """Check a request and wait for the first of its answer, so that one that fails has a status to
     fail with."""
-    tree = parse_request(route, await _body(request))
+    limits = fleet.limits
+    tree = read_json(await _body(request, limits.max_body_bytes), limits)
+    asked = check_request(route, tree, fleet.limits_of(tree.get("model")))
     ask = Ask(
         request_id=uuid.uuid4().hex,
         route=route,
-        tree=tree,
+        tree=asked.tree,
         traceparent=request.headers.get("traceparent"),
     )
-    journey = Journey(ask, str(tree["model"]), _affinity(tree), fleet)
+    journey = Journey(ask, asked.model, asked.session, fleet)
     return cast("Response", _Answer(journey))
-
-
-def _affinity(tree: Tree) -> str | None:
-    """Equal for requests of one session."""
-    session = tree.get("prompt_cache_key") or tree.get("user")
-    return session if isinstance(session, str) else None
 
 
 @dataclass(slots=True)
@@ -207,12 +212,12 @@ async def _leave_with_client(receive: Receive, journey: Journey) -> None:
     journey.leave()
 
 
-async def _body(request: Request) -> bytes:
+async def _body(request: Request, max_bytes: int) -> bytes:
     """The body, read no further than it may go."""
     body = bytearray()
     async for chunk in request.stream():
         body += chunk
-        if len(body) > MAX_BODY_BYTES:
+        if len(body) > max_bytes:
             break
     return bytes(body)
 

@@ -15,7 +15,7 @@ from collections.abc import AsyncGenerator
 from contextvars import ContextVar
 from typing import Any
 
-from vllm.outputs import STREAM_FINISHED, RequestOutput
+from vllm.outputs import STREAM_FINISHED, PoolingRequestOutput, RequestOutput
 from vllm.sampling_params import SamplingParams
 from vllm.v1.engine.async_llm import AsyncLLM
 from vllm.v1.engine.exceptions import EngineDeadError
@@ -55,12 +55,16 @@ class Tally:
         self._completion_tokens += len(tokens)
         self.finished = output.finished
         # Its prompt is computed once a token comes out; an answer cut off before took nothing.
-        if tokens and output.request_id not in self._prompts:
-            prompt = len(output.prompt_token_ids or ())
-            self._prompts[output.request_id] = (prompt, output.num_cached_tokens or 0)
+        if tokens:
+            self.enter_prompt(output)
         if (times := output.metrics) is not None and times.scheduled_ts:
             self._waited_s = times.scheduled_ts - times.queued_ts
             self._computed_s = max(0.0, times.last_token_ts - times.scheduled_ts)
+
+    def enter_prompt(self, output: RequestOutput | PoolingRequestOutput) -> None:
+        """Enter what was computed of a prompt, once."""
+        prompt = len(output.prompt_token_ids or ())
+        self._prompts.setdefault(output.request_id, (prompt, output.num_cached_tokens or 0))
 
     def take(self) -> tuple[int, ...]:
         """The tokens since the last call."""
@@ -118,6 +122,16 @@ def count_generations(engine: AsyncLLM) -> None:
             raise
 
     engine.generate = generate  # type: ignore[method-assign]
+    plain = engine.encode
+
+    async def encode(*args: Any, **more: Any) -> AsyncGenerator[PoolingRequestOutput, None]:
+        tally = CURRENT.get()
+        async for output in plain(*args, **more):
+            if tally is not None:
+                tally.enter_prompt(output)
+            yield output
+
+    engine.encode = encode  # type: ignore[method-assign]
 
 
 async def _outputs(

@@ -17,10 +17,6 @@ from typing import Any, cast
 import pydantic
 from ray.llm._internal.common.callbacks.base import CallbackBase
 from ray.serve.llm import LLMConfig, LLMServer
-from starlette.requests import Request
-from vllm.entrypoints.openai.chat_completion.protocol import ChatCompletionRequest
-from vllm.entrypoints.openai.completion.protocol import CompletionRequest
-from vllm.entrypoints.serve.engine.protocol import ErrorResponse
 from vllm.exceptions import VLLMClientError
 from vllm.v1.engine.async_llm import AsyncLLM
 from vllm.v1.engine.exceptions import EngineDeadError
@@ -29,6 +25,7 @@ from vllm.v1.metrics.reader import Counter, Gauge, get_metrics_snapshot
 from rayline.errors import ServingError
 from rayline.serving.replica.continuing import NotContinuedError
 from rayline.serving.replica.counting import CURRENT, Tally, count_generations
+from rayline.serving.replica.layers import put
 from rayline.serving.requests import Refusal, engine_failed, refused_by_engine
 from rayline.serving.wire import Ask, Item, Load, Piece, Usage, WholeAnswer
 
@@ -82,29 +79,18 @@ class VllmEngine:
 
     async def _items(self, ask: Ask, tally: Tally) -> AsyncGenerator[Item, None]:
         try:
-            made = await self._ask(ask)
+            made = await put(ask, self._layers)
         except pydantic.ValidationError as wrong:
             yield _wrong_field(wrong)
             return
         except (ValueError, VLLMClientError) as wrong:
             yield refused_by_engine(400, str(wrong), getattr(wrong, "parameter", None))
             return
-        if isinstance(made, ErrorResponse):
-            yield refused_by_engine(int(made.error.code), made.error.message, made.error.param)
-        elif isinstance(made, pydantic.BaseModel):
-            yield WholeAnswer(made.model_dump_json().encode())
+        if isinstance(made, Refusal | WholeAnswer):
+            yield made
         else:
             async for item in _pieces(made, tally):
                 yield item
-
-    async def _ask(self, ask: Ask) -> AsyncIterator[str] | pydantic.BaseModel:
-        """vLLM's OpenAI layer: a stream's events, a whole answer, or an ErrorResponse."""
-        raw = _raw_request(ask)
-        if ask.route == "chat":
-            chat = ChatCompletionRequest.model_validate(ask.tree)
-            return await self._layers.openai_serving_chat.create_chat_completion(chat, raw)
-        text = CompletionRequest.model_validate(ask.tree)
-        return await self._layers.openai_serving_completion.create_completion(text, raw)
 
     def usage_of(self, request_id: str) -> Usage:
         """What an answer has taken, also one that was cancelled. Forgets it."""
@@ -164,16 +150,6 @@ async def _pieces(events: AsyncIterator[str], tally: Tally) -> AsyncGenerator[It
             raise tally.wrong
         if not tally.replaying:
             yield Piece(text.encode(), tally.take(), tally.finished)
-
-
-def _raw_request(ask: Ask) -> Request:
-    """The headers that vLLM's OpenAI layer looks at."""
-    headers = [(b"x-request-id", ask.request_id.encode())]
-    if ask.traceparent is not None:
-        headers.append((b"traceparent", ask.traceparent.encode()))
-    return Request(
-        {"type": "http", "method": "POST", "path": "/", "headers": headers, "query_string": b""}
-    )
 
 
 def _wrong_field(wrong: pydantic.ValidationError) -> Refusal:
