@@ -7,39 +7,13 @@ is one.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+
+from rayline.serving.gateway.answered import Answered
 
 _SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120)
 _TOKEN_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1)
 _OF_REQUEST = ("model", "version", "key")
-
-
-@dataclass(frozen=True, slots=True)
-class Answered:
-    """One request that has ended."""
-
-    model: str
-    version: str
-    key: str
-    """Name of the key; never its secret."""
-    status: int
-    outcome: str
-    """complete, left (the client went), failed or refused."""
-    prompt_tokens: int
-    cached_tokens: int
-    completion_tokens: int
-    seconds: float
-    """From the request's last byte in to the answer's last byte out."""
-    first_s: float | None
-    """To the first token; None where there was none."""
-    last_s: float | None
-    """To the last token."""
-    engine_s: float
-    """Of `seconds`, in the engine: waiting there and computing."""
-    losses: int
-    """Replicas that were lost under it."""
 
 
 class Meters:
@@ -90,17 +64,16 @@ class Meters:
             ("completion", one.completion_tokens),
         ):
             self._tokens.labels(*of_request, kind).inc(tokens)
-        if one.first_s is None or one.last_s is None:
+        if one.losses:
+            self._losses.labels(one.model).inc(one.losses)
+        if one.first_s is None:
             return
         of_version = (one.model, one.version)
         self._first.labels(*of_version).observe(one.first_s)
-        if one.completion_tokens > 1:
-            between_s = (one.last_s - one.first_s) / (one.completion_tokens - 1)
-            self._token.labels(*of_version).observe(between_s)
+        if one.between_s is not None:
+            self._token.labels(*of_version).observe(one.between_s)
         self._engine.labels(*of_version).observe(one.engine_s)
         self._framework.labels(*of_version).observe(max(0.0, one.seconds - one.engine_s))
-        if one.losses:
-            self._losses.labels(one.model).inc(one.losses)
 
     def text(self) -> bytes:
         """In Prometheus' format."""
