@@ -48,11 +48,9 @@ class RequestLimits(Document):
     max_tools: int = Field(default=128, ge=1)
     """Most tools, and most tool calls of one message (OpenAI's number)."""
     max_schema_bytes: int = Field(default=64 * 1024, ge=64)
-    """Largest JSON schema, of a tool or of a response format; also all tools together times 4."""
+    """Largest JSON schema, of a tool or of an answer."""
     max_schema_depth: int = Field(default=32, ge=2, le=64)
     """Deepest nesting of objects and arrays in a schema (vLLM stops at 64)."""
-    max_grammar_bytes: int = Field(default=16 * 1024, ge=64)
-    """Largest grammar, and largest list of choices."""
     max_pattern_chars: int = Field(default=2048, ge=1)
     """Longest regular expression."""
     max_metadata: int = Field(default=16, ge=0)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from rayline.serving.requests.body import read_json
 from rayline.serving.requests.fields import fields_of
@@ -13,33 +13,31 @@ from rayline.serving.requests.rules import check_rules
 from rayline.spec import RequestLimits
 
 _SESSION = ("prompt_cache_key", "safety_identifier", "user")
-_MOST_TOKENS = ("max_completion_tokens", "max_output_tokens", "max_tokens")
-_GATEWAYS_OWN = {"metadata", "store", "service_tier", *_SESSION}
-"""What an engine has no use for."""
+DEFAULT_COMPLETION_TOKENS = 16
+"""What /v1/completions generates where the request does not say (OpenAI's number, and vLLM's)."""
 
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """One request, checked."""
+    """One request, checked. Shown as text it holds nothing of what a client wrote."""
 
     route: Route
     model: str
-    tree: Tree
-    """The body without what only the gateway needs, and without fields that are null: what an
-    engine gets."""
+    tree: Tree = field(repr=False)
+    """The body, without fields and parts of messages that are null."""
     stream: bool
     max_tokens: int | None
-    """Most tokens asked for in each sequence; None: as many as the model has room for. 0 where
-    nothing is generated."""
+    """Most tokens of each sequence; None: as many as the model has room for. 0 where nothing is
+    generated."""
     sequences: int
     """How many are generated: prompts times choices. 0 where nothing is."""
     prompt: PromptSize
     greedy: bool
     """Whether each token is the likeliest: the answer is the same every time."""
     seed: int | None
-    session: str | None
+    session: str | None = field(repr=False)
     """What requests of one conversation have in common, where the client says so: they do best on
-    the replica that has its beginning cached. Never logged."""
+    the replica that has its beginning cached."""
 
 
 def parse_request(route: Route, body: bytes, limits: RequestLimits) -> Asked:
@@ -55,19 +53,31 @@ def check_request(route: Route, tree: Tree, limits: RequestLimits) -> Asked:
     """As parse_request, of a body that has been read already: whose model had to be known in order
     to know its limits, or that came in a file of many. Raises RefusedError."""
     fields_of(route, limits).check(tree, "")
-    given = {name: value for name, value in tree.items() if value is not None}
+    given = _given(tree)
+    if "messages" in given:
+        given["messages"] = [_given(message) for message in given["messages"]]
     check_rules(route, given, limits)
     generates = route in ("chat", "completions", "responses")
-    stated = (given.get(name) for name in _MOST_TOKENS)
     return Asked(
         route=route,
         model=given["model"],
-        tree={name: value for name, value in given.items() if name not in _GATEWAYS_OWN},
+        tree=given,
         stream=given.get("stream", False),
-        max_tokens=next((most for most in stated if most is not None), None) if generates else 0,
+        max_tokens=_most_tokens(route, given) if generates else 0,
         sequences=prompts(route, given) * given.get("n", 1) if generates else 0,
         prompt=prompt_size(route, given),
-        greedy=generates and (given.get("temperature") == 0 or given.get("top_k") == 1),
+        greedy=generates and given.get("temperature") == 0,
         seed=given.get("seed"),
         session=next((given[name] for name in _SESSION if given.get(name)), None),
     )
+
+
+def _given(tree: Tree) -> Tree:
+    return {name: value for name, value in tree.items() if value is not None}
+
+
+def _most_tokens(route: Route, tree: Tree) -> int | None:
+    for name in ("max_completion_tokens", "max_output_tokens", "max_tokens"):
+        if name in tree:
+            return int(tree[name])
+    return DEFAULT_COMPLETION_TOKENS if route == "completions" else None

@@ -9,6 +9,13 @@ from typing import Never
 from rayline.serving.requests.refusal import Refusal, RefusedError, Tree, refuse
 from rayline.spec import RequestLimits
 
+MAX_CONTAINERS = 50_000
+"""Most arrays and objects of a body. A million of them are read in half a second, most of it spent
+by Python's collector; the longest conversation of agents has a few thousand."""
+MAX_DIGITS = 4300
+"""Where Python stops reading an integer (sys.int_info.default_max_str_digits)."""
+
+_STRING = re.compile(r'"[^"\\]*(?:\\.[^"\\]*)*"')
 _SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 """An escape that stands for half a character."""
 
@@ -30,6 +37,8 @@ def read_json(body: bytes, limits: RequestLimits) -> Tree:
         text = body.decode("utf-8")
     except UnicodeDecodeError:
         _not_json("it is not UTF-8 text")
+    if _containers(text, MAX_CONTAINERS) > MAX_CONTAINERS:
+        _not_json(f"it holds more than {MAX_CONTAINERS} arrays and objects")
     tree = _parsed(text)
     if _SURROGATE.search(text):
         try:
@@ -38,7 +47,7 @@ def read_json(body: bytes, limits: RequestLimits) -> Tree:
             _not_json("a string holds half of a surrogate pair")
     if not isinstance(tree, dict):
         _not_json("it must be an object")
-    if text.count("[") + text.count("{") > limits.max_json_depth:
+    if _containers(text, limits.max_json_depth) > limits.max_json_depth:
         check_depth(tree, limits.max_json_depth)
     return tree
 
@@ -50,11 +59,19 @@ def _parsed(text: str) -> object:
         _not_json("an object holds the same name twice")
     except json.JSONDecodeError as wrong:
         _not_json(f"{wrong.msg} at character {wrong.pos}")
-    # Python stops reading integers at 4300 digits.
     except ValueError:
-        _not_json("it holds NaN, Infinity, or an integer of thousands of digits")
+        _not_json(f"it holds NaN, Infinity, or an integer of more than {MAX_DIGITS} digits")
     except RecursionError:
         _not_json("it is nested too deeply")
+
+
+def _containers(text: str, enough: int) -> int:
+    """How many arrays and objects begin in a JSON text, where it may be more than `enough`."""
+    begun = text.count("[") + text.count("{")
+    if begun > enough:
+        without_strings = _STRING.sub("", text)
+        begun = without_strings.count("[") + without_strings.count("{")
+    return begun
 
 
 def check_depth(tree: Tree | list[object], most: int) -> None:
@@ -75,17 +92,27 @@ def check_depth(tree: Tree | list[object], most: int) -> None:
 def check_encoded(text: str, most: int, at: str) -> None:
     """Raise RefusedError where a string that holds JSON would hurt who reads it.
 
-    Of a tool call's arguments a model may have made anything, and the engine puts up with that; but
-    it reads them without a bound on depth.
+    Of a tool call's arguments a model may have made anything, and the engine puts up with what is
+    no JSON; but what it can read it reads without a bound.
     """
-    if text.count("[") + text.count("{") <= most and len(text) < 4300:
+    containers = _containers(text, most)
+    if containers <= most and len(text) <= MAX_DIGITS and not _SURROGATE.search(text):
         return
     try:
-        check_depth([json.loads(text)], most + 1)
+        if containers > MAX_CONTAINERS:
+            raise RecursionError
+        tree = json.loads(text)
+        check_depth([tree], most + 1)
+        json.dumps(tree, ensure_ascii=False).encode("utf-8")
     except json.JSONDecodeError:
         return
     except (ValueError, RecursionError, RefusedError):
-        refuse(f"Invalid '{at}': nested too deeply, or a number is too long.", at, "invalid_value")
+        refuse(
+            f"Invalid '{at}': nested too deeply, or it holds a number that is too long or half of "
+            "a surrogate pair.",
+            at,
+            "invalid_value",
+        )
 
 
 def _once(pairs: list[tuple[str, object]]) -> Tree:

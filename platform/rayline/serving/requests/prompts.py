@@ -63,9 +63,11 @@ def prompt_size(route: Route, tree: Tree) -> PromptSize:
     turns = sum(len(part) for part in parts if isinstance(part, list) and isinstance(part[0], dict))
     if route in ("chat", "responses"):
         turns = max(1, turns)
-    # As most templates show them to the model.
-    tools = len(json.dumps(tree.get("tools", []), ensure_ascii=False, indent=4).encode())
-    return PromptSize(sum(map(_bytes, parts)) + tools, sum(map(_ids, parts)), turns)
+    text_bytes = sum(map(_bytes, parts))
+    if tools := tree.get("tools"):
+        # As most templates show them to the model.
+        text_bytes += len(json.dumps(tools, ensure_ascii=False, indent=4).encode())
+    return PromptSize(text_bytes, sum(map(_ids, parts)), turns)
 
 
 def _pair_bytes(tree: Tree) -> int:
