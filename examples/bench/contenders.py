@@ -1,6 +1,6 @@
-"""The servers that are set against each other: vLLM's own, ray.serve.llm, rayline; each of them one
-tree of processes, with the same arguments and environment for the engine. Imported by the scripts
-beside it."""
+"""The servers that are set against each other: vLLM's own, ray.serve.llm, rayline. Each is one tree
+of processes with the same arguments and environment for its engine. And the models that they serve.
+Imported by the scripts beside it."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import os
 import socket
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,7 +24,62 @@ from rayline.spec import ServeSpec
 VLLM, RAY_SERVE_LLM, RAYLINE = "vllm", "ray_serve_llm", "rayline"
 NAMES = (VLLM, RAY_SERVE_LLM, RAYLINE)
 READY_S = 400.0
+TOKENS = 32
+"""Of each prompt, and of each answer."""
 _PEERS = Path(__file__).parent / "peers"
+
+
+@dataclass(frozen=True, slots=True)
+class Model:
+    """What is served, and how a prompt of TOKENS tokens is made for it."""
+
+    what: str
+    write: Callable[[Path], object]
+    prompt: tuple[str, ...]
+    """Options of load.py."""
+
+
+def write_tiny(folder: Path) -> None:
+    from rayline.models.tiny import write_tiny_model
+
+    write_tiny_model(folder, layers=4, hidden=256, heads=8, kv_heads=4, ffn=544)
+
+
+def write_smollm2(folder: Path) -> None:
+    from rayline.cli.smollm2 import prepare_smollm2
+
+    prepare_smollm2(folder)
+
+
+MODELS = {
+    # 19 tokens of the chat's own, and a byte a token.
+    "tiny": Model("Llama of 2.6 M parameters, fp32", write_tiny, ("--letters", "13")),
+    # 14 of the chat's own, and a letter with the space before it is one.
+    "smollm2": Model(
+        "SmolLM2-135M-Instruct, fp32",
+        write_smollm2,
+        ("--letters", "18", "--between", " ", "--system", ""),
+    ),
+}
+
+
+def spec_of(name: str, folder: Path) -> ServeSpec:
+    """The same for every contender."""
+    return ServeSpec.parse(
+        {
+            "name": name,
+            "model": {"directory": str(folder)},
+            "device": "cpu",
+            "engine": {
+                "dtype": "float32",
+                "max_model_len": 1024,
+                "max_num_seqs": 32,
+                "kv_cache_gib": 0.5,
+            },
+            "cpus_per_replica": 2,
+            "gateway": {"store": f"sqlite:///{folder.parent}/serving.db"},
+        }
+    )
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,78 +20,32 @@ import statistics
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from contenders import NAMES, RAYLINE, VLLM, Running, running
+from contenders import (
+    MODELS,
+    NAMES,
+    RAYLINE,
+    TOKENS,
+    VLLM,
+    Model,
+    Running,
+    running,
+    spec_of,
+)
 from ranks import leave_result
 
 from rayline.spec import ServeSpec
 
 LOAD = Path(__file__).with_name("load.py")
 AT_ONCE = (1, 8, 32)
-TOKENS = 32
-"""Of each prompt, and of each answer."""
 WARM_S = 3.0
 THROUGHPUT_BAR = 0.90
 TTFT_BAR_MS = 5.0
 """More than vLLM's own, at one at once."""
-
-
-@dataclass(frozen=True, slots=True)
-class Model:
-    """What is served, and how a prompt of TOKENS tokens is made for it."""
-
-    what: str
-    write: Callable[[Path], object]
-    prompt: tuple[str, ...]
-    """Options of load.py."""
-
-
-def write_tiny(folder: Path) -> None:
-    from rayline.models.tiny import write_tiny_model
-
-    write_tiny_model(folder, layers=4, hidden=256, heads=8, kv_heads=4, ffn=544)
-
-
-def write_smollm2(folder: Path) -> None:
-    from rayline.cli.smollm2 import prepare_smollm2
-
-    prepare_smollm2(folder)
-
-
-MODELS = {
-    # 19 tokens of the chat's own, and a byte a token.
-    "tiny": Model("Llama of 2.6 M parameters, fp32", write_tiny, ("--letters", "13")),
-    # 13 of the chat's own, and a letter with the space before it is one.
-    "smollm2": Model(
-        "SmolLM2-135M-Instruct, fp32",
-        write_smollm2,
-        ("--letters", "19", "--between", " ", "--system", ""),
-    ),
-}
-
-
-def spec_of(name: str, folder: Path) -> ServeSpec:
-    """The same for every contender."""
-    return ServeSpec.parse(
-        {
-            "name": name,
-            "model": {"directory": str(folder)},
-            "device": "cpu",
-            "engine": {
-                "dtype": "float32",
-                "max_model_len": 1024,
-                "max_num_seqs": 32,
-                "kv_cache_gib": 0.5,
-            },
-            "cpus_per_replica": 2,
-            "gateway": {"store": f"sqlite:///{folder.parent}/serving.db"},
-        }
-    )
 
 
 def ask(one: Running, model: Model, name: str, at_once: int, seconds: float) -> dict[str, Any]:
