@@ -140,6 +140,13 @@ def test_a_stream_that_was_broken_goes_on_without_a_word_lost_or_doubled(length,
     assert ("assistant" in roles) == (cut == 0)
 
 
+def test_what_another_answer_began_is_not_repeated():
+    ask = Ask("request", "chat", chat(max_tokens=9, stream=True).tree, (1, 2, 3), repeat=True)
+    refusal, _ = answered(ask)
+    assert isinstance(refusal, Refusal)
+    assert refusal.status == 500
+
+
 def test_usage_comes_last_and_is_what_was_generated():
     usage = answered(chat(max_tokens=5, stream=True))[-1]
     assert isinstance(usage, Usage)

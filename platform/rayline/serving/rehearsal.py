@@ -135,6 +135,17 @@ class Rehearsal:
             if not finished:
                 self._cut_off[ask.request_id] = work.usage()
 
+    @property
+    def dead(self) -> bool:
+        """It lives as long as its process."""
+        return False
+
+    async def probe(self) -> None:
+        """Return once a token could come, which is at once."""
+
+    def stop(self) -> None:
+        """Nothing of it is left behind."""
+
     def usage_of(self, request_id: str) -> Usage:
         """What an answer that was cut off has taken. Forgets it."""
         return self._cut_off.pop(request_id, Usage())
@@ -192,8 +203,12 @@ class Rehearsal:
         answers = [
             oracle_tokens(prompt, length, choice) for prompt in prompts for choice in range(choices)
         ]
-        speech = _Speech(ask, self._model, work.prompt_tokens, answers)
         sent = len(ask.emitted)
+        if ask.repeat and tuple(answers[0][:sent]) != ask.emitted:
+            # The one who was lost must have been another version.
+            yield engine_failed()
+            return
+        speech = _Speech(ask, self._model, work.prompt_tokens, answers)
         first = 0 if ask.repeat else sent
         due_s = time.monotonic()
         for place in range(first, 0 if ask.ended else length):
