@@ -7,7 +7,7 @@ import itertools
 import re
 import subprocess
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Self
 
@@ -86,10 +86,10 @@ def used_between(before: CpuSeconds, after: CpuSeconds) -> dict[str, float]:
     return {name: round(seconds, 3) for name, seconds in used.most_common() if seconds >= 0.005}
 
 
-def resident_bytes(root_pid: int) -> int:
-    """Memory that a tree holds; what processes share is counted once for each."""
+def resident_bytes(processes: Iterable[psutil.Process]) -> int:
+    """Memory that they hold; what they share is counted once for each."""
     total = 0
-    for process in members(root_pid):
+    for process in processes:
         try:
             total += process.memory_info().rss
         except psutil.NoSuchProcess:
