@@ -35,6 +35,7 @@ from rayline.spec.optim import (
 from rayline.spec.plan import AXES, Axis, ContextMethod, Coordinate, ParallelPlan
 from rayline.spec.profile import ProfileSpec, profile_overrides
 from rayline.spec.recovery import RecoverySpec
+from rayline.spec.rehearsal import RehearsalSpec
 from rayline.spec.requests import RequestLimits
 from rayline.spec.rollout import RolloutSpec
 from rayline.spec.scale import ScaleSpec
@@ -114,6 +115,7 @@ __all__ = [
     "RampSpec",
     "Range",
     "RecoverySpec",
+    "RehearsalSpec",
     "RequestLimits",
     "ResourceSpec",
     "RmspropSpec",

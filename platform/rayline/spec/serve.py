@@ -10,6 +10,7 @@ from rayline.spec.document import Document
 from rayline.spec.gateway import GatewaySpec
 from rayline.spec.job import TrackingSpec
 from rayline.spec.model import ModelRef
+from rayline.spec.rehearsal import RehearsalSpec
 from rayline.spec.requests import RequestLimits
 from rayline.spec.rollout import RolloutSpec
 from rayline.spec.scale import ScaleSpec
@@ -41,6 +42,8 @@ class ServeSpec(Document):
     ready_timeout_s: float = Field(default=600.0, gt=0)
     """Longest wait until the deployment has generated a token."""
     rollout: RolloutSpec = RolloutSpec()
+    rehearsal: RehearsalSpec | None = None
+    """An engine that answers by rule in place of the model, which is named and not opened."""
     tracking: TrackingSpec = TrackingSpec()
 
     @model_validator(mode="after")
