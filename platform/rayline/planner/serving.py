@@ -42,8 +42,10 @@ _GRAPH_BYTES = GIB
 _BATCHED_TOKENS = {"cpu": 2048, "gpu": 8192}
 """vLLM's own choice on CPU, and on GPUs of 70 GiB and more; smaller ones take 2048."""
 _BLOCK_TOKENS = {"cpu": 128, "gpu": 16}
-_PROCESS_BYTES = 1_000 * 2**20
-"""Each of vLLM's processes on CPU, with torch in it and without a model: scheduler and workers."""
+_WORKER_BYTES = 860 * 2**20
+_OTHER_PROCESSES_BYTES = 1_700 * 2**20
+"""vLLM's processes on CPU without a model, measured (0.32): each worker, and of a replica its
+scheduler and the actor that holds its requests."""
 _TOLERANCE = 0.03
 """Of a GPU's memory: what the estimate may be wrong by before a deployment is refused for it."""
 
@@ -229,7 +231,7 @@ def _reserve_bytes(engine: EngineSpec, shape: ModelShape, device: Device, value:
     adapters = _adapter_bytes(engine, shape, value)
     step = _step_bytes(engine, shape, device, value)
     if device == "cpu":
-        return step + adapters + _PROCESS_BYTES
+        return step + adapters + _WORKER_BYTES + _OTHER_PROCESSES_BYTES // engine.devices
     graphs = 0 if engine.enforce_eager else _GRAPH_BYTES
     return step + adapters + graphs + _CONTEXT_BYTES[min(2, engine.tensor_parallel_size)]
 
