@@ -8,11 +8,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from rayline.errors import SpecError
+from rayline.planner import Quantization
 from rayline.serving.settings import (
     engine_arguments,
     environment,
+    frontend_arguments,
     gateway_options,
     llm_config_fields,
+    placement_strategy,
     replica_bundles,
     replica_options,
 )
@@ -69,22 +73,167 @@ def test_each_device_gets_its_own_bound_on_memory():
 
 
 @pytest.mark.parametrize("device", ["cpu", "gpu"])
-def test_no_weights_that_run_code(device):
+def test_no_weights_that_run_code_and_nothing_that_fetches_pictures(device):
     arguments = engine_arguments(spec(), device)
     assert arguments["load_format"] == "safetensors"
     assert arguments["trust_remote_code"] is False
+    assert arguments["language_model_only"] is True
+
+
+def test_what_the_spec_leaves_open_vllm_chooses():
+    arguments = engine_arguments(spec(), "gpu")
+    left_out = {"max_num_batched_tokens", "block_size", "quantization", "enable_lora"}
+    left_out |= {"speculative_config", "kv_transfer_config", "reasoning_parser", "cpu_offload_gb"}
+    assert left_out.isdisjoint(arguments)
+
+
+def test_what_the_spec_says_reaches_vllm_under_its_name():
+    arguments = engine_arguments(
+        spec(
+            engine={
+                "max_num_batched_tokens": 4096,
+                "block_size": 32,
+                "kv_cache_dtype": "fp8",
+                "enable_prefix_caching": False,
+                "stream_interval": 4,
+                "cpu_offload_gib": 2,
+                "kv_offload_gib": 8,
+                "pipeline_parallel_size": 2,
+                "structured_outputs": "guidance",
+                "reasoning_parser": "qwen3",
+                "quantization": "fp8_per_tensor",
+            }
+        ),
+        "gpu",
+    )
+    assert arguments["max_num_batched_tokens"] == 4096
+    assert arguments["block_size"] == 32
+    assert arguments["kv_cache_dtype"] == "fp8"
+    assert arguments["enable_prefix_caching"] is False
+    assert arguments["stream_interval"] == 4
+    assert (arguments["cpu_offload_gb"], arguments["kv_offloading_size"]) == (2, 8)
+    assert arguments["pipeline_parallel_size"] == 2
+    assert arguments["structured_outputs_config"] == {"backend": "guidance"}
+    assert arguments["reasoning_parser"] == "qwen3"
+    assert arguments["quantization"] == "fp8_per_tensor"
+
+
+@pytest.mark.parametrize(
+    ("task", "given_to_vllm"),
+    [
+        ("generate", {"runner": "generate"}),
+        ("embed", {"runner": "pooling", "convert": "embed"}),
+        ("score", {"runner": "pooling"}),
+    ],
+)
+def test_a_task_is_a_runner(task, given_to_vllm):
+    arguments = engine_arguments(spec(engine={"task": task}), "cpu")
+    assert given_to_vllm.items() <= arguments.items()
+    assert ("structured_outputs_config" in arguments) is (task == "generate")
+
+
+@pytest.mark.parametrize(
+    ("speculation", "config"),
+    [
+        (
+            {"method": "ngram", "tokens": 3},
+            {"method": "ngram", "prompt_lookup_min": 2, "prompt_lookup_max": 4},
+        ),
+        ({"method": "draft", "model": {"hub": "a/b"}, "tokens": 3}, {"method": "draft_model"}),
+        ({"method": "eagle", "model": {"hub": "a/b"}, "tokens": 3}, {"method": "eagle"}),
+        ({"method": "medusa", "model": {"hub": "a/b"}, "tokens": 3}, {"method": "medusa"}),
+    ],
+)
+def test_three_lines_speculate(speculation, config):
+    draft = Path("/models/draft") if "model" in speculation else None
+    arguments = engine_arguments(spec(engine={"speculation": speculation}), "gpu", draft=draft)
+    expected = {**config, "num_speculative_tokens": 3}
+    if draft is not None:
+        expected["model"] = str(draft)
+    assert arguments["speculative_config"] == expected
+
+
+def test_adapters_get_places_when_some_are_listed_or_allowed():
+    listed = {"adapters": [{"name": "a", "source": {"directory": "adapters/a"}}]}
+    arguments = engine_arguments(spec(engine={**listed, "max_adapters": 5}), "cpu")
+    assert arguments["enable_lora"] is True
+    assert arguments["max_loras"] == arguments["max_cpu_loras"] == 5
+    assert arguments["max_lora_rank"] == 16
+    assert engine_arguments(spec(engine=listed), "cpu")["max_loras"] == 1
+    assert "enable_lora" not in engine_arguments(spec(), "cpu")
+
+
+@pytest.mark.parametrize(
+    ("role", "kv_role"), [("prefill", "kv_producer"), ("decode", "kv_consumer")]
+)
+def test_each_half_of_a_split_knows_its_role(role, kv_role):
+    transfer = engine_arguments(spec(engine={"split": {}}), "gpu", role=role)["kv_transfer_config"]
+    assert transfer["kv_role"] == kv_role
+    assert transfer["kv_load_failure_policy"] == "recompute"
+
+
+def test_tools_are_chosen_by_the_model_where_their_calls_can_be_read():
+    assert frontend_arguments(spec().engine) == {}
+    hermes = spec(engine={"tool_call_parser": "hermes"})
+    assert frontend_arguments(hermes.engine) == {
+        "enable_auto_tool_choice": True,
+        "tool_call_parser": "hermes",
+    }
+    fields = llm_config_fields(hermes, FOLDER, "cpu")
+    assert fields["engine_kwargs"]["tool_call_parser"] == "hermes"
+
+
+@pytest.mark.parametrize(
+    ("device", "asked", "dtype"),
+    [("cpu", "auto", "bfloat16"), ("cpu", "float16", "float16"), ("gpu", "auto", "auto")],
+)
+def test_quantized_weights_are_not_computed_with_in_float32(device, asked, dtype):
+    wanted = spec(engine={"dtype": asked})
+    gptq = Quantization("gptq", 4.5)
+    assert engine_arguments(wanted, device, quantization=gptq)["dtype"] == dtype
+
+
+def test_a_quantization_that_is_not_the_checkpoints_is_refused():
+    with pytest.raises(SpecError, match="quantized already, by gptq"):
+        engine_arguments(
+            spec(engine={"quantization": "awq"}), "gpu", quantization=Quantization("gptq", 4.5)
+        )
+
+
+def test_what_the_device_cannot_do_is_refused():
+    with pytest.raises(SpecError, match="from GPU to GPU"):
+        engine_arguments(spec(engine={"split": {}}), "cpu")
 
 
 @given(
     cpus=st.floats(min_value=0.25, max_value=64),
     tensor=st.integers(min_value=1, max_value=8),
+    pipeline=st.integers(min_value=1, max_value=4),
 )
-def test_a_replica_on_gpus_takes_one_bundle_a_gpu_and_its_cpus_once(cpus, tensor):
-    wanted = spec(cpus_per_replica=cpus, engine={"tensor_parallel_size": tensor})
+def test_a_replica_on_gpus_takes_one_bundle_a_gpu_and_its_cpus_once(cpus, tensor, pipeline):
+    sizes = {"tensor_parallel_size": tensor, "pipeline_parallel_size": pipeline}
+    wanted = spec(cpus_per_replica=cpus, engine=sizes)
     bundles = replica_bundles(wanted, "gpu")
-    assert [bundle["GPU"] for bundle in bundles] == [1.0] * tensor
+    assert [bundle["GPU"] for bundle in bundles] == [1.0] * tensor * pipeline
     assert sum(bundle.get("CPU", 0) for bundle in bundles) == cpus
     assert replica_bundles(wanted, "cpu") == [{"CPU": cpus}]
+
+
+def test_a_kind_of_gpu_is_asked_for_in_every_bundle():
+    wanted = spec(engine={"gpu": "H100", "tensor_parallel_size": 2})
+    assert [bundle["accelerator_type:H100"] for bundle in replica_bundles(wanted, "gpu")] == [
+        0.001,
+        0.001,
+    ]
+
+
+def test_stages_span_nodes_only_where_the_spec_says_so():
+    assert placement_strategy(spec(engine={"pipeline_parallel_size": 2})) == "STRICT_PACK"
+    spanning = spec(engine={"pipeline_parallel_size": 2, "span_nodes": True})
+    assert placement_strategy(spanning) == "PACK"
+    assert (
+        llm_config_fields(spanning, FOLDER, "gpu")["placement_group_config"]["strategy"] == "PACK"
+    )
 
 
 @pytest.mark.parametrize("device", ["cpu", "gpu"])
@@ -112,6 +261,8 @@ def test_nothing_reports_home_and_only_hub_models_may_reach_the_hub():
     assert local["VLLM_NO_USAGE_STATS"] == "1"
     assert local["HF_HUB_OFFLINE"] == "1"
     assert "HF_HUB_OFFLINE" not in environment(spec(model={"hub": "org/name"}), "cpu")
+    drafted = {"speculation": {"method": "draft", "model": {"hub": "org/small"}}}
+    assert "HF_HUB_OFFLINE" not in environment(spec(engine=drafted), "cpu")
 
 
 def test_serve_starts_drains_and_judges_as_the_spec_says():

@@ -1,4 +1,4 @@
-"""What GPUs can do at most, as their makers state it.
+"""What GPUs can do at most, as their makers state it, and what memory they have.
 
 Dense figures, that is without the doubling that structured sparsity would bring; bf16 with sums in
 float32 on matrix units, fp32 on ordinary units, which is what PyTorch uses unless TF32 is switched
@@ -59,3 +59,30 @@ def device_peak_flops_per_s(
             tera = speed.fp32_tflops_per_s if precision == "fp32" else speed.bf16_tflops_per_s
             return tera * _TERA
     return None
+
+
+GPU_MEMORY_GIB = {
+    "T4": 14.5,
+    "P100": 15.8,
+    "V100": 15.7,
+    "L4": 22.0,
+    "A10G": 22.0,
+    "A100": 39.3,
+    "A100-40G": 39.3,
+    "L40S": 44.3,
+    "A100-80G": 79.1,
+    "H100": 79.1,
+    "RTX-PRO-6000": 94.9,
+    "H20": 95.0,
+    "H200": 139.7,
+    "B200": 178.3,
+    "AMD-Instinct-MI300X-OAM": 191.6,
+}
+"""By the name that Ray gives a kind of GPU, what its driver has to give, in GiB: less than the
+maker's figure, which counts in 10^9 bytes. Of a kind that comes in two sizes, the smaller one."""
+
+
+def gpu_memory_bytes(kind: str) -> int | None:
+    """Memory of one GPU of this kind, as Ray names it; None where it is not in the table."""
+    gib = GPU_MEMORY_GIB.get(kind)
+    return None if gib is None else int(gib * 2**30)

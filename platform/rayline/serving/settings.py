@@ -10,9 +10,12 @@ import math
 from pathlib import Path
 from typing import Any, Literal
 
-from rayline.spec import GatewaySpec, ServeSpec
+from rayline.planner import Quantization, check_quantization
+from rayline.spec import EngineSpec, GatewaySpec, ServeSpec, SpeculationSpec
 
 Device = Literal["cpu", "gpu"]
+Role = Literal["prefill", "decode"]
+"""Which half of every answer a replica computes, where engine.split parts them."""
 Options = dict[str, Any]
 """Keyword arguments of an upstream call, under its own names."""
 
@@ -39,19 +42,29 @@ CONTROLLER_ENVIRONMENT = {
 """Of Serve's own controller."""
 
 
-def llm_config_fields(spec: ServeSpec, folder: Path, device: Device) -> Options:
-    """The fields of ray.serve.llm's LLMConfig. `folder` holds the model on the replica's node.
+def llm_config_fields(
+    spec: ServeSpec,
+    folder: Path,
+    device: Device,
+    *,
+    quantization: Quantization | None = None,
+    draft: Path | None = None,
+    role: Role | None = None,
+) -> Options:
+    """The fields of ray.serve.llm's LLMConfig. `folder` holds the model on the replica's node; for
+    the rest see `engine_arguments`.
 
     Called by each replica. Serve's own options are not in here: see `replica_options`.
     """
+    arguments = engine_arguments(spec, device, quantization=quantization, draft=draft, role=role)
     return {
         "model_loading_config": {"model_id": spec.name, "model_source": str(folder)},
         # Without it the engine of a CPU deployment waits for a GPU for ever.
         "accelerator_config": {"kind": device},
-        "engine_kwargs": engine_arguments(spec, device),
+        "engine_kwargs": {**arguments, **frontend_arguments(spec.engine)},
         "placement_group_config": {
             "bundles": replica_bundles(spec, device),
-            "strategy": "STRICT_PACK",
+            "strategy": placement_strategy(spec),
         },
         # The default holds every token back for 50 ms, the first one too.
         "experimental_configs": {"stream_batching_interval_ms": 0},
@@ -66,31 +79,139 @@ def llm_config_fields(spec: ServeSpec, folder: Path, device: Device) -> Options:
     }
 
 
-def engine_arguments(spec: ServeSpec, device: Device) -> Options:
-    """vLLM's engine arguments."""
+def engine_arguments(
+    spec: ServeSpec,
+    device: Device,
+    *,
+    quantization: Quantization | None = None,
+    draft: Path | None = None,
+    role: Role | None = None,
+) -> Options:
+    """vLLM's engine arguments (AsyncEngineArgs), but for the model's folder.
+
+    `quantization` is what the checkpoint's config says, None for a plain one; `draft` holds
+    speculation.model on the replica's node; `role` is the replica's where engine.split is given.
+    Raises SpecError where the device or the checkpoint cannot do what the spec asks.
+    """
     engine = spec.engine
-    arguments: Options = {
-        "dtype": engine.dtype,
+    engine.check_device(device)
+    check_quantization(engine, quantization)
+    return {
+        "dtype": _dtype(engine, device, quantized=quantization is not None),
         "max_model_len": engine.max_model_len,
         "max_num_seqs": engine.max_num_seqs,
         "tensor_parallel_size": engine.tensor_parallel_size,
+        "pipeline_parallel_size": engine.pipeline_parallel_size,
         "enforce_eager": engine.enforce_eager
         if engine.enforce_eager is not None
         else device == "cpu",
         "seed": engine.seed,
+        "stream_interval": engine.stream_interval,
+        "enable_prefix_caching": engine.enable_prefix_caching,
+        "kv_cache_dtype": engine.kv_cache_dtype,
         # "auto" would fall back to pickled weights, which run code when they are read.
         "load_format": "safetensors",
         "trust_remote_code": False,
+        # Text alone is served: what fetches and decodes pictures is never set up.
+        "language_model_only": True,
+        **_given(
+            quantization=engine.quantization,
+            max_num_batched_tokens=engine.max_num_batched_tokens,
+            block_size=engine.block_size,
+        ),
+        **_task_arguments(engine),
+        **_memory_arguments(engine, device),
+        **_adapter_arguments(engine),
+        **({} if engine.speculation is None else _speculation(engine.speculation, draft)),
+        **({} if role is None else {"kv_transfer_config": _transfer(role)}),
     }
-    if device == "gpu":
-        return {**arguments, "gpu_memory_utilization": engine.gpu_memory_utilization}
-    if engine.dtype == "auto":
-        # A model saved in bfloat16 would compute in it, and processors that only claim to have the
-        # instructions (seen on virtual machines) die of SIGILL in the first attention.
-        arguments["dtype"] = "float32"
-    # In bytes here, because the environment variable that vLLM documents takes whole GiB only. Set,
-    # it also spares the profiling run that would guess it.
-    return {**arguments, "kv_cache_memory_bytes": int(engine.kv_cache_gib * 2**30)}
+
+
+def frontend_arguments(engine: EngineSpec) -> Options:
+    """Arguments of vLLM's OpenAI layer (FrontendArgs)."""
+    if engine.tool_call_parser is None:
+        return {}
+    return {"enable_auto_tool_choice": True, "tool_call_parser": engine.tool_call_parser}
+
+
+def _given(**arguments: object) -> Options:
+    """Those that are not None: vLLM has a choice of its own for the others."""
+    return {name: value for name, value in arguments.items() if value is not None}
+
+
+def _dtype(engine: EngineSpec, device: Device, *, quantized: bool) -> str:
+    if engine.dtype != "auto" or device == "gpu":
+        return engine.dtype
+    # A model saved in bfloat16 would compute in it, and processors that only claim to have the
+    # instructions (seen on virtual machines) die of SIGILL in the first attention. The kernels for
+    # quantized weights take no float32.
+    online = engine.quantization is not None
+    return "bfloat16" if quantized or online else "float32"
+
+
+def _task_arguments(engine: EngineSpec) -> Options:
+    if engine.task == "generate":
+        return {
+            "runner": "generate",
+            "structured_outputs_config": {"backend": engine.structured_outputs},
+            **_given(reasoning_parser=engine.reasoning_parser),
+        }
+    # A model made for generating gives vectors, too; one that classifies keeps its head.
+    convert = {"convert": "embed"} if engine.task == "embed" else {}
+    return {"runner": "pooling", **convert}
+
+
+def _memory_arguments(engine: EngineSpec, device: Device) -> Options:
+    if device == "cpu":
+        # In bytes here, because the environment variable that vLLM documents takes whole GiB only.
+        # Set, it also spares the profiling run that would guess it.
+        return {"kv_cache_memory_bytes": int(engine.kv_cache_gib * 2**30)}
+    return {
+        "gpu_memory_utilization": engine.gpu_memory_utilization,
+        **_given(
+            cpu_offload_gb=engine.cpu_offload_gib or None,
+            kv_offloading_size=engine.kv_offload_gib or None,
+        ),
+    }
+
+
+def _adapter_arguments(engine: EngineSpec) -> Options:
+    """Every adapter has a place on the device: none is read from a file while a client waits."""
+    if not engine.adapter_places:
+        return {}
+    return {
+        "enable_lora": True,
+        "max_loras": engine.adapter_places,
+        "max_cpu_loras": engine.adapter_places,
+        "max_lora_rank": engine.max_lora_rank,
+    }
+
+
+_VLLM_METHODS = {"draft": "draft_model"}
+"""What vLLM calls a method otherwise than the spec."""
+
+
+def _speculation(speculation: SpeculationSpec, draft: Path | None) -> Options:
+    method = speculation.method
+    config: Options = {
+        "method": _VLLM_METHODS.get(method, method),
+        "num_speculative_tokens": speculation.tokens,
+        **_given(model=None if draft is None else str(draft)),
+    }
+    if method == "ngram":
+        config["prompt_lookup_min"] = 2
+        config["prompt_lookup_max"] = speculation.ngram_tokens
+    return {"speculative_config": config}
+
+
+def _transfer(role: Role) -> Options:
+    """How pages travel from the replica that computed a prompt to the one that answers it."""
+    return {
+        "kv_connector": "NixlConnector",
+        "kv_role": "kv_producer" if role == "prefill" else "kv_consumer",
+        # By default a request whose pages were lost fails; computed again it is only slower.
+        "kv_load_failure_policy": "recompute",
+    }
 
 
 def environment(spec: ServeSpec, device: Device) -> dict[str, str]:
@@ -101,8 +222,10 @@ def environment(spec: ServeSpec, device: Device) -> dict[str, str]:
         "VLLM_NO_USAGE_STATS": "1",
         "DO_NOT_TRACK": "1",
     }
-    if spec.model.hub is None:
-        # The model is a folder: a file that it lacks must not be looked for on the network.
+    speculation = spec.engine.speculation
+    models = [spec.model, speculation.model if speculation is not None else None]
+    if all(model is None or model.hub is None for model in models):
+        # The models are folders: a file that one lacks must not be looked for on the network.
         variables["HF_HUB_OFFLINE"] = "1"
     if device == "cpu":
         # "auto" ties every replica of a node to the same first cores, and refuses tensor
@@ -110,17 +233,25 @@ def environment(spec: ServeSpec, device: Device) -> dict[str, str]:
         variables["VLLM_CPU_OMP_THREADS_BIND"] = "nobind"
         # One CPU a worker is the scheduler's, as vLLM's own binding has it: threads that wait for
         # one another while one of them has no core took eight times as long.
-        share = math.floor(spec.cpus_per_replica / spec.engine.tensor_parallel_size)
+        share = math.floor(spec.cpus_per_replica / spec.engine.devices)
         variables["OMP_NUM_THREADS"] = str(max(1, share - 1))
     return variables
 
 
 def replica_bundles(spec: ServeSpec, device: Device) -> list[dict[str, float]]:
-    """Resources of one replica, one bundle a device; all of them must lie on one node."""
+    """Resources of one replica, one bundle a GPU, as vLLM's Ray executor wants them; the actor lies
+    in the first. Stage by stage, so that packing keeps a tensor group together."""
     if device == "cpu":
         return [{"CPU": spec.cpus_per_replica}]
-    rest = [{"GPU": 1.0} for _ in range(spec.engine.tensor_parallel_size - 1)]
-    return [{"CPU": spec.cpus_per_replica, "GPU": 1.0}, *rest]
+    # A trace of the resource by which Ray knows nodes with this kind of GPU.
+    kind = {} if spec.engine.gpu is None else {f"accelerator_type:{spec.engine.gpu}": 0.001}
+    rest = [{"GPU": 1.0, **kind} for _ in range(spec.engine.devices - 1)]
+    return [{"CPU": spec.cpus_per_replica, "GPU": 1.0, **kind}, *rest]
+
+
+def placement_strategy(spec: ServeSpec) -> str:
+    """STRICT_PACK: one node or none. PACK: as few nodes as may be, for stages that span them."""
+    return "PACK" if spec.engine.span_nodes else "STRICT_PACK"
 
 
 def replica_options(spec: ServeSpec, device: Device) -> Options:
@@ -132,7 +263,7 @@ def replica_options(spec: ServeSpec, device: Device) -> Options:
             "runtime_env": {"env_vars": environment(spec, device)},
         },
         "placement_group_bundles": replica_bundles(spec, device),
-        "placement_group_strategy": "STRICT_PACK",
+        "placement_group_strategy": placement_strategy(spec),
         "num_replicas": spec.scale.min_replicas,
         "max_ongoing_requests": _CALLS,
         "logging_config": _QUIET,

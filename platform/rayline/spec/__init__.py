@@ -1,5 +1,6 @@
 """Frozen values that every room speaks of: specs, plans, references, reports. No torch, no Ray."""
 
+from rayline.spec.adapter import AdapterSource, AdapterSpec
 from rayline.spec.compilation import CompileSpec
 from rayline.spec.data import DataSpec, MixturePart
 from rayline.spec.document import Document
@@ -41,7 +42,8 @@ from rayline.spec.rollout import RolloutSpec
 from rayline.spec.scale import ScaleSpec
 from rayline.spec.schedule import PlateauSchedule, ScheduleSpec
 from rayline.spec.serve import ServeSpec
-from rayline.spec.serve_engine import EngineSpec
+from rayline.spec.serve_engine import EngineSpec, SplitSpec
+from rayline.spec.speculation import SpeculationSpec
 from rayline.spec.stages import SCHEDULES, ForwardCost, Schedule, forward_cost
 from rayline.spec.step import (
     NO_TARGET,
@@ -74,6 +76,8 @@ __all__ = [
     "AdagradSpec",
     "Adam8bitSpec",
     "AdamWSpec",
+    "AdapterSource",
+    "AdapterSpec",
     "AnyOptimSpec",
     "AshaSpec",
     "AverageSpec",
@@ -128,6 +132,8 @@ __all__ = [
     "SgdSpec",
     "ShardFile",
     "SnapshotMark",
+    "SpeculationSpec",
+    "SplitSpec",
     "StepParts",
     "StepReport",
     "TensorPiece",

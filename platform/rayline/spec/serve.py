@@ -48,6 +48,7 @@ class ServeSpec(Document):
 
     @model_validator(mode="after")
     def _routable(self) -> Self:
+        self.engine.check_names(self.name)
         if self.scale.target_ongoing_requests > self.max_ongoing_requests:
             raise ValueError(
                 f"scale.target_ongoing_requests {self.scale.target_ongoing_requests} is above "
