@@ -37,7 +37,8 @@ class Cluster:
         for number in (1, 2):
             asked = Asked(str(number), "m")
             release = transitions.begin(release, asked, 0, keep=5).release
-            release = transitions.ready(release, number, 0, replicas=self.replicas).release
+            release = transitions.sized(release, self.replicas)
+            release = transitions.ready(release, number, 0).release
         self.release = release
         self.up = {1: self.replicas, 2: 1}
 

@@ -30,9 +30,10 @@ class Release:
     """A person promoted the canary, or went back to it: it takes over as soon as its replicas can
     carry everything, and no gate is asked."""
     changed_at_s: float = 0.0
-    """When the share last changed, or the canary became ready: what it is judged on began then."""
+    """When the share last changed, or the canary started or came up (seconds since 1970): what it
+    is judged on began then."""
     replicas: int = 1
-    """How many carry all requests: the stable version's when the canary became ready."""
+    """How many carry all requests: the stable version's when the canary came up."""
     earlier: tuple[int, ...] = ()
     """Versions that were stable before this one, oldest first: what a rollback goes back to."""
 

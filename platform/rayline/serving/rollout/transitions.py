@@ -71,26 +71,30 @@ def begin(release: Release, asked: Asked, now_s: float, *, keep: int) -> Change:
     version = Version(number, asked, app_name(release.model, number), now_s)
     begun = _forgetful(release.with_version(version), keep)
     return Change(
-        replace(begun, canary=number),
+        replace(begun, canary=number, changed_at_s=now_s),
         (Start(number),),
         f"version {number} starts: {asked.model}",
     )
 
 
-def ready(release: Release, number: int, now_s: float, *, replicas: int = 1) -> Change:
-    """The version that takes over is up. `replicas`: how many carry all requests now, no more than
-    the version may have. The first version gets everything at once; another waits for its share."""
+def sized(release: Release, replicas: int) -> Release:
+    """While a version starts, `replicas` of the stable one carry all requests; no more are counted
+    than the version that starts may have."""
+    return replace(release, replicas=max(1, replicas))
+
+
+def ready(release: Release, number: int, now_s: float) -> Change:
+    """The version that takes over is up. The first version gets everything at once; another waits
+    for its share."""
     version = release.version(number)
     if number != release.canary or version.state != "starting":
         return Change(release)
     up = replace(
-        release.with_version(replace(version, state="ready", reason="")),
-        changed_at_s=now_s,
-        replicas=max(1, replicas),
+        release.with_version(replace(version, state="ready", reason="")), changed_at_s=now_s
     )
-    return (
-        finish(up, now_s) if release.stable is None else Change(up, said=f"version {number} is up")
-    )
+    if release.stable is None:
+        return finish(up, now_s)
+    return Change(up, said=f"version {number} is up")
 
 
 def failed(release: Release, number: int, reason: str, now_s: float) -> Change:
@@ -169,7 +173,13 @@ def roll_back(
         return _take_over(release, target, now_s, why)
     starting = release.with_version(replace(target, state="starting", reason=""))
     return Change(
-        replace(starting, canary=target.number, goal=WHOLE_PERCENT, at_once=True),
+        replace(
+            starting,
+            canary=target.number,
+            goal=WHOLE_PERCENT,
+            at_once=True,
+            changed_at_s=now_s,
+        ),
         (Start(target.number),),
         why,
     )
