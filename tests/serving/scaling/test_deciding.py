@@ -11,8 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rayline.serving.scaling.deciding import Decision, Room, decide, history_s
-from rayline.serving.scaling.load import Load, Moment, moment
+from rayline.serving.scaling.moment import Moment, moment
 from rayline.serving.scaling.signals import readings
+from rayline.serving.wire import Load
 from rayline.spec import ScaleSpec
 
 ROOM = Room(0, "no node has 4 CPU free")

@@ -67,6 +67,8 @@ def choose(known: Weights, session: str | None, draw: float) -> int | None:
     `draw` is the gateway's next number in [0, 1). None where nothing is served."""
     if known.canary is None or known.percent <= 0:
         return known.stable
+    if known.stable is None:
+        return known.canary
     place = draw
     if session is not None and known.sticky:
         place = _place(f"{known.model}\0{known.canary}\0{session}")

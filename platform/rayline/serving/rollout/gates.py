@@ -80,6 +80,12 @@ def judge(
     return Verdict("promote", f"every gate kept over {canary.requests} requests", found)
 
 
+def reference(now: Measured, before: Measured, rollout: RolloutSpec) -> Measured:
+    """What a canary is compared with: the stable version as it was measured beside it; where that
+    answers too little, as with the last step of a rollout, as it was `before` the share changed."""
+    return now if now.requests >= rollout.min_requests else before
+
+
 def _findings(
     stable: Measured,
     canary: Measured,

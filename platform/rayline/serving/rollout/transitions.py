@@ -197,6 +197,20 @@ def drained(release: Release, number: int) -> Change:
     )
 
 
+def lost(release: Release, number: int, now_s: float) -> Change:
+    """The version's application is gone, though nobody took it away here: its cluster ended, or it
+    was deleted past the director."""
+    version = release.version(number)
+    if not version.holds_replicas:
+        return Change(release)
+    gone = release.with_version(replace(version, state="stopped", reason="its cluster ended"))
+    if number == release.canary:
+        gone = _alone(gone, now_s)
+    if number == release.stable:
+        gone = replace(gone, stable=None)
+    return Change(gone, said=f"version {number} is gone: its application does not exist any more")
+
+
 def stop(release: Release, now_s: float) -> Change:
     """Take the model away: every version drains; one that has not come up yet stops."""
     effects: list[Effect] = []

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from rayline.serving.scaling.load import Moment
+from rayline.serving.scaling.moment import Moment
 from rayline.serving.scaling.signals import Reading, readings, strongest
 from rayline.spec.scale import ScaleSpec
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 
-from rayline.serving.scaling.load import Moment
+from rayline.serving.scaling.moment import Moment
 from rayline.spec.scale import ScaleSpec
 
 _MOST_GROWTH = 2.0

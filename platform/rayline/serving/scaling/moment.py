@@ -1,23 +1,11 @@
-"""What one replica says each second, and the moment that all of them together come to."""
+"""Moment: how busy all replicas of a version were in one second."""
 
 from __future__ import annotations
 
 from collections.abc import Collection
 from dataclasses import dataclass
 
-
-@dataclass(frozen=True, slots=True)
-class Load:
-    """How busy one replica's engine is. Sent by replicas, once a second."""
-
-    waiting: int
-    """Requests that the engine has no place for yet."""
-    running: int
-    """Requests that it computes."""
-    kv_use: float
-    """Share of its paged KV cache in use, 0 to 1."""
-    tokens: int = 0
-    """Generated since the last time it said so."""
+from rayline.serving.wire import Load
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,12 +21,12 @@ class Moment:
     waiting: int
     """Those that wait in an engine."""
     held: int
-    """Those that a gateway holds because no replica is up."""
+    """Those that a gateway holds because no replica takes them."""
     kv_use: float
     """Mean over the replicas, 0 to 1."""
     ttft_ms: float | None = None
-    """Ninth of ten times to the first token, of the last seconds; None where nothing was
-    measured."""
+    """Time to the first token that nine of ten requests of the last seconds had at most; None where
+    nothing was measured."""
     tpot_ms: float | None = None
     """The same of the time per further token."""
 
