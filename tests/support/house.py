@@ -5,14 +5,24 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import time
 from dataclasses import dataclass, field
 
 import uvicorn
 
-from rayline.serving.director.fleet import Fleet, GatewayReport, ReplicaAddress, Served, Variant
+from rayline.serving.director.fleet import (
+    Fleet,
+    GatewayReport,
+    Known,
+    ReplicaAddress,
+    ReplicaReport,
+    Served,
+    picture,
+)
 from rayline.serving.gateway.fleet import Connections
 from rayline.serving.gateway.http import openai_app
 from rayline.serving.loop import LoopThread
+from rayline.serving.rollout.choosing import Weights
 from rayline.serving.wire import Engine, Listener
 from rayline.spec import RequestLimits
 from support.scripted_engine import ScriptedEngine
@@ -31,7 +41,9 @@ class House:
     replicas: dict[str, tuple[Served, Listener, ReplicaAddress, Engine]] = field(
         default_factory=dict
     )
-    weights: dict[int, float] = field(default_factory=lambda: {1: 1.0})
+    weights: Weights | None = None
+    """None: the newest version gets everything."""
+    heard: list[GatewayReport] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.thread = LoopThread("house")
@@ -52,22 +64,19 @@ class House:
         self.serving = asyncio.create_task(self.server.serve([listening]))
         self.keeping = asyncio.create_task(self.connections.keep())
 
-    async def sync(self, _: GatewayReport) -> Fleet:
+    async def sync(self, report: GatewayReport) -> Fleet:
         """The director's part."""
-        versions = sorted({served.version for served, *_ in self.replicas.values()})
-        variants = tuple(
-            Variant(
-                served=next(s for s, *_ in self.replicas.values() if s.version == version),
-                weight=self.weights.get(version, 0.0),
-                replicas=tuple(
-                    address
-                    for served, _, address, _ in self.replicas.values()
-                    if served.version == version
-                ),
-            )
-            for version in versions
-        )
-        return Fleet({self.model: variants} if variants else {})
+        self.heard.append(report)
+        now_s = time.monotonic()
+        reports = {
+            name: (now_s, ReplicaReport(served, address, engine.load()))
+            for name, (served, _, address, engine) in self.replicas.items()
+        }
+        served = {one.version: one for one, *_ in self.replicas.values()}
+        if self.weights is None or not served:
+            return picture({}, reports, now_s)
+        versions = tuple(served[number] for number in sorted(served))
+        return picture({self.model: Known(self.weights, versions, self.hold_s)}, reports, now_s)
 
     def start(self, name: str, engine: Engine | None = None, version: int = 1) -> ScriptedEngine:
         """A replica that the gateway is connected to when this returns."""

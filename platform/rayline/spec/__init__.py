@@ -38,7 +38,7 @@ from rayline.spec.profile import ProfileSpec, profile_overrides
 from rayline.spec.recovery import RecoverySpec
 from rayline.spec.rehearsal import RehearsalSpec
 from rayline.spec.requests import RequestLimits
-from rayline.spec.rollout import RolloutSpec
+from rayline.spec.rollout import GatesSpec, LatencyGate, RolloutSpec
 from rayline.spec.scale import ScaleSpec
 from rayline.spec.schedule import PlateauSchedule, ScheduleSpec
 from rayline.spec.serve import ServeSpec
@@ -100,11 +100,13 @@ __all__ = [
     "FaultKind",
     "FaultPhase",
     "ForwardCost",
+    "GatesSpec",
     "GatewaySpec",
     "GroupSpec",
     "GuardSpec",
     "JobSpec",
     "LambSpec",
+    "LatencyGate",
     "LionSpec",
     "MixturePart",
     "ModelRef",

@@ -7,8 +7,11 @@ within a second.
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+from rayline.serving.rollout.choosing import Weights
+from rayline.serving.rollout.measured import Measured
 from rayline.serving.wire import Load
 from rayline.spec import RequestLimits
 
@@ -63,19 +66,44 @@ class ReplicaReport:
 
 @dataclass(frozen=True, slots=True)
 class Variant:
-    """One version of a model with the replicas that answer for it."""
+    """One version of a model with the replicas that answer for it; there may be none just now."""
 
     served: Served
-    weight: float
-    """Share of the model's requests, 0 to 1."""
     replicas: tuple[ReplicaAddress, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Offer:
+    """One model that is served."""
+
+    weights: Weights
+    """Who of its versions gets which share."""
+    variants: tuple[Variant, ...]
+    """Versions that answer, or did and will again; oldest first."""
+    hold_s: float | None = None
+    """How long a request is held while no replica takes it; None leaves it to the gateway."""
+
+    def variant(self, version: int | None) -> Variant | None:
+        """The version of that number, None where it does not answer."""
+        return next((one for one in self.variants if one.served.version == version), None)
 
 
 @dataclass(frozen=True, slots=True)
 class Fleet:
     """All that is served, by model id."""
 
-    models: dict[str, tuple[Variant, ...]] = field(default_factory=dict)
+    models: dict[str, Offer] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Felt:
+    """What a gateway has measured of one version since it last said so."""
+
+    model: str
+    version: int
+    measured: Measured
+    unanswered_ms: tuple[float, ...] = ()
+    """How long each request that has no token yet has waited, now."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,25 +113,50 @@ class GatewayReport:
     gateway: str
     held: dict[str, int] = field(default_factory=dict)
     """By model: requests that wait because no replica takes them."""
+    felt: tuple[Felt, ...] = ()
 
 
-def picture(reports: dict[str, tuple[float, ReplicaReport]], now_s: float) -> Fleet:
-    """The fleet as the newest reports have it. `reports`: by replica, with the time of each."""
+@dataclass(frozen=True, slots=True)
+class Known:
+    """What the director knows of a model itself, whichever replicas are up."""
+
+    weights: Weights
+    served: tuple[Served, ...]
+    """Its versions that answer, oldest first."""
+    hold_s: float
+
+
+def picture(
+    known: Mapping[str, Known], reports: Mapping[str, tuple[float, ReplicaReport]], now_s: float
+) -> Fleet:
+    """The fleet as the newest reports have it. `reports`: by replica, with the time of each. Of a
+    model that is not `known`, because it was deployed by a config file of Serve's, the newest
+    version gets everything."""
     found: dict[str, dict[int, list[ReplicaReport]]] = {}
     for heard_s, report in reports.values():
         if now_s - heard_s <= FORGET_S:
             served = report.served
             found.setdefault(served.model, {}).setdefault(served.version, []).append(report)
-    return Fleet(
-        {
-            model: tuple(
-                Variant(
-                    served=same[0].served,
-                    weight=1.0 if version == max(versions) else 0.0,
-                    replicas=tuple(report.address for report in same),
-                )
-                for version, same in sorted(versions.items())
+    offers = {
+        model: Offer(
+            weights=one.weights,
+            variants=tuple(_variant(served, found.get(model, {})) for served in one.served),
+            hold_s=one.hold_s,
+        )
+        for model, one in known.items()
+        if one.served
+    }
+    for model, versions in found.items():
+        if model not in known:
+            offers[model] = Offer(
+                weights=Weights(model, stable=max(versions)),
+                variants=tuple(
+                    _variant(versions[number][0].served, versions) for number in sorted(versions)
+                ),
             )
-            for model, versions in found.items()
-        }
-    )
+    return Fleet(offers)
+
+
+def _variant(served: Served, reports: Mapping[int, Sequence[ReplicaReport]]) -> Variant:
+    same = reports.get(served.version, ())
+    return Variant(served, tuple(report.address for report in same))

@@ -21,10 +21,12 @@ from rayline.serving.director.fleet import (
     GatewayReport,
     ReplicaAddress,
     Served,
-    Variant,
 )
-from rayline.serving.gateway.choosing import Candidate, choose
+from rayline.serving.gateway import choosing
+from rayline.serving.gateway.choosing import Candidate
+from rayline.serving.gateway.measuring import Meter
 from rayline.serving.requests import Refusal, RefusedError, unavailable, unknown_model
+from rayline.serving.rollout.choosing import Draws, choose, copied, instead
 from rayline.serving.wire import Caller, LostReplicaError
 from rayline.spec import RequestLimits
 
@@ -50,6 +52,8 @@ class Wanted:
     model: str
     affinity: str | None
     """Equal for requests that a common cache helps."""
+    draw: float = 0.0
+    """In [0, 1): which version gets it, where its session does not say."""
     version: int | None = None
     """Set once a version has answered a part: no other can go on with it."""
     avoid: frozenset[str] = frozenset()
@@ -68,6 +72,9 @@ class Connections:
         self._known = False
         self.connected: dict[str, Connected] = {}
         """Replicas that can be asked, by their name."""
+        self.meter = Meter()
+        self._draws = Draws(random.random())
+        self._shadow_draws = Draws(random.random())
         self._waiting: dict[str, deque[asyncio.Future[None]]] = {}
 
     @property
@@ -96,12 +103,15 @@ class Connections:
         connected serves on."""
         loop = asyncio.get_running_loop()
         while True:
+            felt = self.meter.take()
             try:
                 async with asyncio.timeout(10 * SYNC_PERIOD_S):
-                    self._fleet = await self._sync(GatewayReport(self._gateway, self._held()))
+                    report = GatewayReport(self._gateway, self._held(), felt)
+                    self._fleet = await self._sync(report)
                 self._known = True
             # Whatever it is, the fleet that is connected can still be asked.
             except Exception as wrong:  # noqa: BLE001
+                self.meter.put_back(felt)
                 logger.warning("the director does not answer: %s", type(wrong).__name__)
             await self._connect()
             for one in self.connected.values():
@@ -115,8 +125,8 @@ class Connections:
         """Connect to what is new. What is gone is dropped when its connection ends."""
         named = {
             address.replica: (variant.served, address)
-            for variants in self._fleet.models.values()
-            for variant in variants
+            for offer in self._fleet.models.values()
+            for variant in offer.variants
             for address in variant.replicas
         }
         for replica, (served, address) in named.items():
@@ -141,17 +151,39 @@ class Connections:
         """A replica that takes one more request now, waited for. Raises RefusedError where the
         model is not served, too many wait, or none came free in time."""
         loop = asyncio.get_running_loop()
-        deadline_s = loop.time() + self._hold_s
+        begun_s = loop.time()
         while True:
             found = self._free(wanted)
             if found is not None:
                 return found
             self._check_served(wanted.model)
-            left_s = deadline_s - loop.time()
+            left_s = begun_s + self._longest_hold_s(wanted.model) - loop.time()
             waiting = self._waiting.setdefault(wanted.model, deque())
             if left_s <= 0 or len(waiting) >= self._max_queued:
                 raise RefusedError(self._busy(wanted.model, len(waiting)))
             await self._wait(waiting, left_s)
+
+    def wanted(self, model: str, affinity: str | None) -> Wanted:
+        """What a new request needs."""
+        return Wanted(model, affinity, next(self._draws))
+
+    def shadow(self, model: str) -> Wanted | None:
+        """What a copy of a request needs, whose answer nobody waits for; None for most requests,
+        and where it would have to wait."""
+        offer = self._fleet.models.get(model)
+        version = None if offer is None else copied(offer.weights, next(self._shadow_draws))
+        wanted = Wanted(model, None, version=version)
+        return wanted if version is not None and self._free(wanted) is not None else None
+
+    def _longest_hold_s(self, model: str) -> float:
+        """Longer where a replica has to start first."""
+        offer = self._fleet.models.get(model)
+        if offer is None or offer.hold_s is None or self._has_replica(model):
+            return self._hold_s
+        return max(self._hold_s, offer.hold_s)
+
+    def _has_replica(self, model: str) -> bool:
+        return any(one.served.model == model for one in self.connected.values())
 
     @staticmethod
     async def _wait(waiting: deque[asyncio.Future[None]], left_s: float) -> None:
@@ -176,7 +208,7 @@ class Connections:
                 return
 
     def _busy(self, model: str, waiting: int) -> Refusal:
-        if any(one.served.model == model for one in self.connected.values()):
+        if self._has_replica(model):
             return _overloaded(waiting)
         return unavailable("No replica of the model is up. Try again later.")
 
@@ -195,9 +227,9 @@ class Connections:
         ]
         version = wanted.version
         if version is None:
-            version = self._draw(wanted.model, {one.served.version for one in up})
+            version = self._version(wanted, {one.served.version for one in up})
         same = {one.address.replica: one for one in up if one.served.version == version}
-        chosen = choose(
+        chosen = choosing.choose(
             [
                 Candidate(name, one.caller.open_requests, one.address.max_ongoing_requests)
                 for name, one in same.items()
@@ -206,14 +238,14 @@ class Connections:
         )
         return None if chosen is None else same[chosen.replica]
 
-    def _draw(self, model: str, up: set[int]) -> int | None:
-        """A version by weight, of those that have a replica; any, where none of these has one."""
-        variants = [one for one in self._fleet.models.get(model, ()) if one.served.version in up]
-        weights = [one.weight for one in variants]
-        if sum(weights) > 0:
-            drawn: Variant = random.choices(variants, weights)[0]
-            return drawn.served.version
-        return max(up, default=None)
+    def _version(self, wanted: Wanted, up: set[int]) -> int | None:
+        """The version that answers: the one whose share it falls into, or another that answers
+        where none of its replicas is up."""
+        offer = self._fleet.models.get(wanted.model)
+        if offer is None:
+            return max(up, default=None)
+        version = choose(offer.weights, wanted.affinity, wanted.draw)
+        return version if version in up else instead(offer.weights, version)
 
 
 def _overloaded(waiting: int) -> Refusal:

@@ -23,6 +23,8 @@ from starlette.types import Receive, Scope, Send
 from rayline.serving.director.fleet import Served
 from rayline.serving.gateway.fleet import Connections
 from rayline.serving.gateway.journey import Journey
+from rayline.serving.gateway.measuring import Meter
+from rayline.serving.gateway.shadow import Shadow
 from rayline.serving.requests import (
     ROUTES,
     Refusal,
@@ -51,9 +53,11 @@ _STREAM_HEADERS = [
 def openai_app(fleet: Connections) -> Starlette:
     """The HTTP surface over the replicas that `fleet` is connected to."""
 
+    shadow = Shadow(fleet)
+
     def answers(route: Route) -> Callable[[Request], Awaitable[Response]]:
         async def answer(request: Request) -> Response:
-            return await _begin(request, route, fleet)
+            return await _begin(request, route, fleet, shadow)
 
         return answer
 
@@ -107,14 +111,15 @@ def model_card(served: Served) -> Tree:
 
 
 def _cards(fleet: Connections) -> list[Tree]:
-    """The version of each model that most requests go to."""
-    return [
-        model_card(max(variants, key=lambda one: one.weight).served)
-        for _, variants in sorted(fleet.fleet.models.items())
-    ]
+    """Each model, as its stable version has it."""
+    found = []
+    for _, offer in sorted(fleet.fleet.models.items()):
+        shown = offer.variant(offer.weights.stable) or offer.variants[0]
+        found.append(model_card(shown.served))
+    return found
 
 
-async def _begin(request: Request, route: Route, fleet: Connections) -> Response:
+async def _begin(request: Request, route: Route, fleet: Connections, shadow: Shadow) -> Response:
     """Check a request and wait for the first of its answer, so that one that fails has a status to
     fail with."""
     limits = fleet.limits
@@ -126,8 +131,9 @@ async def _begin(request: Request, route: Route, fleet: Connections) -> Response
         tree=asked.tree,
         traceparent=request.headers.get("traceparent"),
     )
-    journey = Journey(ask, asked.model, asked.session, fleet)
-    return cast("Response", _Answer(journey))
+    shadow.copy(ask, asked.model)
+    journey = Journey(ask, fleet.wanted(asked.model, asked.session), fleet)
+    return cast("Response", _Answer(journey, fleet.meter))
 
 
 @dataclass(slots=True)
@@ -135,13 +141,16 @@ class _Answer:
     """An ASGI response that sends a Journey's items as they come. A client that goes ends it."""
 
     journey: Journey
+    meter: Meter
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Called by Starlette."""
         gone = asyncio.create_task(_leave_with_client(receive, self.journey))
+        self.meter.begin(self.journey)
         try:
             await self._send_all(_Connection(scope, receive, send))
         finally:
+            self.meter.end(self.journey)
             gone.cancel()
 
     async def _send_all(self, client: _Connection) -> None:
@@ -152,6 +161,7 @@ class _Answer:
             await client.refuse(wrong.refusal)
         # Whatever it is, the client gets an answer in OpenAI's shape.
         except Exception:
+            self.journey.failed = True
             logger.exception("a request failed")
             await client.refuse(engine_failed())
         await client.end()

@@ -27,16 +27,21 @@ for ever."""
 class Journey:
     """Iterated once, by the task that answers the client."""
 
-    def __init__(self, ask: Ask, model: str, affinity: str | None, fleet: Connections) -> None:
+    def __init__(self, ask: Ask, wanted: Wanted, fleet: Connections) -> None:
         self._ask = ask
         self._fleet = fleet
-        self._wanted = Wanted(model, affinity)
+        self._wanted = wanted
         self._call: Call | None = None
-        self._begun_s = perf_counter()
+        self.model = wanted.model
+        self.begun_s = perf_counter()
         self._emitted: list[int] = []
         self._sent = self._ended = self._whole = False
         self.left = False
         """Whether the client has gone."""
+        self.refused = False
+        """Whether the engine refused it for the client's own fault."""
+        self.failed = False
+        """Whether it ended in an error of ours."""
         self.losses = 0
         """Replicas that were lost under it."""
         self.version: int | None = None
@@ -65,6 +70,7 @@ class Journey:
             try:
                 replica = await self._fleet.place(self._wanted)
             except RefusedError as wrong:
+                self.failed = True
                 if not self._sent:
                     raise
                 yield [wrong.refusal]
@@ -80,6 +86,7 @@ class Journey:
             finally:
                 self._fleet.freed(self._wanted.model)
             if refusal is not None:
+                self.failed = True
                 yield [refusal]
                 return
 
@@ -97,7 +104,7 @@ class Journey:
             call.cancel()
 
     def _note(self, items: list[Item]) -> None:
-        now_s = perf_counter() - self._begun_s
+        now_s = perf_counter() - self.begun_s
         for item in items:
             if isinstance(item, Usage):
                 self.usage = item
@@ -108,6 +115,8 @@ class Journey:
                 self._ended = item.ended
             else:
                 self._whole = True
+            if isinstance(item, Refusal):
+                self.refused, self.failed = item.status < 500, item.status >= 500
             if isinstance(item, WholeAnswer) or (isinstance(item, Piece) and item.tokens):
                 self.first_s = now_s if self.first_s is None else self.first_s
                 self.last_s = now_s
