@@ -271,5 +271,5 @@ def test_so_many_fail_as_the_spec_says_and_the_same_ones_again():
 
 def test_it_fails_at_its_start_where_it_is_told_to():
     with pytest.raises(ServingError, match="as it is told to"):
-        run(engine(fails_at_start=True).start())
-    run(engine().start())
+        run(Rehearsal.start(RehearsalSpec(fails_at_start=True), "bot", 1024))
+    run(Rehearsal.start(RehearsalSpec(), "bot", 1024))

@@ -48,7 +48,8 @@ def deploy(
     deployment = ServeSpec.load(spec, sets)
     show_deployment(screen, deployment)
     if dry_run:
-        resolve_model(deployment.model, deployment.tracking, need_weights=False)
+        if deployment.rehearsal is None:
+            resolve_model(deployment.model, deployment.tracking, need_weights=False)
         screen.result(deployment)
         return
     client = Client(address=address)

@@ -58,10 +58,10 @@ def pin(spec: ServeSpec) -> ServeSpec:
     """The spec with its model fixed: an alias that moves later must not give the replicas that are
     started later another model. Every node has to see the folder.
 
-    A hub id stays one; each node fetches it for itself. Raises SpecError, or CheckpointError where
-    a file differs from its hash.
+    A hub id stays one; each node fetches it for itself. What is rehearsed is not opened. Raises
+    SpecError, or CheckpointError where a file differs from its hash.
     """
-    if spec.model.hub is not None:
+    if spec.model.hub is not None or spec.rehearsal is not None:
         return spec
     folder = resolve_model(spec.model, spec.tracking)
     return spec.model_copy(update={"model": ModelRef(directory=str(folder))})
@@ -71,16 +71,25 @@ def fingerprint(spec: ServeSpec) -> str:
     """Equal for deployments that need nothing done: the spec, and its folder's files by name, size
     and time of change."""
     seen = hashlib.sha256(spec.fingerprint().encode())
-    if spec.model.directory is not None:
-        for file in sorted(Path(spec.model.directory).iterdir()):
+    folder = _folder(spec)
+    if folder is not None:
+        for file in sorted(folder.iterdir()):
             found = file.stat()
             seen.update(f"{file.name} {found.st_size} {found.st_mtime_ns}\n".encode())
     return seen.hexdigest()[:16]
 
 
 def _created_s(spec: ServeSpec) -> int:
-    """Unix time at which the model's folder was written; 0 for one on a hub."""
-    return int(Path(spec.model.directory).stat().st_mtime) if spec.model.directory else 0
+    """Unix time at which the model's folder was written; 0 where there is none."""
+    folder = _folder(spec)
+    return 0 if folder is None else int(folder.stat().st_mtime)
+
+
+def _folder(spec: ServeSpec) -> Path | None:
+    """Where a pinned spec's model lies; None for one on a hub, and for one that is rehearsed."""
+    if spec.model.directory is None or spec.rehearsal is not None:
+        return None
+    return Path(spec.model.directory)
 
 
 def device_for(spec: ServeSpec) -> Device:

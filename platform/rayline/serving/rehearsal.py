@@ -22,7 +22,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from rayline.errors import ServingError
-from rayline.serving.requests import Refusal, Route, Tree, engine_failed, event, refused_by_engine
+from rayline.serving.requests import Refusal, Tree, engine_failed, event, refused_by_engine
 from rayline.serving.wire import Ask, Item, Load, Piece, Usage, WholeAnswer
 from rayline.spec import RehearsalSpec
 
@@ -110,22 +110,32 @@ class Rehearsal:
         self._generated_tokens = 0
         self._cut_off: dict[str, Usage] = {}
 
-    async def start(self) -> None:
-        """Return once it is up. Raises ServingError where the spec wants it to fail."""
-        await asyncio.sleep(self._spec.start_s)
-        if self._spec.fails_at_start:
+    @staticmethod
+    async def start(spec: RehearsalSpec, model: str, max_model_len: int) -> Rehearsal:
+        """One that is up. Raises ServingError where the spec wants it to fail."""
+        await asyncio.sleep(spec.start_s)
+        if spec.fails_at_start:
             raise ServingError("rehearsal.fails_at_start", "it fails, as it is told to", value=True)
+        return Rehearsal(spec, model, max_model_len)
 
     async def answer(self, ask: Ask) -> AsyncGenerator[Item, None]:
         """The items of one answer, as wire.Engine has it."""
-        prompts = _prompts(ask.route, ask.tree)
+        compute = {
+            "chat": self._generate,
+            "completions": self._generate,
+            "embeddings": self._embed,
+        }.get(ask.route)
+        if compute is None:
+            yield refused_by_engine(400, f"A rehearsal answers no {ask.route} requests.", None)
+            yield Usage()
+            return
+        prompts = _prompts(ask.tree)
         work = _Work(sum(_count(prompt) for prompt in prompts))
         finished = False
         try:
             if (refusal := self._refusal(ask, work)) is not None:
                 yield refusal
             else:
-                compute = self._embed if ask.route == "embeddings" else self._generate
                 async with self._slot(work):
                     async for item in compute(ask, prompts, work):
                         yield item
@@ -177,9 +187,8 @@ class Rehearsal:
             self._slots.release()
 
     def _refusal(self, ask: Ask, work: _Work) -> Refusal | None:
-        asked = work.prompt_tokens
-        if ask.route != "embeddings":
-            asked += self._length(ask.tree)
+        embeds = "input" in ask.tree
+        asked = work.prompt_tokens + (0 if embeds else self._length(ask.tree))
         if asked > self._max_model_len:
             message = (
                 f"This model's maximum context length is {self._max_model_len} tokens; "
@@ -314,11 +323,11 @@ def _limit(tree: Tree) -> int | None:
     return None if asked is None else int(asked)
 
 
-def _prompts(route: Route, tree: Tree) -> list[Prompt]:
+def _prompts(tree: Tree) -> list[Prompt]:
     """A request's prompts, most often one."""
-    if route == "chat":
+    if "messages" in tree:
         return [tree["messages"]]
-    asked = tree["input" if route == "embeddings" else "prompt"]
+    asked = tree["input"] if "input" in tree else tree["prompt"]
     several = isinstance(asked, list) and bool(asked) and not isinstance(asked[0], int)
     return asked if several else [asked]
 

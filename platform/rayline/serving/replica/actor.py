@@ -18,7 +18,6 @@ import secrets
 import time
 import uuid
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import ray
 from ray import serve
@@ -26,14 +25,12 @@ from ray import serve
 from rayline.errors import ServingError
 from rayline.serving.director.fleet import REPORT_PERIOD_S, ReplicaAddress, ReplicaReport, Served
 from rayline.serving.loop import LoopThread
+from rayline.serving.rehearsal import Rehearsal
 from rayline.serving.requests import Tree
 from rayline.serving.settings import APP, DIRECTOR, Device, llm_config_fields
-from rayline.serving.wire import Listener
+from rayline.serving.wire import Engine, Listener
 from rayline.spec import ServeSpec
 from rayline.tracking import resolve_model
-
-if TYPE_CHECKING:
-    from rayline.serving.replica.vllm_engine import VllmEngine
 
 logger = logging.getLogger(__name__)
 
@@ -51,9 +48,7 @@ class Replica:
         self._spec = ServeSpec.parse(spec_tree)
         self._served = served
         self._thread = LoopThread("engine")
-        folder = await asyncio.to_thread(resolve_model, self._spec.model, self._spec.tracking)
-        fields = llm_config_fields(self._spec, folder, device)
-        self._engine = await self._thread.run(self._start_engine(fields))
+        self._engine = await self._thread.run(self._start_engine(device))
         await self._thread.run(self._engine.probe())
         self._probe: asyncio.Task[None] | None = None
         self._probed_at_s = 0.0
@@ -71,12 +66,16 @@ class Replica:
         self._reports = asyncio.create_task(self._report())
         self._watch = asyncio.create_task(self._watch_engine())
 
-    async def _start_engine(self, fields: Tree) -> VllmEngine:
+    async def _start_engine(self, device: Device) -> Engine:
+        spec = self._spec
+        if spec.rehearsal is not None:
+            return await Rehearsal.start(spec.rehearsal, spec.name, spec.engine.max_model_len)
+        folder = await asyncio.to_thread(resolve_model, spec.model, spec.tracking)
         # Imported here and not above: the driver that binds this class needs no vLLM.
         from rayline.serving.replica.vllm_engine import VllmEngine
 
         try:
-            return await VllmEngine.start(fields, self._spec.name)
+            return await VllmEngine.start(llm_config_fields(spec, folder, device), spec.name)
         # What vLLM raises says that a process below it died, not why: that stands in its log.
         except Exception as wrong:
             reason = _cause_in(_own_output()) or f"{type(wrong).__name__}: {wrong}"

@@ -82,7 +82,7 @@ class Load:
 
 
 class Engine(Protocol):
-    """What a replica listens for: vLLM, or a rehearsal of one."""
+    """What stands in a replica: vLLM, or a rehearsal of it. Used within one event loop."""
 
     def answer(self, ask: Ask) -> AsyncGenerator[Item, None]:
         """The items of one answer: pieces or one whole answer, or a refusal, and Usage last.
@@ -97,4 +97,18 @@ class Engine(Protocol):
 
     def load(self) -> Load:
         """How busy it is now."""
+        ...
+
+    @property
+    def dead(self) -> bool:
+        """Whether it has ended and will answer nobody."""
+        ...
+
+    async def probe(self) -> None:
+        """Return once a real token has been generated, however many requests wait. Raises
+        ServingError where it is gone."""
+        ...
+
+    def stop(self) -> None:
+        """End it and its processes. Returns once they are gone. Called from any thread."""
         ...
