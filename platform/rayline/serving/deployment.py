@@ -23,7 +23,7 @@ from ray.serve.schema import ApplicationStatus, ApplicationStatusOverview
 from rayline.errors import PlacementError, RaylineError, ServingError
 from rayline.serving import client
 from rayline.serving.app import IMPORT_PATH, build, device_for, fingerprint, pin
-from rayline.serving.preflight import check_port, check_room, missing_now
+from rayline.serving.preflight import check_cache, check_port, check_room, missing_now
 from rayline.serving.requests import Tree
 from rayline.serving.settings import replica_bundles
 from rayline.spec import ServeSpec
@@ -218,6 +218,7 @@ def _check_root_is_free(name: str, *, serving: bool) -> None:
 
 def _check_room(spec: ServeSpec, *, update: bool) -> None:
     nodes = [node for node in ray.nodes() if node["Alive"]]
+    check_cache(spec, device_for(spec), [node["Resources"] for node in nodes])
     if any(node.get("Labels", {}).get(_NODE_GROUP_LABEL) for node in nodes):
         # The cluster grows: what no node holds now, one may hold soon.
         return
