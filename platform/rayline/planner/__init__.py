@@ -2,6 +2,7 @@
 pipeline's bubble, what devices can do, what a served model takes. No torch, no Ray."""
 
 from rayline.planner.advice import MemorySaving, memory_advice, memory_savings
+from rayline.planner.deployment import DeploymentPlan, plan_deployment
 from rayline.planner.elastic import narrower_plans, widest_that_fits
 from rayline.planner.fitting import Fit, fitting_advice, what_fits
 from rayline.planner.flops import (
@@ -31,6 +32,7 @@ __all__ = [
     "PEAK_SPEEDS",
     "CacheLayout",
     "CacheShape",
+    "DeploymentPlan",
     "Fit",
     "JobPlan",
     "MemoryEstimate",
@@ -55,6 +57,7 @@ __all__ = [
     "memory_savings",
     "model_flops_per_token",
     "narrower_plans",
+    "plan_deployment",
     "plan_job",
     "plan_serving",
     "read_model_config",

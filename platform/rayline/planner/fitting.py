@@ -45,12 +45,15 @@ def what_fits(
     memory_bytes: int | None = None,
     draft: ServedModel | None = None,
 ) -> list[Fit]:
-    """The changes of a single field with which one sequence of max_model_len fits, those that cost
-    least first: a shorter limit, a smaller cache entry, smaller weights, more devices, a larger
-    GPU. Called on the driver, on an engine that passes `check_model`."""
-    found = []
+    """The changes of a single field with which one sequence of max_model_len fits, the first value
+    of each field that does, those that cost least first: a shorter limit, a smaller cache entry,
+    smaller weights, more devices, a larger GPU. Called on the driver, on an engine that passes
+    `check_model`."""
+    found: dict[str, Fit] = {}
     now = plan_serving(engine, model, device, memory_bytes, draft)
     for field, value in _candidates(engine, model, now):
+        if field in found:
+            continue
         try:
             changed = engine.changed({field: value})
             changed.check_device(device)
@@ -60,8 +63,8 @@ def what_fits(
             continue
         if plan.fits:
             text = f"engine.{field}={value}"
-            found.append(Fit(text, plan.sequence_tokens, plan.sequences, plan.devices))
-    return found
+            found[field] = Fit(text, plan.sequence_tokens, plan.sequences, plan.devices)
+    return list(found.values())
 
 
 def fitting_advice(fits: list[Fit]) -> str:

@@ -93,9 +93,14 @@ class ServingPlan:
         return self.layout.longest(self.cache_bytes, self.max_sequences, self.sequence_tokens)
 
     @property
+    def known(self) -> bool:
+        """Whether the memory is known, and with it what the cache holds."""
+        return self.device == "cpu" or self.memory_bytes is not None
+
+    @property
     def fits(self) -> bool:
         """Whether one sequence of max_model_len tokens is held, and the memory is there."""
-        return self.sequences >= 1 and self.replicas(1) != 0
+        return self.sequences >= 1 and self.replicas(self.devices) != 0
 
     @property
     def surely_too_small(self) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
     from rayline.actors import JobOutcome
     from rayline.actors.verify import Verification
     from rayline.launch import Finding
-    from rayline.planner import JobPlan
+    from rayline.planner import DeploymentPlan, JobPlan
     from rayline.serving import Endpoint
     from rayline.serving.client import Message
     from rayline.tracking import ModelSummary, RunNews, RunRecord, RunSummary
@@ -56,6 +57,28 @@ class Client(ClusterJobs):
         from rayline.planner import plan_job, read_model_shape
 
         return plan_job(job, read_model_shape(self._model_folder(job)))
+
+    def plan_deployment(self, deployment: ServeSpec) -> DeploymentPlan:
+        """What `deployment` would take, without starting anything, on nodes with as much memory as
+        this machine. Raises SpecError where it cannot work.
+
+        Of the models only configs are read, and the sizes of weights that are on this machine.
+        """
+        from rayline.planner import plan_deployment, read_served_model
+
+        with needing("serve"):
+            from rayline.tracking import resolve_model
+        refs = [deployment.model]
+        if deployment.engine.speculation is not None and deployment.engine.speculation.model:
+            refs.append(deployment.engine.speculation.model)
+        model, *draft = [
+            read_served_model(resolve_model(ref, deployment.tracking, need_weights=False))
+            for ref in refs
+        ]
+        host_bytes = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+        return plan_deployment(
+            deployment, model, host_bytes=host_bytes, draft=draft[0] if draft else None
+        )
 
     def check_data(self, job: JobSpec) -> None:
         """Read every line of the job's data. Raises SpecError naming the file and line that is

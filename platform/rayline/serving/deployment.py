@@ -28,7 +28,7 @@ from rayline.serving.app import (
     fingerprint,
     pin,
 )
-from rayline.serving.preflight import check_port, check_room, missing_now
+from rayline.serving.preflight import check_cache, check_port, check_room, missing_now
 from rayline.serving.requests import Tree
 from rayline.serving.settings import APP, CONTROLLER_ENVIRONMENT, DIRECTOR, REPLICA, replica_bundles
 from rayline.spec import GatewaySpec, ServeSpec
@@ -217,6 +217,7 @@ def _is_deployed(pinned: ServeSpec) -> bool:
 
 def _check_room(spec: ServeSpec, *, update: bool) -> None:
     nodes = [node for node in ray.nodes() if node["Alive"]]
+    check_cache(spec, device_for(spec), [node["Resources"] for node in nodes])
     if any(node.get("Labels", {}).get(_NODE_GROUP_LABEL) for node in nodes):
         # The cluster grows: what no node holds now, one may hold soon.
         return

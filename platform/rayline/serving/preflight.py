@@ -1,8 +1,10 @@
-"""Before anything is started: is the port free, and can the cluster hold the replicas?
+"""Before anything is started: is the port free, can the cluster hold the replicas, and does a
+replica's cache hold a sequence?
 
 Ray Serve waits for ever for resources that no node has, and its proxy shares a port with whoever
-else allows it (SO_REUSEPORT), so both are refused here. The questions are asked in deployment.py;
-the answers are plain values.
+else allows it (SO_REUSEPORT), so both are refused here; a cache that is too small vLLM refuses
+itself, after half a minute or, on a GPU, once the weights are loaded. The questions are asked in
+deployment.py; the answers are plain values.
 """
 
 from __future__ import annotations
@@ -11,10 +13,22 @@ import errno
 import math
 import socket
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
-from rayline.errors import PlacementError, ServingError
+from rayline.errors import PlacementError, ServingError, SpecError
+from rayline.planner import (
+    ServedModel,
+    fitting_advice,
+    gpu_memory_bytes,
+    plan_deployment,
+    read_served_model,
+)
+from rayline.serving.settings import Device
+from rayline.spec import EngineSpec, ServeSpec
 
 Resources = Mapping[str, float]
+_KIND = "accelerator_type:"
+"""How Ray's resource begins that says which kind of GPU a node has."""
 
 
 def check_port(host: str, port: int, own: tuple[str, int] | None) -> None:
@@ -130,3 +144,70 @@ def _share(need: Resources, node: Resources) -> float:
 
 def _text(resources: Resources) -> str:
     return ", ".join(f"{amount:g} {name}" for name, amount in sorted(resources.items()))
+
+
+def check_cache(spec: ServeSpec, device: Device, nodes: Sequence[Resources]) -> None:
+    """Refuse a KV cache that holds less than one sequence of max_model_len tokens, and whatever
+    else the planner knows not to work with this model. Where a GPU's memory is not known, nothing
+    is refused for it, nor where the estimate of it may be what is wrong.
+
+    `spec` has its model pinned to a folder (one on a hub is not looked at); `nodes` is what each
+    node has in all. Called by the driver. Raises SpecError with the figures and what fits.
+    """
+    model = _known_model(spec)
+    if model is None:
+        return
+    known = {"device": device, "engine": _with_kind(spec.engine, device, nodes)}
+    plan = plan_deployment(spec.model_copy(update=known), model)
+    replica = plan.replica
+    if not replica.known or not replica.surely_too_small:
+        return
+    layout, engine = replica.layout, spec.engine
+    needed = layout.blocks(engine.max_model_len) * layout.block_bytes
+    raise SpecError(
+        "engine.max_model_len",
+        f"one sequence of it takes {_gib(needed)} of KV cache, and a replica has "
+        f"{_gib(replica.cache_bytes)}",
+        value=engine.max_model_len,
+        allowed=f"up to {replica.longest_tokens}" if replica.longest_tokens else "",
+        fix=fitting_advice(list(plan.fits)),
+    )
+
+
+def _known_model(spec: ServeSpec) -> ServedModel | None:
+    """The model's sizes; None where they are not on this machine, or not those of a transformer
+    with attention, about which the planner knows nothing."""
+    if spec.model.directory is None:
+        return None
+    try:
+        return read_served_model(Path(spec.model.directory))
+    except SpecError:
+        return None
+
+
+def _with_kind(engine: EngineSpec, device: Device, nodes: Sequence[Resources]) -> EngineSpec:
+    """The engine on the cluster's kind of GPU, where the spec leaves it open."""
+    if device == "cpu" or engine.gpu is not None:
+        return engine
+    return engine.model_copy(update={"gpu": gpu_kind(nodes)})
+
+
+def gpu_kind(nodes: Sequence[Resources]) -> str | None:
+    """The kind of GPU with the least memory that the nodes have, as Ray names it; None where one
+    has a kind that is not known."""
+    kinds = {
+        name.removeprefix(_KIND)
+        for node in nodes
+        if node.get("GPU", 0)
+        for name in node
+        if name.startswith(_KIND)
+    }
+    known = {kind: gpu_memory_bytes(kind) for kind in kinds}
+    sizes = {kind: size for kind, size in known.items() if size is not None}
+    if not sizes or len(sizes) < len(known):
+        return None
+    return min(sizes, key=lambda kind: sizes[kind])
+
+
+def _gib(size_bytes: int) -> str:
+    return f"{size_bytes / 2**30:.3g} GiB"

@@ -73,7 +73,7 @@ class Cluster:
                     self.born_s.pop(effect.number, None)
 
     def loads(self) -> dict[int, list[Load]]:
-        """Of replicas that are up; those of a version that drains have `lingering` requests each."""
+        """Of replicas that are up; of a version that drains, `lingering` requests each."""
         loads = {}
         for number, born in self.born_s.items():
             up = (
