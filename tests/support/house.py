@@ -4,7 +4,9 @@ what Serve does (start, stop, replace) the tests do by hand."""
 from __future__ import annotations
 
 import asyncio
+import shutil
 import socket
+import tempfile
 import time
 from dataclasses import dataclass, field
 
@@ -19,12 +21,12 @@ from rayline.serving.director.fleet import (
     Served,
     picture,
 )
-from rayline.serving.gateway.fleet import Connections
+from rayline.serving.gateway.front import Front
 from rayline.serving.gateway.http import openai_app
 from rayline.serving.loop import LoopThread
 from rayline.serving.rollout.choosing import Weights
 from rayline.serving.wire import Engine, Listener
-from rayline.spec import RequestLimits
+from rayline.spec import GatewaySpec, RequestLimits
 from support.scripted_engine import ScriptedEngine
 
 SECRET = "s3cret"
@@ -46,23 +48,28 @@ class House:
     heard: list[GatewayReport] = field(default_factory=list)
 
     def __post_init__(self) -> None:
+        self.folder = tempfile.mkdtemp()
         self.thread = LoopThread("house")
         self.thread.call(self._open())
 
     async def _open(self) -> None:
-        self.connections = Connections(
-            self.sync, "gateway", max_queued=self.max_queued, hold_s=self.hold_s
+        spec = GatewaySpec(
+            store=f"sqlite:///{self.folder}/serving.db",
+            max_queued=self.max_queued,
+            hold_s=self.hold_s,
         )
+        self.front = Front.open(spec, "gateway", self.sync)
+        self.connections = self.front.fleet
         listening = socket.socket()
         listening.bind(("127.0.0.1", 0))
         listening.listen()
         self.url = f"http://127.0.0.1:{listening.getsockname()[1]}"
         config = uvicorn.Config(
-            openai_app(self.connections), lifespan="off", log_config=None, access_log=False
+            openai_app(self.front), lifespan="off", log_config=None, access_log=False
         )
         self.server = uvicorn.Server(config)
         self.serving = asyncio.create_task(self.server.serve([listening]))
-        self.keeping = asyncio.create_task(self.connections.keep())
+        self.keeping = asyncio.create_task(self.front.keep())
 
     async def sync(self, report: GatewayReport) -> Fleet:
         """The director's part."""
@@ -112,8 +119,10 @@ class House:
             self.kill(name)
         self.thread.call(self._close(), timeout_s=10)
         self.thread.close()
+        shutil.rmtree(self.folder)
 
     async def _close(self) -> None:
         self.server.should_exit = self.server.force_exit = True
         self.keeping.cancel()
         await asyncio.wait({self.serving, self.keeping})
+        await self.front.close()

@@ -15,7 +15,7 @@ from ray.serve.handle import DeploymentHandle
 
 from rayline.errors import ServingError
 from rayline.serving.director.fleet import Fleet, GatewayReport
-from rayline.serving.gateway.fleet import Connections
+from rayline.serving.gateway.front import Front
 from rayline.serving.gateway.http import openai_app
 from rayline.serving.loop import LoopThread
 from rayline.spec import GatewaySpec
@@ -32,10 +32,11 @@ class Gateway:
     # Serve awaits a constructor that is a coroutine.
     async def __init__(self, spec: GatewaySpec, director: DeploymentHandle) -> None:  # type: ignore[misc]
         self._director = director
+        self._spec = spec
         self._thread = LoopThread("gateway")
-        self._fleet = await self._thread.run(self._connections(spec))
+        self._front = await self._thread.run(self._open())
         config = uvicorn.Config(
-            openai_app(self._fleet),
+            openai_app(self._front),
             http="httptools",
             ws="none",
             lifespan="off",
@@ -43,19 +44,19 @@ class Gateway:
             log_config=None,
             server_header=False,
             date_header=False,
+            # Who asks is read from the header itself, where the spec trusts who wrote it.
             proxy_headers=False,
             timeout_keep_alive=_KEEP_ALIVE_S,
             timeout_graceful_shutdown=int(spec.drain_s),
         )
         self._server = uvicorn.Server(config)
-        self._listening = _listen(spec.host, spec.port)
-        self._serving = asyncio.create_task(self._thread.run(self._server.serve([self._listening])))
-        self._keeping = asyncio.create_task(self._thread.run(self._fleet.keep()))
+        listening = _listen(spec.host, spec.port)
+        self._serving = asyncio.create_task(self._thread.run(self._server.serve([listening])))
+        self._keeping = asyncio.create_task(self._thread.run(self._front.keep()))
 
-    async def _connections(self, spec: GatewaySpec) -> Connections:
-        return Connections(
-            self._sync, uuid.uuid4().hex[:12], max_queued=spec.max_queued, hold_s=spec.hold_s
-        )
+    async def _open(self) -> Front:
+        name = uuid.uuid4().hex[:12]
+        return Front.open(self._spec, name, self._sync)
 
     async def _sync(self, report: GatewayReport) -> Fleet:
         fleet: Fleet = await self._director.sync.remote(report)
@@ -73,6 +74,7 @@ class Gateway:
             self._server.should_exit = True
             await asyncio.wait({self._serving})
             self._keeping.cancel()
+            await self._thread.run(self._front.close())
 
 
 def _listen(host: str, port: int) -> socket.socket:

@@ -1,20 +1,18 @@
 """The gateway's connections: to every replica that the director names, kept in step with it.
 
-A request that no replica takes now waits here, first come first served, within bounds: more than
-max_queued wait for nobody, and none for longer than hold_s.
+A request that no replica takes now waits (waiting.py), none for longer than hold_s.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-import math
 import random
-from collections import deque
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from functools import partial
 
+from rayline.serving.access.keys import ANONYMOUS, ApiKey
 from rayline.serving.director.fleet import (
     SYNC_PERIOD_S,
     Fleet,
@@ -25,10 +23,11 @@ from rayline.serving.director.fleet import (
 from rayline.serving.gateway import choosing
 from rayline.serving.gateway.choosing import Candidate
 from rayline.serving.gateway.measuring import Meter
+from rayline.serving.gateway.waiting import WaitingRoom
 from rayline.serving.requests import Refusal, RefusedError, unavailable, unknown_model
 from rayline.serving.rollout.choosing import Draws, choose, copied, instead
 from rayline.serving.wire import Caller, LostReplicaError
-from rayline.spec import RequestLimits
+from rayline.spec import GatewaySpec, RequestLimits
 
 logger = logging.getLogger(__name__)
 
@@ -58,16 +57,19 @@ class Wanted:
     """Set once a version has answered a part: no other can go on with it."""
     avoid: frozenset[str] = frozenset()
     """Replicas that were lost with this request under way."""
+    key: ApiKey = ANONYMOUS
+    """Whose it is: where it has to wait, keys take turns."""
+    tokens: int = 1
+    """Most that it may take, prompt and answer together."""
 
 
 class Connections:
     """Used within the gateway's event loop."""
 
-    def __init__(self, sync: Sync, gateway: str, *, max_queued: int, hold_s: float) -> None:
+    def __init__(self, sync: Sync, gateway: str, spec: GatewaySpec) -> None:
         self._sync = sync
         self._gateway = gateway
-        self._max_queued = max_queued
-        self._hold_s = hold_s
+        self._spec = spec
         self._fleet = Fleet()
         self._known = False
         self.connected: dict[str, Connected] = {}
@@ -75,7 +77,7 @@ class Connections:
         self.meter = Meter()
         self._draws = Draws(random.random())
         self._shadow_draws = Draws(random.random())
-        self._waiting: dict[str, deque[asyncio.Future[None]]] = {}
+        self._waiting: dict[str, WaitingRoom] = {}
 
     @property
     def fleet(self) -> Fleet:
@@ -139,33 +141,44 @@ class Connections:
                 continue
             self.connected[replica] = Connected(served, address, caller)
             caller.lost.add_done_callback(partial(self._drop, replica))
-            self._wake(served.model)
+            self.freed(served.model)
 
     def _drop(self, replica: str, _: asyncio.Future[None]) -> None:
         gone = self.connected.pop(replica, None)
         if gone is not None:
             # Those that wait may have to be told that nobody is left.
-            self._wake(gone.served.model)
+            self.freed(gone.served.model)
 
     async def place(self, wanted: Wanted) -> Connected:
         """A replica that takes one more request now, waited for. Raises RefusedError where the
         model is not served, too many wait, or none came free in time."""
         loop = asyncio.get_running_loop()
         begun_s = loop.time()
-        while True:
+        self.check_served(wanted.model)
+        room = self._room(wanted.model)
+        # Who comes while others wait waits behind them.
+        found = None if len(room) else self._free(wanted)
+        while found is None:
+            left_s = begun_s + self._longest_hold_s(wanted.model) - loop.time()
+            if left_s <= 0 or not await room.wait(wanted.key, wanted.tokens, left_s):
+                raise RefusedError(self._busy(wanted.model))
+            self.check_served(wanted.model)
             found = self._free(wanted)
             if found is not None:
-                return found
-            self._check_served(wanted.model)
-            left_s = begun_s + self._longest_hold_s(wanted.model) - loop.time()
-            waiting = self._waiting.setdefault(wanted.model, deque())
-            if left_s <= 0 or len(waiting) >= self._max_queued:
-                raise RefusedError(self._busy(wanted.model, len(waiting)))
-            await self._wait(waiting, left_s)
+                # There may be room for more than one.
+                room.wake()
+        return found
 
-    def wanted(self, model: str, affinity: str | None) -> Wanted:
-        """What a new request needs."""
-        return Wanted(model, affinity, next(self._draws))
+    def _room(self, model: str) -> WaitingRoom:
+        if model not in self._waiting:
+            self._waiting[model] = WaitingRoom(
+                self._spec.max_queued, self._spec.max_waiting_per_key
+            )
+        return self._waiting[model]
+
+    def wanted(self, model: str, affinity: str | None, key: ApiKey, tokens: int) -> Wanted:
+        """What a new request needs, of `key` and of so many tokens at most."""
+        return Wanted(model, affinity, next(self._draws), key=key, tokens=tokens)
 
     def shadow(self, model: str) -> Wanted | None:
         """What a copy of a request needs, whose answer nobody waits for; None for most requests,
@@ -179,43 +192,26 @@ class Connections:
         """Longer where a replica has to start first."""
         offer = self._fleet.models.get(model)
         if offer is None or offer.hold_s is None or self._has_replica(model):
-            return self._hold_s
-        return max(self._hold_s, offer.hold_s)
+            return self._spec.hold_s
+        return max(self._spec.hold_s, offer.hold_s)
 
     def _has_replica(self, model: str) -> bool:
         return any(one.served.model == model for one in self.connected.values())
 
-    @staticmethod
-    async def _wait(waiting: deque[asyncio.Future[None]], left_s: float) -> None:
-        turn = asyncio.get_running_loop().create_future()
-        waiting.append(turn)
-        try:
-            await asyncio.wait({turn}, timeout=left_s)
-        finally:
-            if turn in waiting:
-                waiting.remove(turn)
-
     def freed(self, model: str) -> None:
-        """Called when a request has ended."""
-        self._wake(model)
+        """Called when a request has ended, or a replica has come or gone."""
+        if model in self._waiting:
+            self._waiting[model].wake()
 
-    def _wake(self, model: str) -> None:
-        waiting = self._waiting.get(model)
-        while waiting:
-            turn = waiting.popleft()
-            if not turn.done():
-                turn.set_result(None)
-                return
-
-    def _busy(self, model: str, waiting: int) -> Refusal:
+    def _busy(self, model: str) -> Refusal:
         if self._has_replica(model):
-            return _overloaded(waiting)
+            return self._room(model).refusal()
         return unavailable("No replica of the model is up. Try again later.")
 
-    def _check_served(self, model: str) -> None:
-        if model in self._fleet.models or not self._known:
-            return
-        raise RefusedError(unknown_model(model))
+    def check_served(self, model: str) -> None:
+        """Raises RefusedError where there is no such model."""
+        if model not in self._fleet.models and self._known:
+            raise RefusedError(unknown_model(model))
 
     def _free(self, wanted: Wanted) -> Connected | None:
         up = [
@@ -246,14 +242,3 @@ class Connections:
             return max(up, default=None)
         version = choose(offer.weights, wanted.affinity, wanted.draw)
         return version if version in up else instead(offer.weights, version)
-
-
-def _overloaded(waiting: int) -> Refusal:
-    """Everybody is busy. The more wait, the later it is worth trying."""
-    return Refusal(
-        429,
-        "Every replica is busy and the queue is full. Try again later.",
-        type="server_error",
-        code="overloaded",
-        retry_after_s=max(1, math.ceil(waiting / 64)),
-    )

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import uuid
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import cast
 
+from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
@@ -22,23 +22,23 @@ from starlette.types import Receive, Scope, Send
 
 from rayline.serving.director.fleet import Served
 from rayline.serving.gateway.fleet import Connections
+from rayline.serving.gateway.front import Front, Visit
 from rayline.serving.gateway.journey import Journey
-from rayline.serving.gateway.measuring import Meter
-from rayline.serving.gateway.shadow import Shadow
 from rayline.serving.requests import (
     ROUTES,
+    Entry,
     Refusal,
     RefusedError,
-    Route,
     Tree,
-    check_request,
     engine_failed,
     event,
-    read_json,
     unavailable,
     unknown_model,
 )
-from rayline.serving.wire import Ask, Item, Piece, WholeAnswer
+from rayline.serving.requests.openapi import openapi_document
+from rayline.serving.wire import Item, Piece, WholeAnswer
+
+Endpoint = Callable[[Request], Awaitable[Response]]
 
 logger = logging.getLogger(__name__)
 
@@ -50,16 +50,9 @@ _STREAM_HEADERS = [
 ]
 
 
-def openai_app(fleet: Connections) -> Starlette:
-    """The HTTP surface over the replicas that `fleet` is connected to."""
-
-    shadow = Shadow(fleet)
-
-    def answers(route: Route) -> Callable[[Request], Awaitable[Response]]:
-        async def answer(request: Request) -> Response:
-            return await _begin(request, route, fleet, shadow)
-
-        return answer
+def openai_app(front: Front) -> Starlette:
+    """The HTTP surface over `front`."""
+    fleet = front.fleet
 
     async def models(_: Request) -> Response:
         return JSONResponse({"object": "list", "data": _cards(fleet)})
@@ -72,22 +65,29 @@ def openai_app(fleet: Connections) -> Starlette:
     async def health(_: Request) -> Response:
         if not fleet.ready:
             return _refused(unavailable("No replica has come up yet."))
-        return JSONResponse({"status": "ok", "models": sorted(fleet.fleet.models)})
+        return JSONResponse({"status": "ok"})
+
+    async def metrics(_: Request) -> Response:
+        return Response(front.meters.text(), media_type=CONTENT_TYPE_LATEST)
+
+    async def openapi(_: Request) -> Response:
+        return JSONResponse(openapi_document(fleet.limits))
 
     by_itself = {
         "/v1/models": models,
         "/v1/models/{model}": one_model,
         "/health": health,
+        "/metrics": metrics,
+        "/openapi.json": openapi,
     }
     return Starlette(
         routes=[
             Path(
                 entry.path.replace("{model}", "{model:path}"),
-                answers(entry.route) if entry.route else by_itself[entry.path],
+                _answers(front, entry, by_itself.get(entry.path)),
                 methods=[entry.method],
             )
             for entry in ROUTES
-            if entry.route or entry.path in by_itself
         ],
         exception_handlers={
             HTTPException: _no_such_route,
@@ -95,6 +95,20 @@ def openai_app(fleet: Connections) -> Starlette:
             Exception: _failed_request,
         },
     )
+
+
+def _answers(front: Front, entry: Entry, by_itself: Endpoint | None) -> Endpoint:
+    """What answers at one path, behind the door."""
+
+    async def answer(request: Request) -> Response:
+        front.look(request, entry)
+        if by_itself is not None or entry.route is None:
+            return await (by_itself or _failed)(request)
+        body = await _body(request, front.fleet.limits.max_body_bytes)
+        visit = await front.enter(request, entry, entry.route, body)
+        return cast("Response", _Answer(front, visit))
+
+    return answer
 
 
 def model_card(served: Served) -> Tree:
@@ -119,49 +133,35 @@ def _cards(fleet: Connections) -> list[Tree]:
     return found
 
 
-async def _begin(request: Request, route: Route, fleet: Connections, shadow: Shadow) -> Response:
-    """Check a request and wait for the first of its answer, so that one that fails has a status to
-    fail with."""
-    limits = fleet.limits
-    tree = read_json(await _body(request, limits.max_body_bytes), limits)
-    asked = check_request(route, tree, fleet.limits_of(tree.get("model")))
-    ask = Ask(
-        request_id=uuid.uuid4().hex,
-        route=route,
-        tree=asked.tree,
-        traceparent=request.headers.get("traceparent"),
-    )
-    shadow.copy(ask, asked.model)
-    journey = Journey(ask, fleet.wanted(asked.model, asked.session), fleet)
-    return cast("Response", _Answer(journey, fleet.meter))
-
-
 @dataclass(slots=True)
 class _Answer:
     """An ASGI response that sends a Journey's items as they come. A client that goes ends it."""
 
-    journey: Journey
-    meter: Meter
+    front: Front
+    visit: Visit
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Called by Starlette."""
-        gone = asyncio.create_task(_leave_with_client(receive, self.journey))
-        self.meter.begin(self.journey)
+        client = _Connection(scope, receive, send, self._headers())
+        gone = asyncio.create_task(_leave_with_client(receive, self.visit.journey))
         try:
-            await self._send_all(_Connection(scope, receive, send))
+            await self._send_all(client)
         finally:
-            self.meter.end(self.journey)
             gone.cancel()
+            self.front.leave(self.visit, client.status)
+
+    def _headers(self) -> dict[str, str]:
+        return {"x-request-id": self.visit.request_id, **self.visit.pass_.headers}
 
     async def _send_all(self, client: _Connection) -> None:
         try:
-            async for items in self.journey.items():
+            async for items in self.visit.journey.items():
                 await self._send_items(items, client)
         except RefusedError as wrong:
             await client.refuse(wrong.refusal)
         # Whatever it is, the client gets an answer in OpenAI's shape.
         except Exception:
-            self.journey.failed = True
+            self.visit.journey.failed = True
             logger.exception("a request failed")
             await client.refuse(engine_failed())
         await client.end()
@@ -178,18 +178,24 @@ class _Answer:
 
 
 class _Connection:
-    """The client's end of one answer."""
+    """The client's end of one answer. `headers` go with it, whatever it is."""
 
-    def __init__(self, scope: Scope, receive: Receive, send: Send) -> None:
+    def __init__(
+        self, scope: Scope, receive: Receive, send: Send, headers: Mapping[str, str]
+    ) -> None:
         self._scope, self._receive, self._send = scope, receive, send
+        self._headers = headers
         self._streaming = self._responded = False
+        self.status = 500
+        """Of HTTP, as it was sent."""
 
     async def stream(self, text: bytes) -> None:
         """Send more of a stream."""
         if not self._streaming:
-            self._streaming = True
-            start = {"type": "http.response.start", "status": 200, "headers": _STREAM_HEADERS}
-            await self._send(start)
+            self._streaming, self.status = True, 200
+            own = [(name.encode(), value.encode()) for name, value in self._headers.items()]
+            headers = [*_STREAM_HEADERS, *own]
+            await self._send({"type": "http.response.start", "status": 200, "headers": headers})
         await self._send({"type": "http.response.body", "body": text, "more_body": True})
 
     async def refuse(self, refusal: Refusal) -> None:
@@ -203,7 +209,8 @@ class _Connection:
     async def respond(self, response: Response) -> None:
         """Send a response that is no stream, once."""
         if not self._responded:
-            self._responded = True
+            self._responded, self.status = True, response.status_code
+            response.headers.update(self._headers)
             await response(self._scope, self._receive, self._send)
 
     async def end(self) -> None:
@@ -238,7 +245,13 @@ def _refused(refusal: Refusal) -> JSONResponse:
 
 
 async def _refused_request(_: Request, wrong: Exception) -> Response:
-    return _refused(wrong.refusal if isinstance(wrong, RefusedError) else engine_failed())
+    response = _refused(wrong.refusal if isinstance(wrong, RefusedError) else engine_failed())
+    response.headers.update(getattr(wrong, "headers", {}))
+    return response
+
+
+async def _failed(_: Request) -> Response:
+    return _refused(engine_failed())
 
 
 async def _no_such_route(request: Request, wrong: Exception) -> Response:

@@ -19,7 +19,7 @@ from rayline.serving.requests.refusal import (
     unavailable,
     unknown_model,
 )
-from rayline.serving.requests.routes import ROUTES, Entry, Route, Scope
+from rayline.serving.requests.routes import ROUTES, Entry, Route
 
 __all__ = [
     "ROUTES",
@@ -29,7 +29,6 @@ __all__ = [
     "Refusal",
     "RefusedError",
     "Route",
-    "Scope",
     "Tree",
     "check_request",
     "engine_failed",

@@ -16,8 +16,6 @@ Route = Literal[
     "detokenize",
 ]
 """A route that is answered by an engine."""
-Scope = Literal["inference", "tokenize", "models", "metrics", "admin"]
-"""What a key may be good for."""
 
 
 @dataclass(frozen=True, slots=True)
