@@ -1,5 +1,6 @@
 """Frozen values that every room speaks of: specs, plans, references, reports. No torch, no Ray."""
 
+from rayline.spec.access import KeySpec, Limits, UsageQuery
 from rayline.spec.compilation import CompileSpec
 from rayline.spec.data import DataSpec, MixturePart
 from rayline.spec.document import Document
@@ -98,7 +99,9 @@ __all__ = [
     "GroupSpec",
     "GuardSpec",
     "JobSpec",
+    "KeySpec",
     "LambSpec",
+    "Limits",
     "LionSpec",
     "MixturePart",
     "ModelRef",
@@ -130,6 +133,7 @@ __all__ = [
     "TrackingSpec",
     "TrainResult",
     "TuneSpec",
+    "UsageQuery",
     "WorkerContext",
     "Yardstick",
     "forward_cost",
