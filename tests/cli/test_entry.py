@@ -21,6 +21,7 @@ VERBS = (
     "doctor",
     "export",
     "import",
+    "keys",
     "logs",
     "models",
     "plan",
@@ -32,6 +33,7 @@ VERBS = (
     "train",
     "tune",
     "undeploy",
+    "usage",
     "verify",
 )
 ACTING = (

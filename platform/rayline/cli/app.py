@@ -9,6 +9,7 @@ import typer
 
 from rayline import __version__
 from rayline.cli import (
+    access,
     chaos,
     checkpoints,
     checks,
@@ -35,6 +36,7 @@ _VERBS = (
     ("Serve", serving.deploy, "rayline deploy serve/chat.yaml --set gateway.port=8001"),
     ("Serve", serving.undeploy, "rayline undeploy chat"),
     ("Serve", serving.chat, 'rayline chat "What is the capital of France?"'),
+    ("Serve", access.usage, "rayline usage --by day --since 7d"),
     ("Train", following.attach, "rayline attach 9f2c61d0"),
     ("Look back", records.runs, "rayline runs --limit 5"),
     ("On a cluster", jobs.submit, "rayline submit jobs/specs/quickstart.yaml"),
@@ -72,6 +74,7 @@ def _tree() -> typer.Typer:
         name = verb.__name__.rstrip("_")
         tree.command(name, rich_help_panel=panel, epilog=f"Example: {example}")(verb)
     tree.add_typer(records.models, name="models", rich_help_panel="Look back")
+    tree.add_typer(access.keys, name="keys", rich_help_panel="Serve")
     return tree
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rayline.errors import needing
+from rayline.sdk.access import ServingAccess
 from rayline.sdk.cluster_jobs import ClusterJobs
 from rayline.spec import CheckpointSource, JobSpec, ServeSpec, StepReport, TrackingSpec, TuneSpec
 
@@ -30,12 +31,13 @@ DEFAULT_URL = "http://127.0.0.1:8000/v1"
 """Where `rayline deploy` serves unless the spec says otherwise."""
 
 
-class Client(ClusterJobs):
+class Client(ClusterJobs, ServingAccess):
     """One user's view of one Ray cluster and one MLflow store.
 
     `address` is the Ray cluster to join (None starts one in this process); `jobs_url` is Ray's
     dashboard, where jobs are submitted (None takes the cluster on this machine); `tracking` is the
-    store that `runs` and `models` read (a job writes to the store that its own spec names).
+    store that `runs` and `models` read (a job writes to the store that its own spec names);
+    `store` holds the keys and the usage of served models (GatewaySpec.store).
     """
 
     def __init__(
@@ -44,8 +46,10 @@ class Client(ClusterJobs):
         address: str | None = None,
         jobs_url: str | None = None,
         tracking: TrackingSpec | None = None,
+        store: str | None = None,
     ) -> None:
-        super().__init__(jobs_url)
+        ClusterJobs.__init__(self, jobs_url)
+        ServingAccess.__init__(self, store)
         self.address = address
         self.tracking = tracking or TrackingSpec()
 

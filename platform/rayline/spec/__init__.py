@@ -1,5 +1,6 @@
 """Frozen values that every room speaks of: specs, plans, references, reports. No torch, no Ray."""
 
+from rayline.spec.access import KeySpec, Limits, UsageQuery
 from rayline.spec.adapter import AdapterSource, AdapterSpec
 from rayline.spec.compilation import CompileSpec
 from rayline.spec.data import DataSpec, MixturePart
@@ -105,8 +106,10 @@ __all__ = [
     "GroupSpec",
     "GuardSpec",
     "JobSpec",
+    "KeySpec",
     "LambSpec",
     "LatencyGate",
+    "Limits",
     "LionSpec",
     "MixturePart",
     "ModelRef",
@@ -142,6 +145,7 @@ __all__ = [
     "TrackingSpec",
     "TrainResult",
     "TuneSpec",
+    "UsageQuery",
     "WorkerContext",
     "Yardstick",
     "forward_cost",

@@ -15,7 +15,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
-from rayline.serving.access.window import WINDOW_S, Period, Tally, period_start_s, tally
+from rayline.serving.access.window import WINDOW_S, Tally, period_start_s, tally
+from rayline.spec.access import Period
 
 logger = logging.getLogger(__name__)
 

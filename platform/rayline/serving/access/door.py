@@ -15,7 +15,7 @@ import ipaddress
 import logging
 import time
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from rayline.errors import ServingError
@@ -23,7 +23,7 @@ from rayline.serving.access import refusals
 from rayline.serving.access.allowances import Allowances
 from rayline.serving.access.attempts import BadKeys
 from rayline.serving.access.key_store import open_keys
-from rayline.serving.access.keys import ANONYMOUS, ApiKey, Scope, judge
+from rayline.serving.access.keys import ANONYMOUS, ApiKey, judge
 from rayline.serving.access.ledger import Ledger
 from rayline.serving.access.quota import Admission, Denial, Lease, Quota, lease_from
 from rayline.serving.access.refusals import TurnedAway
@@ -31,6 +31,7 @@ from rayline.serving.access.ring import POLL_S, KeyRing
 from rayline.serving.access.spool import Spool
 from rayline.serving.access.store import Store
 from rayline.serving.access.usage import LedgerPast, Outcome, UsageRow
+from rayline.spec.access import Scope
 from rayline.spec.gateway import GatewaySpec
 
 logger = logging.getLogger(__name__)
@@ -77,9 +78,12 @@ class Pass:
 class Door:
     """Keys, quotas and the ledger of one gateway, joined. Belongs to one event loop."""
 
-    def __init__(self, spec: GatewaySpec, ring: KeyRing, quota: Quota, ledger: Ledger) -> None:
+    def __init__(
+        self, spec: GatewaySpec, store: Store, ring: KeyRing, quota: Quota, ledger: Ledger
+    ) -> None:
         self._keys = spec.keys
         self._local = _is_this_machine_alone(spec.host)
+        self._store = store
         self._ring = ring
         self._quota = quota
         self._ledger = ledger
@@ -98,7 +102,7 @@ class Door:
         ledger = Ledger(store, Spool(spool_folder(spec, store), spec.spool_mib * 2**20))
         if lease is None:
             lease = lease_from(Allowances(LedgerPast(store)))
-        return cls(spec, KeyRing(keys), Quota(lease, gateway=gateway), ledger)
+        return cls(spec, store, KeyRing(keys), Quota(lease, gateway=gateway), ledger)
 
     @property
     def open_to_all(self) -> bool:
@@ -109,8 +113,7 @@ class Door:
         return self._keys == "open"
 
     def look(self, secret: str | None, address: str, scope: Scope) -> None:
-        """Raise TurnedAway for who would be turned away whatever is asked: before the body is read.
-        """
+        """Raise TurnedAway for who would be turned away whatever is asked: before the body is read."""
         refusal = judge(self._known(secret, address), scope, None, time.time())
         if refusal is not None:
             raise TurnedAway(refusal)
@@ -150,12 +153,21 @@ class Door:
         key = pass_.key
         self._ledger.add(
             UsageRow(
+                request_id=usage.request_id,
                 at_s=pass_.at_s,
                 key_id=key.id,
                 key_name=key.name,
                 team=key.team,
+                model=usage.model,
+                variant=usage.variant,
+                route=usage.route,
+                prompt_tokens=usage.prompt_tokens,
+                cached_tokens=usage.cached_tokens,
+                completion_tokens=usage.completion_tokens,
+                status=usage.status,
+                outcome=usage.outcome,
+                ttft_ms=usage.ttft_ms,
                 seconds=time.monotonic() - pass_.began_s,
-                **asdict(usage),
             )
         )
 
@@ -169,6 +181,7 @@ class Door:
         """Give back what is in hand and write the last rows. Called after `run` was cancelled."""
         await self._quota.flush()
         await asyncio.to_thread(self._ledger.close)
+        self._store.close()
 
     def _known(self, secret: str | None, address: str) -> ApiKey:
         """Whose secret it is. Raises TurnedAway where it is nobody's."""

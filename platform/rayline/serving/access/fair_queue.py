@@ -19,13 +19,16 @@ from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
 from rayline.serving.access import refusals
-from rayline.serving.access.keys import ANONYMOUS, PRIORITIES, ApiKey, Priority
+from rayline.serving.access.keys import ANONYMOUS, ApiKey
 from rayline.serving.requests import Refusal
+from rayline.spec.access import PRIORITIES, Priority
 
 Item = TypeVar("Item")
 
 _PACE_SHARE = 0.1
 """How much the newest interval counts in the mean one between two that left."""
+_FEW = 64
+"""Entries that are not worth looking through."""
 _MAX_WAIT_S = 60.0
 """Longest Retry-After: what a queue looks like after that, nobody knows."""
 
@@ -58,15 +61,21 @@ class _Class(Generic[Item]):
     """By key id: the finish tag of its last request."""
     time: float = 0.0
     waiting: int = 0
+    prune_at: int = _FEW
 
     def prune(self) -> None:
-        """Forget keys that the virtual time has overtaken, and tickets that left, once they are
-        most of what is kept: memory follows what waits."""
-        if len(self.finish) > 2 * self.waiting + 16:
-            self.finish = {key: tag for key, tag in self.finish.items() if tag > self.time}
-        if len(self.heap) > 2 * self.waiting + 16:
+        """Forget tickets that left and keys that the virtual time has overtaken, whenever twice as
+        much is kept as the last time: memory follows what waits, at a constant cost a request."""
+        if not self.waiting:
+            # As the paper ends a busy period: who comes next starts where the last one finished.
+            self.time = max(self.finish.values(), default=self.time)
+            self.heap, self.finish = [], {}
+        kept = len(self.heap) + len(self.finish)
+        if kept > self.prune_at:
             self.heap = [ticket for ticket in self.heap if ticket.waiting]
             heapq.heapify(self.heap)
+            self.finish = {key: tag for key, tag in self.finish.items() if tag > self.time}
+            self.prune_at = 2 * (len(self.heap) + len(self.finish)) + _FEW
 
 
 class FairQueue(Generic[Item]):

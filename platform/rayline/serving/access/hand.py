@@ -46,14 +46,16 @@ class Hand:
         """What may be used now."""
         return sum(part.amount for part in self.slices if part.until_s > now_s)
 
-    def take(self, amount: int, now_s: float) -> Iterator[Taken]:
+    def take(self, amount: int, now_s: float) -> Taken:
         """Use `amount`, which is held, of the oldest slices first."""
+        parts: list[tuple[Slice, int]] = []
         for part in self.slices:
             if part.until_s > now_s and part.amount and amount:
                 used = min(part.amount, amount)
                 part.amount -= used
                 amount -= used
-                yield Taken(self, part, used)
+                parts.append((part, used))
+        return Taken(self, parts)
 
     def receive(self, ask: Ask, grant: Grant, now_s: float) -> None:
         """Take up the authority's answer."""
@@ -76,19 +78,21 @@ class Hand:
                 yield Spare(self.account, part.slot, part.amount)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Taken:
-    """What one request holds of one slice."""
+    """What one request has of one limit."""
 
     hand: Hand
-    part: Slice
-    amount: int
+    parts: list[tuple[Slice, int]]
 
-    def put_back(self, amount: int, now_s: float) -> Spare | None:
-        """Return what was not used: to the slice while that is valid, else to the authority."""
+    def put_back(self, amount: int, now_s: float) -> Iterator[Spare]:
+        """Return what was not used: to its slice while that is valid, else to the authority."""
         if self.hand.retired:
-            return None
-        if self.part.until_s > now_s:
-            self.part.amount += amount
-            return None
-        return Spare(self.hand.account, self.part.slot, amount)
+            return
+        for part, used in reversed(self.parts):
+            back = min(used, amount)
+            amount -= back
+            if part.until_s > now_s:
+                part.amount += back
+            elif back:
+                yield Spare(self.hand.account, part.slot, back)

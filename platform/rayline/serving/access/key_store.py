@@ -10,15 +10,16 @@ import secrets
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import sqlalchemy as sql
 
 from rayline.errors import SpecError
-from rayline.serving.access.keys import NO_LIMITS, ApiKey, IssuedKey, Limits, new_secret
+from rayline.serving.access.keys import NO_LIMITS, SECRET_PREFIX, ApiKey, IssuedKey, new_secret
 from rayline.serving.access.pepper import Pepper, read_pepper
 from rayline.serving.access.store import Schema, Store
+from rayline.spec.access import KeySpec, Limits
 
 _tables = sql.MetaData()
 
@@ -97,10 +98,10 @@ class KeyStore:
         store.ensure(SCHEMA)
         self._check_pepper()
 
-    def create(self, key: ApiKey) -> IssuedKey:
-        """Keep a new key, with an id and a secret of its own. Raises SpecError where a key of this
-        name is in use."""
-        issued = IssuedKey(replace(key, id=f"key_{secrets.token_hex(8)}"), new_secret())
+    def create(self, spec: KeySpec) -> IssuedKey:
+        """Keep a new key. Raises SpecError where a key of this name is in use."""
+        key = _new_key(spec, time.time())
+        issued = IssuedKey(key, new_secret())
         with self._changing() as connection:
             named = sql.and_(_keys.c.name == key.name, _keys.c.revoked_at_s.is_(None))
             if connection.scalar(sql.select(_keys.c.id).where(named)) is not None:
@@ -110,7 +111,7 @@ class KeyStore:
                     value=key.name,
                     fix=f"choose another name, or rayline keys rotate {key.name}",
                 )
-            connection.execute(sql.insert(_keys).values(_key_row(issued.key)))
+            connection.execute(sql.insert(_keys).values(_key_row(key)))
             self._keep_secret(connection, issued)
         return issued
 
@@ -145,7 +146,7 @@ class KeyStore:
         with self._changing() as connection:
             connection.execute(sql.delete(_teams).where(_teams.c.name == team))
             if limits != NO_LIMITS:
-                row = {"name": team, **asdict(limits)}
+                row = {"name": team, **limits.model_dump()}
                 connection.execute(sql.insert(_teams).values(row))
 
     def find(self, name: str) -> ApiKey:
@@ -190,10 +191,11 @@ class KeyStore:
         for key in keys:
             if name in (key.id, key.name) and key.revoked_at_s is None:
                 return key
-        known = sorted(key.name for key in keys if key.revoked_at_s is None)
-        raise SpecError(
-            "name", "no key in use has this name or id", value=name, allowed=", ".join(known)
-        )
+        known = ", ".join(sorted(key.name for key in keys if key.revoked_at_s is None))
+        if name.startswith(SECRET_PREFIX):
+            # Not repeated: it may be one, and errors end in logs.
+            raise SpecError("name", "a secret stands where a name belongs", allowed=known)
+        raise SpecError("name", "no key in use has this name or id", value=name, allowed=known)
 
     def _check_pepper(self) -> None:
         """Under another pepper every key would be unknown, without a word why."""
@@ -222,6 +224,21 @@ def _read_keys(connection: sql.Connection) -> list[ApiKey]:
     return [_key(row, teams) for row in rows]
 
 
+def _new_key(spec: KeySpec, now_s: float) -> ApiKey:
+    return ApiKey(
+        id=f"key_{secrets.token_hex(8)}",
+        name=spec.name,
+        team=spec.team,
+        scopes=spec.scopes,
+        models=spec.models,
+        limits=spec.limits,
+        priority=spec.priority,
+        weight=spec.weight,
+        created_at_s=now_s,
+        expires_at_s=None if spec.expires_in_s is None else now_s + spec.expires_in_s,
+    )
+
+
 def _key_row(key: ApiKey) -> dict[str, Any]:
     return {
         "id": key.id,
@@ -229,7 +246,7 @@ def _key_row(key: ApiKey) -> dict[str, Any]:
         "team": key.team,
         "scopes": json.dumps(key.scopes),
         "models": None if key.models is None else json.dumps(key.models),
-        **asdict(key.limits),
+        **key.limits.model_dump(),
         "priority": key.priority,
         "weight": key.weight,
         "created_at_s": key.created_at_s,
@@ -256,7 +273,12 @@ def _key(row: Any, teams: Mapping[str, Limits]) -> ApiKey:
 
 
 def _limits(row: Any) -> Limits:
-    return Limits(row.requests_per_min, row.tokens_per_min, row.budget_tokens, row.budget_period)
+    return Limits(
+        requests_per_min=row.requests_per_min,
+        tokens_per_min=row.tokens_per_min,
+        budget_tokens=row.budget_tokens,
+        budget_period=row.budget_period,
+    )
 
 
 def open_keys(address: str) -> KeyStore:

@@ -9,37 +9,13 @@ from __future__ import annotations
 
 import secrets
 from dataclasses import dataclass, field
-from typing import Literal, get_args
 
 from rayline.serving.access import refusals
-from rayline.serving.access.window import Period
 from rayline.serving.requests import Refusal
-
-Scope = Literal["inference", "tokenize", "models", "metrics", "admin"]
-"""inference: chat, completions, embeddings, responses. tokenize: to and from token ids. models: the
-list. metrics: Prometheus' page. admin: adapters and rollouts."""
-Priority = Literal["high", "normal", "low"]
-"""Classes of the queue: a request waits while any of a higher class does."""
-
-SCOPES: tuple[Scope, ...] = get_args(Scope)
-DEFAULT_SCOPES: tuple[Scope, ...] = ("inference", "tokenize", "models")
-PRIORITIES: tuple[Priority, ...] = get_args(Priority)
+from rayline.spec.access import SCOPES, Limits, Priority, Scope
 
 SECRET_PREFIX = "rl-"  # noqa: S105 - what every secret begins with, so that scanners know it
 _SECRET_BYTES = 32
-
-
-@dataclass(frozen=True, slots=True)
-class Limits:
-    """How much a key, or a team, may take. None: as much as there is."""
-
-    requests_per_min: int | None = None
-    tokens_per_min: int | None = None
-    """Tokens of prompts and answers together."""
-    budget_tokens: int | None = None
-    """Tokens of prompts and answers together that may be taken in `budget_period`."""
-    budget_period: Period = "total"
-    """Of the budget: day, month (both in UTC) or total."""
 
 
 NO_LIMITS = Limits()
@@ -54,7 +30,7 @@ class ApiKey:
     name: str
     """What its owner calls it."""
     team: str | None = None
-    scopes: tuple[Scope, ...] = DEFAULT_SCOPES
+    scopes: tuple[Scope, ...] = SCOPES
     models: tuple[str, ...] | None = None
     """Models that it may ask; None: all."""
     limits: Limits = NO_LIMITS
@@ -77,7 +53,7 @@ class IssuedKey:
     secret: str = field(repr=False)
 
 
-ANONYMOUS = ApiKey(id="anonymous", name="anonymous", scopes=SCOPES)
+ANONYMOUS = ApiKey(id="anonymous", name="anonymous")
 """Who asks where no key is needed: everything is open, nothing is limited, all is counted."""
 
 

@@ -28,8 +28,9 @@ from rayline.serving.access.allowances import (
     Spare,
 )
 from rayline.serving.access.hand import Hand, Taken
-from rayline.serving.access.keys import NO_LIMITS, ApiKey, Limits
+from rayline.serving.access.keys import ApiKey
 from rayline.serving.requests import Refusal
+from rayline.spec.access import Limits
 
 logger = logging.getLogger(__name__)
 
@@ -59,11 +60,11 @@ class Admission:
     """A request that may go on, until `Quota.settle`."""
 
     tokens: int
-    """What is held for it."""
+    """What is held for it, prompt and answer."""
     headers: Mapping[str, str]
     """OpenAI's x-ratelimit-*, for the answer."""
-    taken: tuple[Taken, ...] = field(default=(), repr=False)
-    """From which slices; Quota's own."""
+    held: tuple[Taken, ...] = field(default=(), repr=False)
+    """The same of each limit on tokens; Quota's own."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,9 +75,11 @@ class Denial:
     headers: Mapping[str, str]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class _Demand:
-    account: Account
+    """What one request needs of one limit."""
+
+    hand: Hand
     limit: int
     need: int
 
@@ -96,6 +99,7 @@ class Quota:
         self._gateway = gateway
         self._clock = clock
         self._hands: dict[Account, Hand] = {}
+        self._known: dict[str, tuple[ApiKey, list[tuple[Hand, int]]]] = {}
         self._spares: dict[tuple[Account, int], int] = {}
         self._excess: dict[Account, int] = {}
         self._wanted: dict[Account, Ask] = {}
@@ -109,18 +113,19 @@ class Quota:
 
         Called once a request, before it goes to an engine; an Admission is settled at its end.
         """
-        demands = _demands(key, tokens)
-        for demand in demands:
-            if demand.need > demand.limit and demand.account.period == "minute":
-                refusal = refusals.too_large(demand.account.kind, demand.limit, demand.need)
-                return Denial(refusal, self._headers(demands, self._clock()))
+        demands: Sequence[_Demand] = ()
         lacking: Sequence[_Demand] = ()
         for _ in range(_ROUNDS):
             now_s = self._clock()
-            lacking = [one for one in demands if self._hand(one).held(now_s) < one.need]
+            # Anew each time: the hands are others after another authority has taken over.
+            demands = self._demands(key, tokens)
+            lacking = [one for one in demands if one.hand.held(now_s) < one.need]
             if not lacking:
                 return self._take(tokens, demands, now_s)
-            refused = [one for one in lacking if self._hand(one).refused_until_s > now_s]
+            denial = self._too_large(lacking, demands, now_s)
+            if denial is not None:
+                return denial
+            refused = [one for one in lacking if one.hand.refused_until_s > now_s]
             if refused:
                 return self._denial(refused, demands, now_s)
             await self._ask(lacking)
@@ -133,21 +138,14 @@ class Quota:
         counted. More than was held is charged to the present.
         """
         now_s = self._clock()
-        over = used_tokens - admission.tokens
-        back: dict[Account, int] = {}
-        for taken in reversed(admission.taken):
-            account = taken.hand.account
-            if account.measure != "tokens":
-                continue
-            if account not in back:
-                back[account] = max(0, -over)
-                if over > 0:
-                    self._excess[account] = self._excess.get(account, 0) + over
-            amount = min(taken.amount, back[account])
-            back[account] -= amount
-            spare = taken.put_back(amount, now_s) if amount else None
-            if spare is not None:
-                self._spare(spare)
+        unused = admission.tokens - used_tokens
+        for taken in admission.held:
+            if unused > 0:
+                for spare in taken.put_back(unused, now_s):
+                    self._spare(spare)
+            elif unused < 0:
+                account = taken.hand.account
+                self._excess[account] = self._excess.get(account, 0) - unused
 
     async def flush(self) -> None:
         """Give back what has lain in the hand for too long, and what was settled.
@@ -161,14 +159,26 @@ class Quota:
         if self._spares or self._excess:
             await self._leased(())
 
-    def _take(self, tokens: int, demands: Sequence[_Demand], now_s: float) -> Admission:
-        taken = tuple(part for one in demands for part in self._hand(one).take(one.need, now_s))
-        return Admission(tokens, self._headers(demands, now_s), taken)
+    def _demands(self, key: ApiKey, tokens: int) -> list[_Demand]:
+        """What a request takes of every limit there is."""
+        known = self._known.get(key.id)
+        if known is None or known[0] is not key:
+            hands = [(self._hand(account, limit), limit) for account, limit in _accounts(key)]
+            known = self._known[key.id] = (key, hands)
+        return [
+            _Demand(hand, limit, tokens if hand.account.measure == "tokens" else 1)
+            for hand, limit in known[1]
+        ]
 
-    def _hand(self, demand: _Demand) -> Hand:
-        hand = self._hands.get(demand.account)
+    def _take(self, tokens: int, demands: Sequence[_Demand], now_s: float) -> Admission:
+        taken = [one.hand.take(one.need, now_s) for one in demands]
+        held = tuple(part for part in taken if part.hand.account.measure == "tokens")
+        return Admission(tokens, self._headers(demands, now_s), held)
+
+    def _hand(self, account: Account, limit: int) -> Hand:
+        hand = self._hands.get(account)
         if hand is None:
-            hand = self._hands[demand.account] = Hand(demand.account, remaining=demand.limit)
+            hand = self._hands[account] = Hand(account, remaining=limit)
         return hand
 
     def _spare(self, spare: Spare) -> None:
@@ -179,9 +189,10 @@ class Quota:
         """Return once the authority has been asked for what is lacking, together with whatever
         others lack meanwhile. A client that leaves takes no one else's answer with it."""
         for demand in lacking:
-            before = self._wanted.get(demand.account)
-            self._wanted[demand.account] = Ask(
-                demand.account,
+            account = demand.hand.account
+            before = self._wanted.get(account)
+            self._wanted[account] = Ask(
+                account,
                 demand.limit,
                 need=demand.need + (before.need if before else 0),
                 single=max(demand.need, before.single if before else 0),
@@ -200,35 +211,33 @@ class Quota:
         grants = await self._leased(asks)
         now_s = self._clock()
         for ask, grant in zip(asks, grants, strict=True):
-            hand = self._hands.setdefault(ask.account, Hand(ask.account, remaining=ask.limit))
-            hand.receive(ask, grant, now_s)
+            self._hand(ask.account, ask.limit).receive(ask, grant, now_s)
 
     def _short_of(self, ask: Ask, now_s: float) -> int:
-        hand = self._hands.get(ask.account)
-        return max(1, ask.need - (hand.held(now_s) if hand else 0))
+        return max(1, ask.need - self._hand(ask.account, ask.limit).held(now_s))
 
     async def _leased(self, asks: Sequence[Ask]) -> Sequence[Grant]:
         """The grants of the authority, or of this gateway itself where that does not answer."""
-        own, settled = self._own, self._settled()
-        if self._clock() >= self._authority_at_s:
+        settled, why = self._settled(), ""
+        if self._own is None or self._clock() >= self._authority_at_s:
+            # What is settled was dealt out by whoever was asked at last.
+            theirs = settled if self._own is None else []
             try:
                 async with asyncio.timeout(AUTHORITY_TIMEOUT_S):
-                    # What is settled was dealt out by whoever was asked at last.
-                    theirs = settled if own is None else ()
                     grants = await self._lease(self._gateway, asks, theirs)
             # Ray's errors, a timeout, whatever lies on the way.
             except Exception as wrong:  # noqa: BLE001
                 self._authority_at_s = self._clock() + AUTHORITY_AGAIN_S
-                why = type(wrong).__name__
-                logger.warning("quota: no authority (%s); this gateway admits by itself", why)
+                settled = [] if theirs else settled
+                why = f"away ({type(wrong).__name__})"
             else:
-                if own is not None:
-                    logger.warning("quota: the authority answers again")
-                    self._turn_to(None)
+                if self._own is not None:
+                    self._turn_to(None, "back")
                 return grants
+        own = self._own
         if own is None:
-            own, settled = Allowances(clock=self._clock), []
-            self._turn_to(own)
+            own = Allowances(clock=self._clock)
+            self._turn_to(own, why)
         return own.lease(self._gateway, asks, settled)
 
     def _settled(self) -> list[Settled]:
@@ -239,21 +248,35 @@ class Quota:
         self._spares, self._excess = {}, {}
         return settled
 
-    def _turn_to(self, own: Allowances | None) -> None:
+    def _turn_to(self, own: Allowances | None, why: str) -> None:
         """Another authority from now on: slices of the one before are worth nothing to it."""
+        who = "the authority" if own is None else "this gateway"
+        logger.warning("quota: the authority is %s; %s admits from now on", why, who)
         self._own = own
         for hand in self._hands.values():
             hand.retired = True
-        self._hands = {}
-        self._spares = {}
+        self._hands, self._known, self._spares = {}, {}, {}
+
+    def _too_large(
+        self, lacking: Sequence[_Demand], demands: Sequence[_Demand], now_s: float
+    ) -> Denial | None:
+        """A request that no minute has room for is told so, rather than to wait."""
+        for one in lacking:
+            account = one.hand.account
+            if one.need > one.limit and account.period == "minute":
+                refusal = refusals.too_large(account.kind, one.limit, one.need)
+                return Denial(refusal, self._headers(demands, now_s))
+        return None
 
     def _denial(
         self, refused: Sequence[_Demand], demands: Sequence[_Demand], now_s: float
     ) -> Denial:
         """Of several limits that are used up, the one that lasts longest is named."""
-        waits = [(self._wait_s(one, now_s), one) for one in refused]
-        wait_s, worst = max(waits, key=lambda pair: math.inf if pair[0] is None else pair[0])
-        account = worst.account
+        worst = max(
+            refused, key=lambda one: math.inf if one.hand.free_at_s is None else one.hand.free_at_s
+        )
+        account, free_at_s = worst.hand.account, worst.hand.free_at_s
+        wait_s = None if free_at_s is None else max(0.0, free_at_s - now_s)
         if account.period == "minute":
             refusal = refusals.over_rate(
                 account.kind, account.measure, worst.limit, worst.need, wait_s or 0.0
@@ -262,47 +285,40 @@ class Quota:
             refusal = refusals.over_budget(account.kind, account.period, worst.limit, wait_s)
         return Denial(refusal, self._headers(demands, now_s))
 
-    def _wait_s(self, demand: _Demand, now_s: float) -> float | None:
-        free_at_s = self._hand(demand).free_at_s
-        return None if free_at_s is None else max(0.0, free_at_s - now_s)
-
     def _headers(self, demands: Sequence[_Demand], now_s: float) -> Mapping[str, str]:
         """OpenAI's rate-limit headers: of requests and tokens a minute, whichever of the key's and
         the team's limit leaves less."""
         tightest: dict[Measure, tuple[int, _Demand]] = {}
         for one in demands:
-            account = one.account
+            account = one.hand.account
             if account.period == "minute":
-                hand = self._hand(one)
-                left = min(one.limit, hand.remaining + hand.held(now_s))
+                left = min(one.limit, one.hand.remaining + one.hand.held(now_s))
                 if account.measure not in tightest or left < tightest[account.measure][0]:
                     tightest[account.measure] = (left, one)
         headers: dict[str, str] = {}
         for measure, (left, one) in tightest.items():
-            reset_s = max(0.0, (self._hand(one).reset_at_s or now_s) - now_s)
+            reset_s = max(0.0, (one.hand.reset_at_s or now_s) - now_s)
             headers[f"x-ratelimit-limit-{measure}"] = str(one.limit)
             headers[f"x-ratelimit-remaining-{measure}"] = str(left)
             headers[f"x-ratelimit-reset-{measure}"] = refusals.duration_text(reset_s)
         return headers
 
 
-def _demands(key: ApiKey, tokens: int) -> list[_Demand]:
-    """What a request takes of every limit there is."""
-    demands = _of_one("key", key.id, key.limits, tokens)
+def _accounts(key: ApiKey) -> list[tuple[Account, int]]:
+    """Every limit that a key's requests count against."""
+    accounts = _of_one("key", key.id, key.limits)
     if key.team is not None:
-        demands += _of_one("team", key.team, key.team_limits, tokens)
-    return demands
+        accounts += _of_one("team", key.team, key.team_limits)
+    return accounts
 
 
-def _of_one(kind: Kind, holder: str, limits: Limits, tokens: int) -> list[_Demand]:
-    if limits is NO_LIMITS:
-        return []
-    demands = []
+def _of_one(kind: Kind, holder: str, limits: Limits) -> list[tuple[Account, int]]:
+    accounts = []
     if limits.requests_per_min is not None:
-        demands.append(_Demand(Account(kind, holder, "requests"), limits.requests_per_min, 1))
+        accounts.append((Account(kind, holder, "requests"), limits.requests_per_min))
     if limits.tokens_per_min is not None:
-        demands.append(_Demand(Account(kind, holder, "tokens"), limits.tokens_per_min, tokens))
+        accounts.append((Account(kind, holder, "tokens"), limits.tokens_per_min))
     if limits.budget_tokens is not None:
-        account = Account(kind, holder, "tokens", limits.budget_period)
-        demands.append(_Demand(account, limits.budget_tokens, tokens))
-    return demands
+        budget = Account(kind, holder, "tokens", limits.budget_period)
+        accounts.append((budget, limits.budget_tokens))
+    return accounts

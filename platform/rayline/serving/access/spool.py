@@ -12,7 +12,6 @@ import logging
 import os
 import uuid
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict
 from itertools import islice
 from pathlib import Path
 from typing import BinaryIO
@@ -32,7 +31,7 @@ class Spool:
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         self._max_bytes = max_bytes
         self._left_behind = _take_over(folder)
-        self._file = _own_file(folder)
+        self._path, self._file = _own_file(folder)
         self._written_bytes = 0
 
     @property
@@ -46,7 +45,7 @@ class Spool:
         lines = bytearray()
         kept = 0
         for row in rows:
-            line = json.dumps(asdict(row)).encode() + b"\n"
+            line = json.dumps(row.as_dict()).encode() + b"\n"
             if size_bytes + len(lines) + len(line) > self._max_bytes:
                 break
             lines += line
@@ -78,7 +77,7 @@ class Spool:
     def close(self) -> None:
         """Let go of the file; it goes where it is empty."""
         if not self.waiting:
-            Path(self._file.name).unlink(missing_ok=True)
+            self._path.unlink(missing_ok=True)
         for file in (self._file, *self._left_behind):
             file.close()
 
@@ -86,17 +85,13 @@ class Spool:
         return os.fstat(self._file.fileno()).st_size
 
 
-def _own_file(folder: Path) -> BinaryIO:
+def _own_file(folder: Path) -> tuple[Path, BinaryIO]:
     """A new file, locked before it has a name under which another could take it over."""
     draft = folder / f"{uuid.uuid4().hex}.draft"
     draft.touch(mode=0o600)
-    file = draft.with_suffix(_SUFFIX)
-    with draft.open("r+b") as opened:
-        fcntl.flock(opened, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        draft.rename(file)
-        own = file.open("r+b")
-        fcntl.flock(own, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    return own
+    file = draft.open("r+b")
+    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    return draft.rename(draft.with_suffix(_SUFFIX)), file
 
 
 def _take_over(folder: Path) -> list[BinaryIO]:

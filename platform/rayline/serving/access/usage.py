@@ -4,19 +4,18 @@ from __future__ import annotations
 
 import datetime
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Literal, get_args
 
 import sqlalchemy as sql
 
 from rayline.serving.access.allowances import Account
 from rayline.serving.access.store import Schema, Store
+from rayline.spec.access import UsageQuery
 
 Outcome = Literal["complete", "cut", "failed", "refused"]
 """complete: answered to its end. cut: the client left before it. failed: the engine or its replica
 did. refused: turned away after it was let in, such as from a full queue."""
-Grouping = Literal["key", "team", "model", "variant", "day"]
-GROUPINGS: tuple[Grouping, ...] = get_args(Grouping)
 
 _tables = sql.MetaData()
 _usage = sql.Table(
@@ -45,7 +44,7 @@ _usage = sql.Table(
 )
 SCHEMA = Schema("usage", 1, _tables)
 
-_COLUMNS: dict[Grouping, sql.Column[str]] = {
+_COLUMNS: dict[str, sql.Column[str]] = {
     "key": _usage.c.key_id,
     "team": _usage.c.team,
     "model": _usage.c.model,
@@ -90,6 +89,11 @@ class UsageRow:
         """In UTC, such as 2026-11-26."""
         return f"{datetime.datetime.fromtimestamp(self.at_s, datetime.UTC):%Y-%m-%d}"
 
+    def as_dict(self) -> dict[str, str | int | float | None]:
+        """Its fields as plain values."""
+        # dataclasses.asdict copies each value, which is most of the work of writing a row.
+        return {name: getattr(self, name) for name in self.__slots__}
+
 
 @dataclass(frozen=True, slots=True)
 class UsageSum:
@@ -115,34 +119,18 @@ class UsageSum:
         return self.prompt_tokens + self.completion_tokens
 
 
-@dataclass(frozen=True, slots=True)
-class Selection:
-    """Which rows: None takes all."""
-
-    key: str | None = None
-    """Name or id."""
-    team: str | None = None
-    model: str | None = None
-    since_s: float | None = None
-    """Unix time, as below."""
-    until_s: float | None = None
-
-
-_EVERYTHING = Selection()
-
-
 def write_rows(store: Store, rows: Sequence[UsageRow]) -> None:
     """Write rows, each once: one that is there already is left alone. Raises ServingError."""
-    values = [asdict(row) | {"day": row.day} for row in rows]
+    values = [{**row.as_dict(), "day": row.day} for row in rows]
     with store.writing() as connection:
         connection.execute(store.insert_new(_usage), values)
 
 
-def sum_usage(store: Store, by: Grouping, selection: Selection = _EVERYTHING) -> list[UsageSum]:
+def sum_usage(store: Store, asked: UsageQuery) -> list[UsageSum]:
     """The sums of each key, team, model, variant or day that has any, in order. Raises
     ServingError."""
-    group = _COLUMNS[by]
-    name = sql.func.max(_usage.c.key_name) if by == "key" else group
+    group = _COLUMNS[asked.by]
+    name = sql.func.max(_usage.c.key_name) if asked.by == "key" else group
     query = (
         sql.select(
             group.label("group"),
@@ -151,7 +139,7 @@ def sum_usage(store: Store, by: Grouping, selection: Selection = _EVERYTHING) ->
             *(_counted(outcome) for outcome in get_args(Outcome)),
             *(sql.func.sum(_usage.c[column]).label(column) for column in _SUMMED),
         )
-        .where(*_conditions(selection))
+        .where(*_conditions(asked))
         .group_by(group)
         .order_by(group)
     )
@@ -164,19 +152,19 @@ def _counted(outcome: Outcome) -> sql.Label[int]:
     return sql.func.count(sql.case((_usage.c.outcome == outcome, 1))).label(outcome)
 
 
-def _conditions(selection: Selection) -> list[sql.ColumnElement[bool]]:
+def _conditions(asked: UsageQuery) -> list[sql.ColumnElement[bool]]:
     rows = _usage.c
     conditions = []
-    if selection.key is not None:
-        conditions.append(sql.or_(rows.key_id == selection.key, rows.key_name == selection.key))
-    if selection.team is not None:
-        conditions.append(rows.team == selection.team)
-    if selection.model is not None:
-        conditions.append(rows.model == selection.model)
-    if selection.since_s is not None:
-        conditions.append(rows.at_s >= selection.since_s)
-    if selection.until_s is not None:
-        conditions.append(rows.at_s < selection.until_s)
+    if asked.key is not None:
+        conditions.append(sql.or_(rows.key_id == asked.key, rows.key_name == asked.key))
+    if asked.team is not None:
+        conditions.append(rows.team == asked.team)
+    if asked.model is not None:
+        conditions.append(rows.model == asked.model)
+    if asked.since_s is not None:
+        conditions.append(rows.at_s >= asked.since_s)
+    if asked.until_s is not None:
+        conditions.append(rows.at_s < asked.until_s)
     return conditions
 
 

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import datetime
 from collections import deque
-from typing import Literal, Protocol
+from typing import Protocol
 
-Period = Literal["minute", "day", "month", "total"]
-"""Over what a limit counts: the 60 seconds before now; this day or month (UTC); for ever."""
+from rayline.spec.access import Period
 
 WINDOW_S = 60.0
 SLOT_S = 0.25

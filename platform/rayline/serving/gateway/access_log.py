@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 import logging
 import sys
-from dataclasses import asdict
+from dataclasses import fields as fields_of
 
 from rayline.serving.gateway.answered import Answered
 
 _logger = logging.getLogger("rayline.access")
+_FIELDS = tuple(field.name for field in fields_of(Answered))
 
 
 def open_access_log() -> None:
@@ -26,9 +27,10 @@ def log_access(one: Answered) -> None:
     """Write the line of a request that has ended."""
     if not _logger.isEnabledFor(logging.INFO):
         return
+    given = ((name, getattr(one, name)) for name in _FIELDS)
     fields = {
         name: round(value, 6) if isinstance(value, float) else value
-        for name, value in asdict(one).items()
+        for name, value in given
         if value is not None
     }
     _logger.info(json.dumps(fields, separators=(",", ":")))

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from rayline.spec.access import Scope
+
 Route = Literal[
     "chat",
     "completions",
