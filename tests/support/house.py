@@ -40,6 +40,7 @@ class House:
     max_ongoing: int = 64
     max_queued: int = 256
     hold_s: float = 5.0
+    cors_origins: tuple[str, ...] = ()
     replicas: dict[str, tuple[Served, Listener, ReplicaAddress, Engine]] = field(
         default_factory=dict
     )
@@ -57,6 +58,7 @@ class House:
             store=f"sqlite:///{self.folder}/serving.db",
             max_queued=self.max_queued,
             hold_s=self.hold_s,
+            cors_origins=self.cors_origins,
         )
         self.front = Front.open(spec, "gateway", self.sync)
         self.connections = self.front.fleet

@@ -8,8 +8,9 @@ from typing import get_args
 import jsonschema
 import pytest
 
-from rayline.serving.requests import ROUTES, Route, Scope
+from rayline.serving.requests import ROUTES, Route
 from rayline.serving.requests.openapi import openapi_document
+from rayline.spec.access import Scope
 from support.asking import LIMITS, PLAIN
 
 DOCUMENT = openapi_document(LIMITS)

@@ -113,7 +113,7 @@ class Door:
         return self._keys == "open"
 
     def look(self, secret: str | None, address: str, scope: Scope) -> None:
-        """Raise TurnedAway for who would be turned away whatever is asked: before the body is read."""
+        """Raise TurnedAway for who would be turned away whatever is asked, before it is read."""
         refusal = judge(self._known(secret, address), scope, None, time.time())
         if refusal is not None:
             raise TurnedAway(refusal)

@@ -48,7 +48,7 @@ class Front:
         self.fleet = fleet
         self.door = door
         self.meters = Meters()
-        self._spec = spec
+        self.spec = spec
         self._shadow = Shadow(fleet)
         self._traces = traces
 
@@ -137,11 +137,11 @@ class Front:
     def _address(self, request: Request) -> str:
         peer = request.client.host if request.client else ""
         forwarded = request.headers.get("x-forwarded-for")
-        return client_address(peer, forwarded, self._spec.trusted_proxies)
+        return client_address(peer, forwarded, self.spec.trusted_proxies)
 
     def _most_tokens(self, asked: Asked) -> int:
         """What is held against a key's limits while the request is under way."""
-        held = self._spec.held_answer_tokens
+        held = self.spec.held_answer_tokens
         answer = held if asked.max_tokens is None else min(asked.max_tokens, held)
         return asked.prompt.likely_tokens + answer * asked.sequences
 

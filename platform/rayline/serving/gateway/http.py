@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import cast
 
 from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
+from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route as Path
@@ -89,12 +91,22 @@ def openai_app(front: Front) -> Starlette:
             )
             for entry in ROUTES
         ],
+        middleware=_middleware(front.spec.cors_origins),
         exception_handlers={
             HTTPException: _no_such_route,
             RefusedError: _refused_request,
             Exception: _failed_request,
         },
     )
+
+
+def _middleware(origins: Sequence[str]) -> list[Middleware]:
+    """Browsers may ask from these pages; from none unless the spec names them."""
+    if not origins:
+        return []
+    headers = ["authorization", "content-type"]
+    allowed = {"allow_origins": list(origins), "allow_headers": headers}
+    return [Middleware(CORSMiddleware, allow_methods=["GET", "POST"], **allowed)]
 
 
 def _answers(front: Front, entry: Entry, by_itself: Endpoint | None) -> Endpoint:

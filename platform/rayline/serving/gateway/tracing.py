@@ -25,7 +25,8 @@ class Traces:
         from opentelemetry.sdk.trace import TracerProvider
         from opentelemetry.sdk.trace.export import BatchSpanProcessor
 
-        self._provider = TracerProvider(Resource.create({"service.name": "rayline-gateway"}))
+        resource = Resource.create({"service.name": "rayline-gateway"})
+        self._provider = TracerProvider(resource=resource)
         self._provider.add_span_processor(BatchSpanProcessor(exporter))
         self._tracer = self._provider.get_tracer("rayline.serving")
 
