@@ -86,5 +86,6 @@ def _answers(entry: Entry) -> Tree:
         return {"text/plain": {"schema": {"type": "string"}}}
     whole: Tree = {"application/json": {"schema": {"type": "object"}}}
     if entry.route in _STREAMS:
-        return {**whole, "text/event-stream": {"schema": {"type": "string"}}}
+        # 3.1 has no words for the events of a stream.
+        return {**whole, "text/event-stream": {}}
     return whole
