@@ -13,7 +13,7 @@ from typing import Self
 
 import psutil
 
-ENDING_S = 20.0
+ENDING_S = 60.0
 
 
 class Tree:
@@ -110,7 +110,7 @@ def called(process: psutil.Process) -> str:
     line = process.cmdline()
     if not line:
         return str(process.name())
-    # Ray and vLLM rename their processes; which method runs, or which of several it is, is left out.
+    # Ray and vLLM rename their processes; which method runs, or which of several, is left out.
     if line[0].startswith(("ray::", "VLLM::")):
         return re.split(r"[.#\s]", line[0])[0]
     if Path(line[0]).name.startswith("python"):
