@@ -77,7 +77,6 @@ def spec_of(name: str, folder: Path) -> ServeSpec:
                 "kv_cache_gib": 0.5,
             },
             "cpus_per_replica": 2,
-            "gateway": {"store": f"sqlite:///{folder.parent}/serving.db"},
         }
     )
 
@@ -157,6 +156,8 @@ def ray_command(spec: ServeSpec, _: Path) -> list[str]:
 
 def rayline_command(spec: ServeSpec, folder: Path) -> list[str]:
     """rayline, with a key, a quota and the ledger."""
+    store = f"sqlite:///{folder / 'serving.db'}"
+    spec = spec.changed({"gateway.store": store, "gateway.keys": "required"})
     file = folder / "serve.yaml"
     file.write_text(spec.to_yaml())
     return [sys.executable, str(_PEERS / "rayline_serve.py"), str(file), str(folder / "key")]

@@ -13,7 +13,7 @@ from typing import Self
 
 import psutil
 
-ENDING_S = 20.0
+ENDING_S = 60.0
 
 
 class Tree:
@@ -61,8 +61,8 @@ def members(root_pid: int) -> list[psutil.Process]:
         return []
 
 
-CpuSeconds = dict[tuple[int, str], float]
-"""By process id and name."""
+CpuSeconds = dict[int, tuple[str, float]]
+"""Name and CPU seconds by process id. Names change: Ray's follow what an actor does."""
 
 
 def cpu_seconds(root_pid: int) -> CpuSeconds:
@@ -72,7 +72,7 @@ def cpu_seconds(root_pid: int) -> CpuSeconds:
         try:
             with process.oneshot():
                 times = process.cpu_times()
-                found[process.pid, called(process)] = times.user + times.system
+                found[process.pid] = called(process), times.user + times.system
         except psutil.NoSuchProcess:
             continue
     return found
@@ -81,8 +81,9 @@ def cpu_seconds(root_pid: int) -> CpuSeconds:
 def used_between(before: CpuSeconds, after: CpuSeconds) -> dict[str, float]:
     """CPU seconds by name, most first, of processes that were there at the end."""
     used: Counter[str] = Counter()
-    for (pid, name), seconds in after.items():
-        used[name] += seconds - before.get((pid, name), 0.0)
+    for pid, (name, seconds) in after.items():
+        _, spent = before.get(pid, (name, 0.0))
+        used[name] += seconds - spent
     return {name: round(seconds, 3) for name, seconds in used.most_common() if seconds >= 0.005}
 
 
@@ -109,9 +110,9 @@ def called(process: psutil.Process) -> str:
     line = process.cmdline()
     if not line:
         return str(process.name())
-    # Ray and vLLM rename their processes; what tells two alike apart (an id) is left out.
+    # Ray and vLLM rename their processes; which method runs, or which of several, is left out.
     if line[0].startswith(("ray::", "VLLM::")):
-        return re.sub(r"[:#][0-9a-z]{6,}.*$|\s.*$", "", line[0])
+        return re.split(r"[.#\s]", line[0])[0]
     if Path(line[0]).name.startswith("python"):
         for word, after in itertools.pairwise(line):
             if word == "-m":

@@ -79,7 +79,17 @@ def one_turn(
                 turn[server][f"at_once_{at_once}"] = found
                 said = f"{found.get('requests_per_s', 0):.2f} requests/s, {found['failures']}"
                 print(f"{name} {server} {at_once} at once: {said}", file=sys.stderr, flush=True)
+        if server == RAYLINE:
+            check_ledger(folder / server / "key.json", turn[server])
     return turn
+
+
+def check_ledger(file: Path, found: dict[str, Any]) -> None:
+    """Raise RuntimeError where the ledger has less than was asked and answered."""
+    booked = json.loads(file.read_text())
+    asked = sum(one["requests"] for name, one in found.items() if name.startswith("at_once"))
+    if booked["requests"] < asked or booked["completion_tokens"] < asked * TOKENS:
+        raise RuntimeError(f"the ledger has {booked}; {asked} requests were answered")
 
 
 def compare(turns: Sequence[dict[str, Any]], at_once: int) -> dict[str, Any]:
