@@ -16,6 +16,8 @@ from rayline.spec import RequestLimits
 from support.house import House
 from support.scripted_engine import ScriptedEngine
 
+HTTP = httpx.Client(timeout=30)
+
 
 @pytest.fixture(scope="module")
 def house() -> Iterator[House]:
@@ -35,7 +37,7 @@ def url(house: House, engine: ScriptedEngine) -> str:
 
 
 def ask(url: str, prompt: str, **more: object) -> httpx.Response:
-    return httpx.post(f"{url}/v1/completions", json={"model": "bot", "prompt": prompt, **more})
+    return HTTP.post(f"{url}/v1/completions", json={"model": "bot", "prompt": prompt, **more})
 
 
 @pytest.mark.parametrize(
@@ -54,7 +56,7 @@ def ask(url: str, prompt: str, **more: object) -> httpx.Response:
     ],
 )
 def test_whatever_is_not_served_is_refused_in_openais_shape(url, method, path, status, code):
-    response = httpx.request(method, url + path)
+    response = HTTP.request(method, url + path)
     assert response.status_code == status
     error = response.json()["error"]
     assert set(error) == {"message", "type", "param", "code"}
@@ -75,24 +77,24 @@ def test_a_failure_inside_has_a_status_and_no_inside(url, prompt, status, code, 
 
 
 def test_a_body_over_the_limit_is_refused(url):
-    response = httpx.post(
+    response = HTTP.post(
         f"{url}/v1/completions", content=b"x" * (RequestLimits().max_body_bytes + 2**20)
     )
     assert response.status_code == 413
 
 
 def test_models_and_health(url):
-    cards = httpx.get(f"{url}/v1/models").json()["data"]
+    cards = HTTP.get(f"{url}/v1/models").json()["data"]
     assert [(card["id"], card["object"]) for card in cards] == [("bot", "model")]
-    assert httpx.get(f"{url}/v1/models/bot").json() == cards[0]
-    assert httpx.get(f"{url}/health").json() == {"status": "ok"}
+    assert HTTP.get(f"{url}/v1/models/bot").json() == cards[0]
+    assert HTTP.get(f"{url}/health").json() == {"status": "ok"}
 
 
 def test_a_stream_arrives_while_it_is_made(house, url, engine):
     engine.token_s = 0.2
     body = {"model": "bot", "prompt": "to day", "stream": True, "max_tokens": 40}
     began_s = time.monotonic()
-    with httpx.stream("POST", f"{url}/v1/completions", json=body, timeout=5) as response:
+    with HTTP.stream("POST", f"{url}/v1/completions", json=body, timeout=5) as response:
         assert response.headers["content-type"].startswith("text/event-stream")
         assert "to" in next(response.iter_text())
         assert time.monotonic() - began_s < 4

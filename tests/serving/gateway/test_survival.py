@@ -18,6 +18,8 @@ from support.house import House
 from support.scripted_engine import ScriptedEngine, words
 
 TOKENS = 30
+HTTP = httpx.Client(timeout=30)
+"""One for all: making one reads a machine's certificates each time."""
 
 
 @pytest.fixture
@@ -29,7 +31,7 @@ def house() -> Iterator[House]:
 
 def stream(house: House, prompt: str, **more: object) -> httpx.Response:
     body = {"model": "bot", "prompt": prompt, "max_tokens": TOKENS, "stream": True, **more}
-    return httpx.post(f"{house.url}/v1/completions", json=body, timeout=30)
+    return HTTP.post(f"{house.url}/v1/completions", json=body)
 
 
 def said(text: str) -> list[str]:
@@ -72,7 +74,7 @@ def test_what_has_not_begun_is_asked_elsewhere(house):
     for number in range(20):
         prompt = f"w{number} x"
         body = {"model": "bot", "prompt": prompt, "max_tokens": 3}
-        whole = httpx.post(f"{house.url}/v1/completions", json=body, timeout=10)
+        whole = HTTP.post(f"{house.url}/v1/completions", json=body)
         assert whole.json()["choices"][0]["text"] == " ".join(words(prompt, 3))
     assert dead.asked
 
