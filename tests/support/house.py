@@ -21,6 +21,7 @@ from rayline.serving.director.fleet import (
     Served,
     picture,
 )
+from rayline.serving.gateway.connection import BoundedConnection
 from rayline.serving.gateway.front import Front
 from rayline.serving.gateway.http import openai_app
 from rayline.serving.loop import LoopThread
@@ -67,7 +68,11 @@ class House:
         listening.listen()
         self.url = f"http://127.0.0.1:{listening.getsockname()[1]}"
         config = uvicorn.Config(
-            openai_app(self.front), lifespan="off", log_config=None, access_log=False
+            openai_app(self.front),
+            http=BoundedConnection,
+            lifespan="off",
+            log_config=None,
+            access_log=False,
         )
         self.server = uvicorn.Server(config)
         self.serving = asyncio.create_task(self.server.serve([listening]))

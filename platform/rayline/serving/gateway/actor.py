@@ -15,6 +15,7 @@ from ray.serve.handle import DeploymentHandle
 
 from rayline.errors import ServingError
 from rayline.serving.director.fleet import Fleet, GatewayReport
+from rayline.serving.gateway.connection import BoundedConnection
 from rayline.serving.gateway.front import Front
 from rayline.serving.gateway.http import openai_app
 from rayline.serving.loop import LoopThread
@@ -37,7 +38,7 @@ class Gateway:
         self._front = await self._thread.run(self._open())
         config = uvicorn.Config(
             openai_app(self._front),
-            http="httptools",
+            http=BoundedConnection,
             ws="none",
             lifespan="off",
             access_log=False,
