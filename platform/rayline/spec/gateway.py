@@ -8,8 +8,6 @@ from pydantic import Field
 
 from rayline.spec.document import Document
 
-_STORE = r"^(sqlite:///.+|postgresql(\+psycopg)?://.+)$"
-
 
 class GatewaySpec(Document):
     """Where HTTP is answered, who may ask, and where keys and usage are kept. One cluster has one
@@ -24,7 +22,7 @@ class GatewaySpec(Document):
     keys: Literal["auto", "required", "open"] = "auto"
     """Whether an API key is asked for. auto: yes, unless the address is this machine's alone and no
     key has been made."""
-    store: str = Field(default="sqlite:///serving.db", pattern=_STORE)
+    store: str = "sqlite:///serving.db"
     """Database of keys, usage and versions: one local file by default, postgresql://user@host/name
     where gateways run on several nodes. Its password is best left to ~/.pgpass or PGPASSWORD: what
     stands here is shown wherever the spec is."""

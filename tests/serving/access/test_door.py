@@ -112,6 +112,21 @@ def test_who_has_no_key_or_a_wrong_one(tmp_path: Path) -> None:
     asyncio.run(ask())
 
 
+def test_a_look_at_the_key_comes_before_the_body(tmp_path: Path) -> None:
+    spec = GatewaySpec(store=f"sqlite:///{tmp_path}/serving.db", keys="required")
+    issued = open_keys(spec.store).create(KeySpec(name="one", scopes=("models",)))
+
+    async def ask() -> None:
+        async with doors(spec) as (door,):
+            door.look(issued.secret, "10.0.0.1", "models")
+            for secret, status in ((issued.secret, 403), (None, 401), ("rl-x", 401)):
+                with pytest.raises(TurnedAway) as caught:
+                    door.look(secret, "10.0.0.1", "inference")
+                assert caught.value.refusal.status == status
+
+    asyncio.run(ask())
+
+
 def test_a_good_key_passes_where_others_of_its_address_try_wrong_ones(tmp_path: Path) -> None:
     spec = GatewaySpec(store=f"sqlite:///{tmp_path}/serving.db")
     issued = open_keys(spec.store).create(KeySpec(name="one"))

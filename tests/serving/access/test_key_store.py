@@ -210,9 +210,10 @@ def test_addresses(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert anchored("sqlite:///serving.db") == f"sqlite:///{tmp_path}/serving.db"
     assert anchored("postgresql://u:p@h/n") == "postgresql+psycopg://u:p@h/n"
     assert Store("postgresql://u:p@h/n").shown == "postgresql+psycopg://u:***@h/n"
-    for wrong in ("sqlite://", "sqlite:///:memory:", "mysql://h/n", "serving.db", ""):
-        with pytest.raises(SpecError, match=r"gateway\.store: no database"):
+    for wrong in ("sqlite://", "sqlite:///:memory:", "mysql://u:hunter2@h/n", "u:hunter2@h/n", ""):
+        with pytest.raises(SpecError, match=r"gateway\.store: keys and usage cannot") as caught:
             parse_address(wrong)
+        assert "hunter2" not in str(caught.value)
 
 
 def test_a_store_that_does_not_answer_is_named_without_its_password(

@@ -77,7 +77,7 @@ def most_in_a_minute(taken: Sequence[tuple[float, int]]) -> int:
     return most
 
 
-@settings(deadline=None, max_examples=25)
+@settings(deadline=None, max_examples=12)
 @given(
     gateways=st.sampled_from([1, 2, 4, 7]),
     limit=st.integers(min_value=20, max_value=6_000),
@@ -115,7 +115,7 @@ def test_requests_a_minute_are_held_within_5_percent(
     assert len(admitted) >= 0.95 * len(ideal) - 1
 
 
-@settings(deadline=None, max_examples=25)
+@settings(deadline=None, max_examples=12)
 @given(
     gateways=st.sampled_from([1, 4]),
     limit=st.integers(min_value=20_000, max_value=400_000),

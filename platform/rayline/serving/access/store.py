@@ -152,12 +152,13 @@ def parse_address(address: str) -> URL:
     try:
         url = make_url(address)
     except ArgumentError:
-        raise _unknown(address) from None
+        raise _unknown() from None
     kind = url.get_backend_name()
     if kind == SQLITE and url.database and url.database != ":memory:":
         return url.set(drivername=SQLITE, database=str(Path(url.database).absolute()))
     if kind == POSTGRESQL:
         return url.set(drivername="postgresql+psycopg")
+    # The error may end in a log.
     raise _unknown(url.render_as_string(hide_password=True))
 
 
@@ -167,11 +168,10 @@ def anchored(address: str) -> str:
     return parse_address(address).render_as_string(hide_password=False)
 
 
-def _unknown(address: str) -> SpecError:
+def _unknown(shown: str = "what is no address at all") -> SpecError:
     return SpecError(
         "gateway.store",
-        "no database that keys and usage can be kept in",
-        value=address,
+        f"keys and usage cannot be kept in {shown}",
         allowed="sqlite:///FILE, postgresql://USER@HOST/NAME",
     )
 

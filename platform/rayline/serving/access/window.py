@@ -41,7 +41,7 @@ def tally(period: Period) -> Tally:
 class SlidingWindow:
     """What was taken in the last minute, whatever minute that is.
 
-    A bucket that refills (GCRA, RFC 2697) lets through twice its limit in the minute after a rest,
+    A bucket that refills (RFC 2697) lets through twice its limit in the minute after a rest,
     a counter of clock minutes twice its limit around the turn; this one never more than the limit
     in any 60 s. It costs one small entry a slot in use, 241 at most.
     """
