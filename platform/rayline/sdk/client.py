@@ -301,16 +301,23 @@ class Client(ClusterJobs, ServingAccess):
         model: str | None = None,
         max_tokens: int | None = None,
         temperature: float | None = None,
+        api_key: str | None = None,
     ) -> str:
         """The answer to a question, or to the newest of several turns; needs the thin core turns.
 
-        Without `model` the first one behind the address answers. Raises ServingError.
+        Without `model` the first one behind the address answers; without `api_key` the one in
+        RAYLINE_API_KEY opens it. Raises ServingError.
 
             client.chat("What is the capital of France?", temperature=0)
         """
         return "".join(
             self.stream(
-                question, url=url, model=model, max_tokens=max_tokens, temperature=temperature
+                question,
+                url=url,
+                model=model,
+                max_tokens=max_tokens,
+                temperature=temperature,
+                api_key=api_key,
             )
         )
 
@@ -322,12 +329,18 @@ class Client(ClusterJobs, ServingAccess):
         model: str | None = None,
         max_tokens: int | None = None,
         temperature: float | None = None,
+        api_key: str | None = None,
     ) -> Iterator[str]:
         """As `chat`, piece by piece while it is generated."""
         from rayline.serving.client import stream_answer
 
         return stream_answer(
-            url, question, model=model, max_tokens=max_tokens, temperature=temperature
+            url,
+            question,
+            model=model,
+            max_tokens=max_tokens,
+            temperature=temperature,
+            api_key=api_key,
         )
 
     def _join(self) -> None:
