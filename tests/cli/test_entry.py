@@ -14,6 +14,7 @@ from rayline.cli.app import app
 
 VERBS = (
     "attach",
+    "batch",
     "chaos",
     "chat",
     "demo",
@@ -37,6 +38,7 @@ VERBS = (
     "verify",
 )
 ACTING = (
+    "batch",
     "chaos",
     "demo",
     "deploy",

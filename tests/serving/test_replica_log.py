@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from rayline.serving.replica.actor import _cause_in
+from rayline.serving.replica.starting import _cause_in
 
 HEAD = "(Worker pid=22324) ERROR 11-21 03:27:14 [multiproc_executor.py:1063] "
 

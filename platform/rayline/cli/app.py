@@ -10,6 +10,7 @@ import typer
 from rayline import __version__
 from rayline.cli import (
     access,
+    batch,
     chaos,
     checkpoints,
     checks,
@@ -35,6 +36,7 @@ _VERBS = (
     ("Train", checkpoints.import_, "rayline import deepspeed/checkpoints my-job.yaml"),
     ("Serve", serving.deploy, "rayline deploy serve/chat.yaml --set gateway.port=8001"),
     ("Serve", serving.undeploy, "rayline undeploy chat"),
+    ("Serve", batch.batch, "rayline batch in.jsonl out.jsonl --url http://127.0.0.1:8000/v1"),
     ("Serve", serving.chat, 'rayline chat "What is the capital of France?"'),
     ("Serve", access.usage, "rayline usage --by day --since 7d"),
     ("Train", following.attach, "rayline attach 9f2c61d0"),

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any
 
 from rayline.cli.plans import parameters_text
 from rayline.cli.screen import Screen, plain, size_text
-from rayline.planner import count_parameters, fitting_advice
 
 if TYPE_CHECKING:
     from rayline.planner import DeploymentPlan, ServingPlan
@@ -16,6 +15,8 @@ if TYPE_CHECKING:
 
 def show_deployment_plan(screen: Screen, plan: DeploymentPlan) -> None:
     """The whole plan of one deployment."""
+    from rayline.planner import count_parameters, fitting_advice
+
     deployment, replica = plan.deployment, plan.replica
     scale, engine = deployment.scale, deployment.engine
     shape = plan.model.shape
@@ -41,6 +42,8 @@ def show_deployment_plan(screen: Screen, plan: DeploymentPlan) -> None:
 
 def deployment_document(plan: DeploymentPlan) -> dict[str, Any]:
     """The same for a program: what `--json` prints."""
+    from rayline.planner import count_parameters
+
     replica = plan.replica
     return {
         "deployment": plain(plan.deployment),

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from rayline.launch import Finding
     from rayline.planner import DeploymentPlan, JobPlan
     from rayline.serving import Endpoint
+    from rayline.serving.batch import BatchSummary
     from rayline.serving.client import Message
     from rayline.tracking import ModelSummary, RunNews, RunRecord, RunSummary
     from rayline.train.stored_export import ExportFormat, StoredExport
@@ -292,6 +293,34 @@ class Client(ClusterJobs, ServingAccess):
 
         self._join()
         undeploy(name)
+
+    def batch(
+        self,
+        requests: str | Path,
+        answers: str | Path,
+        *,
+        url: str | None = None,
+        key: str | None = None,
+        concurrency: int = 16,
+        deployment: ServeSpec | None = None,
+        retry_failed: bool = False,
+        observe: Callable[[int, int], None] = lambda done, total: None,
+    ) -> BatchSummary:
+        """Answer a file of requests in OpenAI's batch format: by the endpoint `url`, or by engines
+        that are started for it, as `deployment` says. Interrupted, the same call goes on.
+
+        client.batch("in.jsonl", "out.jsonl", url="http://127.0.0.1:8000/v1")
+        """
+        from rayline.serving.batch import EndpointSettings, run_batch
+
+        by: EndpointSettings | ServeSpec
+        if deployment is None:
+            by = EndpointSettings(url or DEFAULT_URL, key, concurrency)
+        else:
+            by = deployment
+            self._join()
+        paths = Path(requests), Path(answers)
+        return run_batch(*paths, by, retry_failed=retry_failed, observe=observe)
 
     def chat(
         self,

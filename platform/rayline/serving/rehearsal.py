@@ -19,6 +19,7 @@ import time
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from rayline.errors import ServingError
@@ -152,6 +153,12 @@ class Rehearsal:
 
     async def probe(self) -> None:
         """Return once a token could come, which is at once."""
+
+    async def add_adapter(self, name: str, folder: Path) -> None:
+        """It answers every name alike."""
+
+    async def remove_adapter(self, name: str) -> None:
+        """It answers every name alike."""
 
     def stop(self) -> None:
         """Nothing of it is left behind."""

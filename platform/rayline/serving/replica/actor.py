@@ -12,12 +12,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import os
-import re
 import secrets
 import time
 import uuid
-from pathlib import Path
 
 import ray
 from ray import serve
@@ -25,19 +22,15 @@ from ray import serve
 from rayline.errors import ServingError
 from rayline.serving.director.fleet import REPORT_PERIOD_S, ReplicaAddress, ReplicaReport, Served
 from rayline.serving.loop import LoopThread
-from rayline.serving.rehearsal import Rehearsal
+from rayline.serving.replica.starting import start_engine
 from rayline.serving.requests import Tree
-from rayline.serving.settings import APP, DIRECTOR, Device, llm_config_fields
-from rayline.serving.wire import Engine, Listener
+from rayline.serving.settings import APP, DIRECTOR, Device
+from rayline.serving.wire import Listener
 from rayline.spec import ServeSpec
-from rayline.tracking import resolve_model
 
 logger = logging.getLogger(__name__)
 
 _WATCH_PERIOD_S = 0.25
-_CAUSE = re.compile(r"^\(\w+ pid=\d+\).*?\] ([A-Za-z_.]*(?:Error|Exception): .+)$", re.MULTILINE)
-"""How vLLM logs the last line of a traceback in one of its processes."""
-_LOG_TAIL_BYTES = 64 * 1024
 
 
 class Replica:
@@ -48,8 +41,7 @@ class Replica:
         self._spec = ServeSpec.parse(spec_tree)
         self._served = served
         self._thread = LoopThread("engine")
-        self._engine = await self._thread.run(self._start_engine(device))
-        await self._thread.run(self._engine.probe())
+        self._engine = await self._thread.run(start_engine(self._spec, device))
         self._probe: asyncio.Task[None] | None = None
         self._probed_at_s = 0.0
         self._director = serve.get_deployment_handle(DIRECTOR, APP)
@@ -65,21 +57,6 @@ class Replica:
         )
         self._reports = asyncio.create_task(self._report())
         self._watch = asyncio.create_task(self._watch_engine())
-
-    async def _start_engine(self, device: Device) -> Engine:
-        spec = self._spec
-        if spec.rehearsal is not None:
-            return await Rehearsal.start(spec.rehearsal, spec.name, spec.engine.max_model_len)
-        folder = await asyncio.to_thread(resolve_model, spec.model, spec.tracking)
-        # Imported here and not above: the driver that binds this class needs no vLLM.
-        from rayline.serving.replica.vllm_engine import VllmEngine
-
-        try:
-            return await VllmEngine.start(llm_config_fields(spec, folder, device), spec.name)
-        # What vLLM raises says that a process below it died, not why: that stands in its log.
-        except Exception as wrong:
-            reason = _cause_in(_own_output()) or f"{type(wrong).__name__}: {wrong}"
-            raise ServingError("engine", f"vLLM did not start: {reason}") from wrong
 
     async def _report(self) -> None:
         while True:
@@ -142,24 +119,3 @@ def _own_address() -> str:
     if len(alive) == 1:
         return "127.0.0.1"
     return str(ray.util.get_node_ip_address())
-
-
-def _own_output() -> str:
-    """The end of what this process and its children have written, where Ray keeps that in files."""
-    return "\n".join(_tail(Path(f"/proc/self/fd/{stream}")) for stream in (1, 2))
-
-
-def _tail(file: Path) -> str:
-    try:
-        with file.resolve().open("rb") as log:
-            log.seek(0, os.SEEK_END)
-            log.seek(max(0, log.tell() - _LOG_TAIL_BYTES))
-            return log.read().decode("utf-8", errors="replace")
-    except OSError:
-        return ""
-
-
-def _cause_in(log: str) -> str:
-    """The first error that a process of the engine died of; empty where the log names none."""
-    found = _CAUSE.search(log)
-    return "" if found is None else found.group(1)

@@ -72,6 +72,16 @@ async def put(ask: Ask, state: Any) -> Made:
     return _as_events(made) if ask.route == "responses" else made
 
 
+def least(state: Any, model: str) -> Ask:
+    """The least that this engine can be asked to compute: one token, one vector or one score."""
+    if getattr(state, "openai_serving_completion", None) is not None:
+        prompt = {"prompt": "Hello", "max_tokens": 1, "temperature": 0.0}
+        return Ask("probe", "completions", {"model": model, **prompt})
+    if getattr(state, "serving_embedding", None) is not None:
+        return Ask("probe", "embeddings", {"model": model, "input": "Hello"})
+    return Ask("probe", "score", {"model": model, "text_1": "Hello", "text_2": "Hello"})
+
+
 async def _as_events(made: AsyncIterator[pydantic.BaseModel]) -> AsyncIterator[str]:
     """The events of the Responses API, each with its name."""
     async for event in made:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator
+from pathlib import Path
 from typing import Any, cast
 
 import pydantic
@@ -23,9 +24,10 @@ from vllm.v1.engine.exceptions import EngineDeadError
 from vllm.v1.metrics.reader import Counter, Gauge, get_metrics_snapshot
 
 from rayline.errors import ServingError
+from rayline.serving.replica.adapters import LoadedAdapters
 from rayline.serving.replica.continuing import NotContinuedError
 from rayline.serving.replica.counting import CURRENT, Tally, count_generations
-from rayline.serving.replica.layers import put
+from rayline.serving.replica.layers import least, put
 from rayline.serving.requests import Refusal, engine_failed, refused_by_engine
 from rayline.serving.wire import Ask, Item, Load, Piece, Usage, WholeAnswer
 
@@ -56,6 +58,7 @@ class VllmEngine:
         self._client: AsyncLLM = started._engine_client
         self._layers = started._app_state
         self._tallies: dict[str, Tally] = {}
+        self._adapters = LoadedAdapters(self._client, self._layers.openai_serving_models)
         count_generations(self._client)
 
     @staticmethod
@@ -116,11 +119,20 @@ class VllmEngine:
         """Whether one of its processes has ended."""
         return bool(self._client.errored)
 
+    async def add_adapter(self, name: str, folder: Path) -> None:
+        """See wire.Engine."""
+        await self._adapters.add(name, folder)
+
+    async def remove_adapter(self, name: str) -> None:
+        """See wire.Engine."""
+        await self._adapters.remove(name)
+
     async def probe(self) -> None:
         """Return once a real token has been generated, however many requests wait: any that comes
-        out of the engine meanwhile will do. Raises ServingError where the engine is gone."""
+        out of the engine meanwhile will do. (An engine that generates none computes a vector.)
+        Raises ServingError where the engine is gone."""
         before = self.load().generated_tokens
-        ours = asyncio.create_task(self._generate_one_token())
+        ours = asyncio.create_task(self._compute_least())
         try:
             while not ours.done() and self.load().generated_tokens == before:
                 await asyncio.wait({ours}, timeout=0.2)
@@ -129,11 +141,10 @@ class VllmEngine:
         finally:
             ours.cancel()
 
-    async def _generate_one_token(self) -> None:
-        tree = {"model": self._model, "prompt": "Hello", "max_tokens": 1, "temperature": 0.0}
-        async for item in self.answer(Ask("probe", "completions", tree)):
+    async def _compute_least(self) -> None:
+        async for item in self.answer(least(self._layers, self._model)):
             if isinstance(item, Refusal):
-                raise ServingError("engine", f"it generated no token: {item.message}")
+                raise ServingError("engine", f"it computed nothing: {item.message}")
 
     def stop(self) -> None:
         """End the engine and its processes. Returns once they are gone."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Protocol
 
 from rayline.serving.requests import Refusal, Route, Tree
@@ -107,6 +108,15 @@ class Engine(Protocol):
     async def probe(self) -> None:
         """Return once a real token has been generated, however many requests wait. Raises
         ServingError where it is gone."""
+        ...
+
+    async def add_adapter(self, name: str, folder: Path) -> None:
+        """Answer with the adapter in `folder`, which was checked (serving/adapters.py), whoever
+        asks for `name` from now on. Raises SpecError where it cannot be loaded."""
+        ...
+
+    async def remove_adapter(self, name: str) -> None:
+        """Answer no new request for `name`; those under way end as they began."""
         ...
 
     def stop(self) -> None:

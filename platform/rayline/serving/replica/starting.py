@@ -1,0 +1,85 @@
+"""From a ServeSpec to an engine that has computed something, with its adapters; and where it does
+not come up, why not.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import re
+from pathlib import Path
+
+from rayline.errors import RaylineError, ServingError
+from rayline.planner import read_model_shape
+from rayline.serving.adapters import resolve_adapter
+from rayline.serving.rehearsal import Rehearsal
+from rayline.serving.settings import Device, llm_config_fields
+from rayline.serving.weights import LocalWeights, local_weights
+from rayline.serving.wire import Engine
+from rayline.spec import ServeSpec
+
+_CAUSE = re.compile(r"^\(\w+ pid=\d+\).*?\] ([A-Za-z_.]*(?:Error|Exception): .+)$", re.MULTILINE)
+"""How vLLM logs the last line of a traceback in one of its processes."""
+_LOG_TAIL_BYTES = 64 * 1024
+
+
+async def start_engine(spec: ServeSpec, device: Device) -> Engine:
+    """An engine that has computed something. Called within the event loop that it is used in.
+
+    Raises SpecError or CheckpointError for what it is to read, ServingError with vLLM's own last
+    words where it does not come up.
+    """
+    if spec.rehearsal is not None:
+        return await Rehearsal.start(spec.rehearsal, spec.name, spec.engine.max_model_len)
+    weights = await asyncio.to_thread(local_weights, spec)
+    fields = llm_config_fields(
+        spec, weights.folder, device, quantization=weights.quantization, draft=weights.draft
+    )
+    # Imported here and not above: who names this module needs no vLLM.
+    from rayline.serving.replica.vllm_engine import VllmEngine
+
+    try:
+        engine = await VllmEngine.start(fields, spec.name)
+    except RaylineError:
+        raise
+    # What vLLM raises says that a process below it died, not why: that stands in its log.
+    except Exception as wrong:
+        reason = _cause_in(_own_output()) or f"{type(wrong).__name__}: {wrong}"
+        raise ServingError("engine", f"vLLM did not start: {reason}") from wrong
+    try:
+        await engine.probe()
+        await _add_adapters(engine, spec, weights)
+    except BaseException:
+        await asyncio.to_thread(engine.stop)
+        raise
+    return engine
+
+
+async def _add_adapters(engine: Engine, spec: ServeSpec, weights: LocalWeights) -> None:
+    if not spec.engine.adapters:
+        return
+    shape = read_model_shape(weights.folder)
+    for adapter in spec.engine.adapters:
+        found = await asyncio.to_thread(resolve_adapter, adapter, shape, spec.engine, spec.tracking)
+        await engine.add_adapter(found.name, found.folder)
+
+
+def _own_output() -> str:
+    """The end of what this process and its children have written, where Ray keeps that in files."""
+    return "\n".join(_tail(Path(f"/proc/self/fd/{stream}")) for stream in (1, 2))
+
+
+def _tail(file: Path) -> str:
+    try:
+        with file.resolve().open("rb") as log:
+            log.seek(0, os.SEEK_END)
+            log.seek(max(0, log.tell() - _LOG_TAIL_BYTES))
+            return log.read().decode("utf-8", errors="replace")
+    except OSError:
+        return ""
+
+
+def _cause_in(log: str) -> str:
+    """The first error that a process of the engine died of; empty where the log names none."""
+    found = _CAUSE.search(log)
+    return "" if found is None else found.group(1)
