@@ -27,7 +27,7 @@ def test_it_says_each_stage_and_its_own_command(
 
 def test_a_port_that_is_taken_is_left_to_its_owner(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(REPOSITORY)
-    wanted = ServeSpec.load("serve/chat.yaml").port
+    wanted = ServeSpec.load("serve/chat.yaml").gateway.port
     with socket.socket() as other:
         other.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
@@ -35,7 +35,7 @@ def test_a_port_that_is_taken_is_left_to_its_owner(monkeypatch: pytest.MonkeyPat
             other.listen()
         except OSError:
             pass  # somebody else's program holds it, which serves this test as well
-        assert demo_specs(None)[1].port != wanted
+        assert demo_specs(None)[1].gateway.port != wanted
 
 
 def test_outside_a_checkout_it_says_so(

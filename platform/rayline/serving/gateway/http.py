@@ -104,9 +104,14 @@ def _middleware(origins: Sequence[str]) -> list[Middleware]:
     """Browsers may ask from these pages; from none unless the spec names them."""
     if not origins:
         return []
-    headers = ["authorization", "content-type"]
-    allowed = {"allow_origins": list(origins), "allow_headers": headers}
-    return [Middleware(CORSMiddleware, allow_methods=["GET", "POST"], **allowed)]
+    return [
+        Middleware(
+            CORSMiddleware,
+            allow_origins=list(origins),
+            allow_methods=["GET", "POST"],
+            allow_headers=["authorization", "content-type"],
+        )
+    ]
 
 
 def _answers(front: Front, entry: Entry, by_itself: Endpoint | None) -> Endpoint:
