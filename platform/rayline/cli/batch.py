@@ -20,29 +20,33 @@ KEYS = ("RAYLINE_API_KEY", "OPENAI_API_KEY")
 """Where a key is looked for: on a command line every user of the machine could read it."""
 
 
+Requests = Annotated[
+    Path, typer.Argument(metavar="IN.JSONL", help="Requests, in OpenAI's batch format.")
+]
+Answers = Annotated[
+    Path, typer.Argument(metavar="OUT.JSONL", help="Answers; what is there is gone on with.")
+]
+EngineSpecFile = Annotated[
+    Path | None,
+    typer.Option("--spec", metavar="SPEC", help="Start engines for it, as this serve spec says."),
+]
+Url = Annotated[str | None, typer.Option("--url", help="Ask this endpoint instead, up to /v1.")]
+Concurrency = Annotated[
+    int, typer.Option("--concurrency", min=1, help="Requests under way at once, with --url.")
+]
+RetryFailed = Annotated[
+    bool, typer.Option("--retry-failed", help="Ask again what ended with an error.")
+]
+
+
 def batch(
-    requests: Annotated[
-        Path, typer.Argument(metavar="IN.JSONL", help="Requests, in OpenAI's batch format.")
-    ],
-    answers: Annotated[
-        Path, typer.Argument(metavar="OUT.JSONL", help="Answers; what is there is gone on with.")
-    ],
+    requests: Requests,
+    answers: Answers,
     sets: Sets,
-    spec: Annotated[
-        Path | None,
-        typer.Option(
-            "--spec", metavar="SPEC", help="Start engines for it, as this serve spec says."
-        ),
-    ] = None,
-    url: Annotated[
-        str | None, typer.Option("--url", help="Ask this endpoint instead, up to /v1.")
-    ] = None,
-    concurrency: Annotated[
-        int, typer.Option("--concurrency", min=1, help="Requests under way at once, with --url.")
-    ] = 16,
-    retry_failed: Annotated[
-        bool, typer.Option("--retry-failed", help="Ask again what ended with an error.")
-    ] = False,
+    spec: EngineSpecFile = None,
+    url: Url = None,
+    concurrency: Concurrency = 16,
+    retry_failed: RetryFailed = False,
     address: RayAddress = None,
     dry_run: DryRun = False,
     json: Json = False,

@@ -12,6 +12,7 @@ packages is not installed the error names the extra that brings it.
     outcome.model            # registry:quickstart@latest
 """
 
-from rayline.sdk.client import DEFAULT_URL, Client
+from rayline.sdk.client import Client
+from rayline.sdk.served_models import DEFAULT_URL
 
 __all__ = ["DEFAULT_URL", "Client"]

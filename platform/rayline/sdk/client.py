@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -13,26 +12,23 @@ from typing import TYPE_CHECKING
 from rayline.errors import needing
 from rayline.sdk.access import ServingAccess
 from rayline.sdk.cluster_jobs import ClusterJobs
+from rayline.sdk.served_models import DEFAULT_URL, ServedModels
 from rayline.spec import CheckpointSource, JobSpec, ServeSpec, StepReport, TrackingSpec, TuneSpec
 
 if TYPE_CHECKING:
     from rayline.actors import JobOutcome
     from rayline.actors.verify import Verification
     from rayline.launch import Finding
-    from rayline.planner import DeploymentPlan, JobPlan
+    from rayline.planner import JobPlan
     from rayline.serving import Endpoint
-    from rayline.serving.batch import BatchSummary
     from rayline.serving.client import Message
     from rayline.tracking import ModelSummary, RunNews, RunRecord, RunSummary
     from rayline.train.stored_export import ExportFormat, StoredExport
     from rayline.train.universal_import import ImportedCheckpoint
     from rayline.tuning import SearchOutcome, TrialReport
 
-DEFAULT_URL = "http://127.0.0.1:8000/v1"
-"""Where `rayline deploy` serves unless the spec says otherwise."""
 
-
-class Client(ClusterJobs, ServingAccess):
+class Client(ClusterJobs, ServedModels, ServingAccess):
     """One user's view of one Ray cluster and one MLflow store.
 
     `address` is the Ray cluster to join (None starts one in this process); `jobs_url` is Ray's
@@ -50,8 +46,8 @@ class Client(ClusterJobs, ServingAccess):
         store: str | None = None,
     ) -> None:
         ClusterJobs.__init__(self, jobs_url)
+        ServedModels.__init__(self, address)
         ServingAccess.__init__(self, store)
-        self.address = address
         self.tracking = tracking or TrackingSpec()
 
     def plan(self, job: JobSpec) -> JobPlan:
@@ -62,28 +58,6 @@ class Client(ClusterJobs, ServingAccess):
         from rayline.planner import plan_job, read_model_shape
 
         return plan_job(job, read_model_shape(self._model_folder(job)))
-
-    def plan_deployment(self, deployment: ServeSpec) -> DeploymentPlan:
-        """What `deployment` would take, without starting anything, on nodes with as much memory as
-        this machine. Raises SpecError where it cannot work.
-
-        Of the models only configs are read, and the sizes of weights that are on this machine.
-        """
-        from rayline.planner import plan_deployment, read_served_model
-
-        with needing("serve"):
-            from rayline.tracking import resolve_model
-        refs = [deployment.model]
-        if deployment.engine.speculation is not None and deployment.engine.speculation.model:
-            refs.append(deployment.engine.speculation.model)
-        model, *draft = [
-            read_served_model(resolve_model(ref, deployment.tracking, need_weights=False))
-            for ref in refs
-        ]
-        host_bytes = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-        return plan_deployment(
-            deployment, model, host_bytes=host_bytes, draft=draft[0] if draft else None
-        )
 
     def check_data(self, job: JobSpec) -> None:
         """Read every line of the job's data. Raises SpecError naming the file and line that is
@@ -293,34 +267,6 @@ class Client(ClusterJobs, ServingAccess):
 
         self._join()
         undeploy(name)
-
-    def batch(
-        self,
-        requests: str | Path,
-        answers: str | Path,
-        *,
-        url: str | None = None,
-        key: str | None = None,
-        concurrency: int = 16,
-        deployment: ServeSpec | None = None,
-        retry_failed: bool = False,
-        observe: Callable[[int, int], None] = lambda done, total: None,
-    ) -> BatchSummary:
-        """Answer a file of requests in OpenAI's batch format: by the endpoint `url`, or by engines
-        that are started for it, as `deployment` says. Interrupted, the same call goes on.
-
-        client.batch("in.jsonl", "out.jsonl", url="http://127.0.0.1:8000/v1")
-        """
-        from rayline.serving.batch import EndpointSettings, run_batch
-
-        by: EndpointSettings | ServeSpec
-        if deployment is None:
-            by = EndpointSettings(url or DEFAULT_URL, key, concurrency)
-        else:
-            by = deployment
-            self._join()
-        paths = Path(requests), Path(answers)
-        return run_batch(*paths, by, retry_failed=retry_failed, observe=observe)
 
     def chat(
         self,

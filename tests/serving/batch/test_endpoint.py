@@ -64,7 +64,7 @@ def test_every_request_has_one_answer_and_no_more_are_under_way_than_allowed(
         observe=lambda done, total: seen.append((done, total)),
     )
     assert summary == BatchSummary(requests=60, resumed=0, answered=60, failed=0)
-    assert endpoint.most_under_way == 5
+    assert 2 <= endpoint.most_under_way <= 5
     assert seen == [(number, 60) for number in range(61)]
     found = answers(tmp_path / "out.jsonl")
     for number, prompt in enumerate(prompts):
