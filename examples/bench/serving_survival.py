@@ -263,8 +263,8 @@ def engine_loads() -> list[Load]:
     async def hear() -> list[Load]:
         callers = [
             await Caller.connect(address.host, address.port, address.secret)
-            for variants in fleet.models.values()
-            for variant in variants
+            for offer in fleet.models.values()
+            for variant in offer.variants
             for address in variant.replicas
         ]
         # Each says it twice a second.
