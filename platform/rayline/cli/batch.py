@@ -62,10 +62,7 @@ def batch(
     from rayline.spec import ServeSpec
 
     screen = Screen(json_wanted=json, verbose=verbose)
-    if (spec is None) == (url is None):
-        raise SpecError(
-            "command line", "an endpoint or engines?", fix="give one of --url URL and --spec SPEC"
-        )
+    _check_one_is_given(spec, url)
     deployment = None if spec is None else ServeSpec.load(spec, sets)
     if dry_run:
         count = len(read_batch(requests, deployment).lines)
@@ -77,7 +74,7 @@ def batch(
             requests,
             answers,
             url=url,
-            key=next((os.environ[name] for name in KEYS if os.environ.get(name)), None),
+            key=_key(),
             concurrency=concurrency,
             deployment=deployment,
             retry_failed=retry_failed,
@@ -87,6 +84,17 @@ def batch(
     screen.result(summary)
     if summary.failed:
         raise typer.Exit(ServingError.exit_code)
+
+
+def _check_one_is_given(spec: Path | None, url: str | None) -> None:
+    if (spec is None) == (url is None):
+        raise SpecError(
+            "command line", "an endpoint or engines?", fix="give one of --url URL and --spec SPEC"
+        )
+
+
+def _key() -> str | None:
+    return next((os.environ[name] for name in KEYS if os.environ.get(name)), None)
 
 
 def show_summary(screen: Screen, summary: BatchSummary, answers: Path) -> None:
