@@ -15,6 +15,7 @@ from rayline.cli.app import app
 VERBS = (
     "attach",
     "batch",
+    "canary",
     "chaos",
     "chat",
     "demo",
@@ -26,7 +27,9 @@ VERBS = (
     "logs",
     "models",
     "plan",
+    "promote",
     "resume",
+    "rollback",
     "runs",
     "status",
     "stop",
@@ -39,12 +42,15 @@ VERBS = (
 )
 ACTING = (
     "batch",
+    "canary",
     "chaos",
     "demo",
     "deploy",
     "export",
     "import",
+    "promote",
     "resume",
+    "rollback",
     "stop",
     "submit",
     "train",

@@ -107,4 +107,4 @@ def test_a_version_that_fails_to_start_leaves_the_one_before_it(endpoint, offici
     assert stream(official, 3) == oracle(TURNS, 3)
     deploy(spec.changed({"rehearsal.token_ms": 1}))
     assert stream(official, 3) == oracle(TURNS, 3)
-    assert status("bot").replicas == 2
+    assert status("bot").up == 2

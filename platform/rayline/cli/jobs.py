@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from rayline.cli.options import DryRun, JobsUrl, Json, Sets, SpecFile, Verbose
 from rayline.cli.plans import show_job_plan, show_search_plan
+from rayline.cli.rollout import show_served
 from rayline.cli.screen import Screen, duration_text
 from rayline.errors import InterruptedByUser
 
@@ -17,6 +19,8 @@ if TYPE_CHECKING:
     from rayline.launch import JobStatus
     from rayline.sdk import Client
 
+_JOB_ID = re.compile(r"-[0-9a-f]{8}$|^raysubmit_")
+"""How submit, and Ray, name jobs; served models bear other names."""
 JobId = Annotated[str, typer.Argument(metavar="JOB", help="Id that submit printed.")]
 
 
@@ -53,24 +57,36 @@ def submit(
 
 
 def status(
-    job_id: Annotated[
-        str | None, typer.Argument(metavar="[JOB]", help="One job; else all of them.")
+    name: Annotated[
+        str | None,
+        typer.Argument(metavar="[NAME]", help="One job, or one served model; else all jobs."),
     ] = None,
-    address: JobsUrl = None,
+    address: Annotated[
+        str | None,
+        typer.Option(
+            "--address",
+            metavar="ADDRESS",
+            help="Ray's dashboard for jobs, such as http://127.0.0.1:8265; for a served model the "
+            "Ray cluster: auto, or host:port. Else the cluster on this machine.",
+        ),
+    ] = None,
     json: Json = False,
     verbose: Verbose = False,
 ) -> None:
-    """Say where submitted jobs stand."""
+    """Say where submitted jobs stand, or how a served model is doing and why."""
     from rayline.sdk import Client
 
     screen = Screen(json_wanted=json, verbose=verbose)
+    if name is not None and not _JOB_ID.search(name):
+        show_served(screen, Client(address=address or "auto").served(name))
+        return
     client = Client(jobs_url=address)
-    found = client.jobs() if job_id is None else [client.status(job_id)]
+    found = client.jobs() if name is None else [client.status(name)]
     if found:
         screen.table(["job", "state", "exit code", "took", "command"], [_row(job) for job in found])
     else:
         screen.say("no job was submitted to this cluster")
-    screen.result(found if job_id is None else found[0])
+    screen.result(found if name is None else found[0])
 
 
 def logs(

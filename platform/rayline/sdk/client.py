@@ -13,14 +13,13 @@ from rayline.errors import needing
 from rayline.sdk.access import ServingAccess
 from rayline.sdk.cluster_jobs import ClusterJobs
 from rayline.sdk.served_models import DEFAULT_URL, ServedModels
-from rayline.spec import CheckpointSource, JobSpec, ServeSpec, StepReport, TrackingSpec, TuneSpec
+from rayline.spec import CheckpointSource, JobSpec, StepReport, TrackingSpec, TuneSpec
 
 if TYPE_CHECKING:
     from rayline.actors import JobOutcome
     from rayline.actors.verify import Verification
     from rayline.launch import Finding
     from rayline.planner import JobPlan
-    from rayline.serving import Endpoint
     from rayline.serving.client import Message
     from rayline.tracking import ModelSummary, RunNews, RunRecord, RunSummary
     from rayline.train.stored_export import ExportFormat, StoredExport
@@ -246,28 +245,6 @@ class Client(ClusterJobs, ServedModels, ServingAccess):
 
         return list_models(self.tracking)
 
-    def deploy(self, deployment: ServeSpec) -> Endpoint:
-        """Serve a model and return once it has generated a token.
-
-        endpoint = client.deploy(ServeSpec.load("serve/chat.yaml"))
-        client.chat("What is the capital of France?", url=endpoint.url)
-        """
-        with needing("serve"):
-            from rayline.serving import deploy
-            from rayline.tracking import resolve_model
-
-        resolve_model(deployment.model, deployment.tracking)
-        self._join()
-        return deploy(deployment)
-
-    def undeploy(self, name: str) -> None:
-        """Take a deployment away; its open streams may finish first."""
-        with needing("serve"):
-            from rayline.serving import undeploy
-
-        self._join()
-        undeploy(name)
-
     def chat(
         self,
         question: str | Sequence[Message],
@@ -317,13 +294,6 @@ class Client(ClusterJobs, ServedModels, ServingAccess):
             temperature=temperature,
             api_key=api_key,
         )
-
-    def _join(self) -> None:
-        """Join the cluster, or start one. Raises PlacementError."""
-        with needing("train"):
-            from rayline.actors import join_ray
-
-        join_ray(self.address)
 
     def _model_folder(self, job: JobSpec) -> Path:
         """Folder of the config and tokenizer of a job's model. Raises SpecError."""

@@ -1,4 +1,4 @@
-"""Models that are served, or could be: what a deployment would take, and files of requests."""
+"""Models that a cluster serves, as their operator sees them."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from rayline.spec import ServeSpec
 
 if TYPE_CHECKING:
     from rayline.planner import DeploymentPlan
+    from rayline.serving import Endpoint, ModelStatus
     from rayline.serving.batch import BatchSummary
 
 DEFAULT_URL = "http://127.0.0.1:8000/v1"
@@ -19,11 +20,71 @@ DEFAULT_URL = "http://127.0.0.1:8000/v1"
 
 
 class ServedModels:
-    """Plans deployments, and answers batches on the Ray cluster at `address` (None starts one in
-    this process)."""
+    """Deploys models and says which version gets what. `address` is the Ray cluster to join; None
+    starts one in this process."""
 
     def __init__(self, address: str | None) -> None:
         self.address = address
+
+    def deploy(self, deployment: ServeSpec) -> Endpoint:
+        """Serve a model, or its next version, and return once that has generated a token.
+
+        endpoint = client.deploy(ServeSpec.load("serve/chat.yaml"))
+        client.chat("What is the capital of France?", url=endpoint.url)
+        """
+        with needing("serve"):
+            from rayline.serving import deploy
+            from rayline.tracking import resolve_model
+
+        if deployment.rehearsal is None:
+            resolve_model(deployment.model, deployment.tracking)
+        self._join()
+        return deploy(deployment)
+
+    def undeploy(self, name: str) -> None:
+        """Take a deployment away; its open streams may finish first."""
+        with needing("serve"):
+            from rayline.serving import undeploy
+
+        self._join()
+        undeploy(name)
+
+    def served(self, name: str) -> ModelStatus:
+        """How a served model is doing: its versions, who gets what, why it has as many replicas.
+        Raises ServingError, as all below.
+
+        for version in client.served("chat").versions:
+            print(version.number, version.state, version.percent, version.reason)
+        """
+        with needing("serve"):
+            from rayline.serving import status
+
+        self._join()
+        return status(name)
+
+    def canary(self, name: str, percent: float) -> None:
+        """Give the version that takes over this share of the requests, 0 to 100, and keep it."""
+        with needing("serve"):
+            from rayline.serving import canary
+
+        self._join()
+        canary(name, percent)
+
+    def promote(self, name: str) -> None:
+        """Give everything to the version that takes over."""
+        with needing("serve"):
+            from rayline.serving import promote
+
+        self._join()
+        promote(name)
+
+    def roll_back(self, name: str, *, to: int | None = None) -> None:
+        """Go back to the version before, or to any earlier one by its number."""
+        with needing("serve"):
+            from rayline.serving import roll_back
+
+        self._join()
+        roll_back(name, to=to)
 
     def plan_deployment(self, deployment: ServeSpec) -> DeploymentPlan:
         """What `deployment` would take, without starting anything, on nodes with as much memory as
@@ -70,10 +131,14 @@ class ServedModels:
         if deployment is None:
             by = EndpointSettings(url or DEFAULT_URL, key, concurrency)
         else:
-            with needing("serve"):
-                from rayline.actors import join_ray
-
             by = deployment
-            join_ray(self.address)
+            self._join()
         paths = Path(requests), Path(answers)
         return run_batch(*paths, by, retry_failed=retry_failed, observe=observe)
+
+    def _join(self) -> None:
+        """Join the cluster, or start one. Raises PlacementError."""
+        with needing("train"):
+            from rayline.actors import join_ray
+
+        join_ray(self.address)

@@ -27,22 +27,37 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from rayline.serving.deployment import (
-        DeploymentState,
-        Endpoint,
-        deploy,
-        render,
-        status,
-        undeploy,
-    )
+    from rayline.serving.deployment import Endpoint, deploy, render, undeploy
+    from rayline.serving.director.status import ModelStatus
+    from rayline.serving.versions import canary, promote, roll_back, status
 
-_ROOM = "rayline.serving.deployment"
+_HOMES = {
+    "Endpoint": "deployment",
+    "ModelStatus": "director.status",
+    "canary": "versions",
+    "deploy": "deployment",
+    "promote": "versions",
+    "render": "deployment",
+    "roll_back": "versions",
+    "status": "versions",
+    "undeploy": "deployment",
+}
 
-__all__ = ["DeploymentState", "Endpoint", "deploy", "render", "status", "undeploy"]
+__all__ = [
+    "Endpoint",
+    "ModelStatus",
+    "canary",
+    "deploy",
+    "promote",
+    "render",
+    "roll_back",
+    "status",
+    "undeploy",
+]
 
 
 def __getattr__(name: str) -> object:
     """Import Ray when the first of these names is asked for (PEP 562)."""
-    if name in __all__:
-        return getattr(import_module(_ROOM), name)
+    if name in _HOMES:
+        return getattr(import_module(f"rayline.serving.{_HOMES[name]}"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

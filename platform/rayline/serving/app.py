@@ -2,28 +2,33 @@
 
 `rayline.serving.app:build_front` and `rayline.serving.app:build` are the import paths that `serve
 deploy` files and KubeRay's serveConfigV2 name; their arguments are a GatewaySpec and a ServeSpec as
-trees.
+trees. What such a file deploys is one version that stays: shares, rollbacks and scaling are for
+what `deploy` brings.
 """
 
 from __future__ import annotations
 
 import hashlib
 from pathlib import Path
+from typing import Any
 
 import ray
 from ray import serve
 
 from rayline.serving.director.actor import Director
-from rayline.serving.director.fleet import Served
+from rayline.serving.director.applications import replica_application
+from rayline.serving.director.blueprint import Blueprint
 from rayline.serving.gateway.actor import Gateway
-from rayline.serving.replica.actor import Replica
 from rayline.serving.requests import Tree
-from rayline.serving.settings import Device, director_options, gateway_options, replica_options
+from rayline.serving.rollout.version import Asked, Registered
+from rayline.serving.settings import Device, director_options, gateway_options
 from rayline.spec import GatewaySpec, ModelRef, ServeSpec
-from rayline.tracking import resolve_model
+from rayline.tracking import anchored, registered_version, resolve_model
 
 IMPORT_PATH = "rayline.serving.app:build"
 FRONT_IMPORT_PATH = "rayline.serving.app:build_front"
+_AROUND = ("gateway", "scale", "rollout", "tracking", "ready_timeout_s")
+"""Fields of a ServeSpec that replicas are not made of: to change them replaces nothing."""
 
 
 def build_front(args: Tree) -> serve.Application:
@@ -36,22 +41,40 @@ def build_front(args: Tree) -> serve.Application:
 def build(args: Tree) -> serve.Application:
     """The replicas of the model that `args`, a ServeSpec as a tree, describes.
 
-    Called by Serve (with the arguments of a config file) or by `deploy`, in a process that has
-    joined Ray. Raises SpecError for a wrong spec and a model that cannot be used.
+    Called by Serve with the arguments of a config file. Raises SpecError for a wrong spec and a
+    model that cannot be used.
     """
-    spec = pin(ServeSpec.parse(args))
-    device = device_for(spec)
-    served = Served(
-        model=spec.name,
-        version=1,
-        max_model_len=spec.engine.max_model_len,
-        revision=fingerprint(spec),
-        limits=spec.limits,
-        created_s=_created_s(spec),
+    blueprint = draw(ServeSpec.parse(args))
+    return replica_application(blueprint, 1, max(1, blueprint.spec.scale.min_replicas))
+
+
+def draw(spec: ServeSpec) -> Blueprint:
+    """All that a version of this spec is made of, with its model pinned.
+
+    Called by the driver, which has joined Ray. Raises SpecError for a model that cannot be used, or
+    CheckpointError where a file differs from its hash.
+    """
+    pinned = pin(spec)
+    folder = _folder(pinned)
+    environment: Any = ray.get_runtime_context().runtime_env
+    return Blueprint(
+        spec=pinned.model_copy(update={"tracking": anchored(spec.tracking)}),
+        device=device_for(spec),
+        revision=revision(pinned),
+        written_s=0 if folder is None else int(folder.stat().st_mtime),
+        runtime_env=dict(environment) or None,
     )
-    return serve.deployment(**replica_options(spec, device))(Replica).bind(
-        spec.model_dump(mode="json"), device, served
-    )
+
+
+def asked(spec: ServeSpec, blueprint: Blueprint) -> Asked:
+    """What the deployment asks for, with the model's place in the registry. Called by the driver.
+    Raises SpecError where the registry has no such model."""
+    registered = None
+    if spec.model.registry is not None and spec.rehearsal is None:
+        found = registered_version(spec.model, spec.tracking)
+        alias = spec.rollout.alias or found.alias
+        registered = Registered(found.name, found.version, alias, found.run_id)
+    return Asked(blueprint.revision, str(spec.model), registered)
 
 
 def pin(spec: ServeSpec) -> ServeSpec:
@@ -67,11 +90,12 @@ def pin(spec: ServeSpec) -> ServeSpec:
     return spec.model_copy(update={"model": ModelRef(directory=str(folder))})
 
 
-def fingerprint(spec: ServeSpec) -> str:
-    """Equal for deployments that need nothing done: the spec, and its folder's files by name, size
-    and time of change."""
-    seen = hashlib.sha256(spec.fingerprint().encode())
-    folder = _folder(spec)
+def revision(pinned: ServeSpec) -> str:
+    """Equal for deployments whose replicas are the same: the spec without what is around them, and
+    the model's files by name, size and time of change."""
+    tree = pinned.model_dump(mode="json", exclude=set(_AROUND))
+    seen = hashlib.sha256(ServeSpec.parse(tree).fingerprint().encode())
+    folder = _folder(pinned)
     if folder is not None:
         for file in sorted(folder.iterdir()):
             found = file.stat()
@@ -79,17 +103,11 @@ def fingerprint(spec: ServeSpec) -> str:
     return seen.hexdigest()[:16]
 
 
-def _created_s(spec: ServeSpec) -> int:
-    """Unix time at which the model's folder was written; 0 where there is none."""
-    folder = _folder(spec)
-    return 0 if folder is None else int(folder.stat().st_mtime)
-
-
-def _folder(spec: ServeSpec) -> Path | None:
+def _folder(pinned: ServeSpec) -> Path | None:
     """Where a pinned spec's model lies; None for one on a hub, and for one that is rehearsed."""
-    if spec.model.directory is None or spec.rehearsal is not None:
+    if pinned.model.directory is None or pinned.rehearsal is not None:
         return None
-    return Path(spec.model.directory)
+    return Path(pinned.model.directory)
 
 
 def device_for(spec: ServeSpec) -> Device:

@@ -1,7 +1,8 @@
-"""deploy, undeploy, status, render: one ServeSpec on a Ray cluster.
+"""deploy, undeploy, render: one ServeSpec on a Ray cluster.
 
-`deploy` refuses first what cannot work (model, port, room), then starts Serve and the application,
-and returns when a token has come back over HTTP. What it started and could not finish, it ends.
+`deploy` refuses first what cannot work (model, port, room), then starts Serve, the gateway and the
+director where they do not run, hands the version to the director, and returns when it answers. What
+it started and could not finish, it ends.
 """
 
 from __future__ import annotations
@@ -11,40 +12,36 @@ import logging
 import time
 from dataclasses import dataclass
 
+import httpx
 import ray
 from ray import serve
 from ray.serve.config import ProxyLocation
 from ray.serve.exceptions import RayServeException
-from ray.serve.schema import ApplicationStatus, ApplicationStatusOverview
 
 from rayline.errors import PlacementError, RaylineError, ServingError
-from rayline.serving import client
-from rayline.serving.app import (
-    FRONT_IMPORT_PATH,
-    IMPORT_PATH,
-    build,
-    build_front,
-    device_for,
-    fingerprint,
-    pin,
-)
+from rayline.serving.access.store import anchored
+from rayline.serving.app import FRONT_IMPORT_PATH, IMPORT_PATH, asked, build_front, draw
+from rayline.serving.director import applications
+from rayline.serving.director.blueprint import Blueprint
+from rayline.serving.director.status import ModelStatus, VersionStatus
+from rayline.serving.director.surroundings import surroundings
 from rayline.serving.preflight import check_cache, check_port, check_room, missing_now
 from rayline.serving.requests import Tree
-from rayline.serving.settings import APP, CONTROLLER_ENVIRONMENT, DIRECTOR, REPLICA, replica_bundles
+from rayline.serving.settings import APP, CONTROLLER_ENVIRONMENT, replica_bundles
+from rayline.serving.versions import ask_director, front, status
 from rayline.spec import GatewaySpec, ServeSpec
+from rayline.spec.rollout import WHOLE_PERCENT
 
 FREE_WAIT_S = 8.0
 """How long to wait for resources that something else is about to give back, such as a job that
 has just ended."""
-FRONT_TIMEOUT_S = 30.0
-"""How long to wait for the director, which may be starting."""
 POLL_S = 0.5
 _EVERY_INTERFACE = ("0.0.0.0", "::")  # noqa: S104 - compared, not bound
 _HEAD_RESOURCE = "node:__internal_head__"
-_MORE = ("allowed:", "to do:")
-"""How the further lines of a RaylineError begin."""
-_NODE_GROUP_LABEL = "ray.io/node-group"
-"""Ray gives it to nodes that an autoscaler started."""
+_GONE_TIMEOUT_S = 120.0
+"""How long a model may take to go, beside what its answers may take to end."""
+_GATEWAY_TIMEOUT_S = 60.0
+"""How long a gateway may take to answer once the version is up."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,73 +54,66 @@ class Endpoint:
     """Base URL for OpenAI clients, up to and with /v1."""
     model: str
     """The model id that clients send."""
-
-
-@dataclass(frozen=True, slots=True)
-class DeploymentState:
-    """How a deployment is doing."""
-
-    name: str
-    status: str
-    """Serve's word: DEPLOYING, RUNNING, UNHEALTHY, DEPLOY_FAILED, DELETING."""
-    message: str
-    """What is wrong, where something is."""
-    replicas: int
-    """Engines that are up."""
+    version: int
+    """The version that was deployed, from 1."""
 
 
 def deploy(spec: ServeSpec, *, address: str | None = None) -> Endpoint:
     """Serve a model and return when it has generated a token.
 
     Called by the driver; `address` is the Ray cluster to join where this process has joined none
-    (None starts one here). Deploying an equal spec again changes nothing; a changed one replaces
-    the replicas one after another while the old ones serve.
+    (None starts one here). Deploying an equal spec again changes nothing; what differs only in how
+    it is scaled and rolled out changes that at once. Otherwise a new version comes up beside the
+    one that serves and takes over as `rollout` says: this returns once it is the stable one or,
+    where it is watched on its way there, once it has its first share.
 
     Raises SpecError or CheckpointError for the model, PlacementError for room, ServingError for the
-    port and for an engine that does not come up, with its own last words.
+    port, for another version that is taking over, and for an engine that does not come up, with its
+    own last words; what served before then goes on.
     """
     _join(address)
-    pinned = pin(spec)
-    front = _front()
-    present = front is not None and spec.name in _models()
-    if present and _is_deployed(pinned):
-        return _when_ready(spec)
+    blueprint = draw(spec)
+    wanted = asked(spec, blueprint)
+    found = front()
+    known = None if found is None else _known(spec.name)
     if _on_head():
-        own = None if front is None else (front.host, front.port)
+        own = None if found is None else (found.host, found.port)
         check_port(spec.gateway.host, spec.gateway.port, own)
-    _check_room(pinned, update=present)
+    if known is None or blueprint.revision not in _revisions(known):
+        _check_room(blueprint, update=known is not None)
+    number = None
     try:
-        _run(pinned)
-        return _when_ready(spec)
+        if found is None:
+            _start_front(spec.gateway)
+        number = ask_director("begin", wanted, blueprint)
+        _wait_until_up(blueprint, number)
+        return Endpoint(spec.name, _url(spec), spec.name, number)
     except BaseException:
-        # An update that failed leaves the version before it in place, which goes on serving.
-        if not present:
-            _take_back(spec.name, with_serve=front is None)
+        with contextlib.suppress(RayServeException, RaylineError):
+            _take_back(spec.name, number, with_serve=found is None)
         raise
 
 
 def undeploy(name: str) -> None:
     """Take a deployment away once its open streams have finished, or drain_s has passed; Serve goes
     with the last one. Called by the driver, on a joined cluster. Raises ServingError where there is
-    none of that name."""
-    _application(name)
-    serve.delete(name)
-    if set(serve.status().applications) <= {APP}:
-        serve.shutdown()
-
-
-def status(name: str) -> DeploymentState:
-    """How the deployment `name` is doing. Called by the driver, on a joined cluster. Raises
-    ServingError where there is none of that name."""
-    found = _application(name)
-    replicas = found.deployments.get(REPLICA)
-    states = {} if replicas is None else replicas.replica_states
-    return DeploymentState(
-        name=name,
-        status=found.status.value,
-        message=_why(found),
-        replicas=sum(count for state, count in states.items() if state == "RUNNING"),
-    )
+    none of that name, and where it does not go."""
+    served = [] if front() is None else ask_director("models")
+    if name not in served:
+        raise ServingError(
+            "name",
+            "no such deployment on this cluster",
+            value=name,
+            allowed=", ".join(served) or "none is deployed",
+        )
+    ask_director("stop", name)
+    drain_s: float = ask_director("drain_s", name)
+    deadline_s = time.monotonic() + drain_s + _GONE_TIMEOUT_S
+    while name in (served := ask_director("models")):
+        if time.monotonic() > deadline_s:
+            raise ServingError(name, f"has not gone within {drain_s + _GONE_TIMEOUT_S:g} s")
+        time.sleep(POLL_S)
+    _end_serve_with_the_last()
 
 
 def render(spec: ServeSpec) -> Tree:
@@ -150,23 +140,18 @@ def _join(address: str | None) -> None:
         ray.init(address=address, log_to_driver=False, logging_level=logging.WARNING)
 
 
-def _run(pinned: ServeSpec) -> None:
+def _start_front(gateway: GatewaySpec) -> None:
+    """Serve, the director and the gateways."""
     serve.start(
         proxy_location=ProxyLocation.Disabled,
         controller_options={"runtime_env": {"env_vars": CONTROLLER_ENVIRONMENT}},
     )
-    if APP not in serve.status().applications:
-        _run_application(APP, build_front(pinned.gateway.model_dump(mode="json")))
-    _run_application(pinned.name, build(pinned.model_dump(mode="json")))
-
-
-def _run_application(name: str, application: serve.Application) -> None:
-    target = serve.RunTarget(target=application, name=name, route_prefix=None)
-    serve.run_many([target], wait_for_applications_running=False)
+    spec = gateway.model_copy(update={"store": anchored(gateway.store)})
+    applications.run(APP, build_front(spec.model_dump(mode="json")))
 
 
 def _head() -> Tree:
-    """Ray's description of the head node, where Serve's first proxy listens."""
+    """Ray's description of the head node, which the first gateway runs on."""
     return next(node for node in ray.nodes() if _HEAD_RESOURCE in node["Resources"])
 
 
@@ -175,61 +160,33 @@ def _on_head() -> bool:
     return bool(ray.get_runtime_context().get_node_id() == _head()["NodeID"])
 
 
-def _front() -> GatewaySpec | None:
-    """What stands before the cluster's models, None where nothing is served."""
-    if APP not in serve.status().applications:
-        return None
-    director = serve.get_deployment_handle(DIRECTOR, APP)
-    found: GatewaySpec = director.gateway.remote().result(timeout_s=FRONT_TIMEOUT_S)
-    return found
+def _known(name: str) -> ModelStatus | None:
+    """The model as it is served now; None where it is not."""
+    return status(name) if name in ask_director("models") else None
 
 
-def _application(name: str) -> ApplicationStatusOverview:
-    running = {} if _front() is None else _models()
-    if name not in running:
-        raise ServingError(
-            "name",
-            "no such deployment on this cluster",
-            value=name,
-            allowed=", ".join(running) or "none is deployed",
-        )
-    return running[name]
+def _revisions(known: ModelStatus) -> list[str]:
+    """Of the versions that serve or are about to."""
+    return [one.revision for one in known.versions if one.number in (known.stable, known.canary)]
 
 
-def _models() -> dict[str, ApplicationStatusOverview]:
-    """The applications that are models."""
-    return {name: one for name, one in serve.status().applications.items() if name != APP}
-
-
-def _is_deployed(pinned: ServeSpec) -> bool:
-    """Whether just this is up or coming up. One that failed is made anew."""
-    if _application(pinned.name).status not in (
-        ApplicationStatus.RUNNING,
-        ApplicationStatus.DEPLOYING,
-    ):
-        return False
-    # The gateway says which revision it is as soon as it is up, long before the engine.
-    with contextlib.suppress(ServingError):
-        cards = client.model_cards(_url(pinned))
-        return fingerprint(pinned) in [card.get("revision") for card in cards]
-    return False
-
-
-def _check_room(spec: ServeSpec, *, update: bool) -> None:
-    nodes = [node for node in ray.nodes() if node["Alive"]]
-    check_cache(spec, device_for(spec), [node["Resources"] for node in nodes])
-    if any(node.get("Labels", {}).get(_NODE_GROUP_LABEL) for node in nodes):
-        # The cluster grows: what no node holds now, one may hold soon.
+def _check_room(blueprint: Blueprint, *, update: bool) -> None:
+    spec = blueprint.spec
+    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    check_cache(spec, blueprint.device, nodes)
+    if surroundings().grows:
+        # What no node holds now, one may hold soon.
         return
-    bundles = replica_bundles(spec, device_for(spec))
-    check_room(bundles, spec.scale.min_replicas, [node["Resources"] for node in nodes])
+    bundles = replica_bundles(spec, blueprint.device)
+    least = max(1, spec.scale.min_replicas)
+    check_room(bundles, least, nodes)
     # An update starts one replica before it stops one.
-    wanted = 1 if update else spec.scale.min_replicas
+    wanted = 1 if update else least
     deadline_s = time.monotonic() + FREE_WAIT_S
     while short := missing_now(bundles, wanted, ray.available_resources()):
         if time.monotonic() > deadline_s:
             raise PlacementError(
-                "cpus_per_replica" if spec.device != "gpu" else "engine.tensor_parallel_size",
+                "cpus_per_replica" if blueprint.device == "cpu" else "engine.tensor_parallel_size",
                 f"something else holds the cluster's resources: {short}",
                 value=spec.name,
                 fix="end what runs there (ray status shows it), or lower what a replica takes",
@@ -237,34 +194,47 @@ def _check_room(spec: ServeSpec, *, update: bool) -> None:
         time.sleep(POLL_S)
 
 
-def _when_ready(spec: ServeSpec) -> Endpoint:
-    """The endpoint, once a token has come out of it. Raises ServingError with the reason where
-    none has within ready_timeout_s."""
-    deadline_s = time.monotonic() + spec.ready_timeout_s
-    endpoint = Endpoint(name=spec.name, url=_url(spec), model=spec.name)
+def _wait_until_up(blueprint: Blueprint, number: int) -> None:
+    """Until the version answers, with all or with its first share. Raises ServingError with the
+    reason where it does not come up; the director gives it up after ready_timeout_s."""
+    spec = blueprint.spec
     while True:
-        found = _application(spec.name)
-        reason = _why(found)
-        if found.status == ApplicationStatus.DEPLOY_FAILED:
-            raise ServingError(spec.name, f"did not come up. {reason}")
-        left_s = deadline_s - time.monotonic()
-        if found.status == ApplicationStatus.RUNNING:
-            # Serve's proxy hears of a new route a moment after the application runs.
-            try:
-                client.complete(
-                    endpoint.url, spec.name, "Hello", max_tokens=1, timeout_s=max(1.0, left_s)
-                )
-                return endpoint
-            except ServingError as wrong:
-                reason = wrong.problem
-        if left_s <= 0:
+        known = status(spec.name)
+        version = known.version(number)
+        if version.state in ("failed", "stopped", "draining"):
             raise ServingError(
-                "ready_timeout_s",
-                f"it is {found.status.value} and has generated no token yet. {reason}".rstrip(),
-                value=spec.ready_timeout_s,
-                fix="raise it, or see the replica's log in the Ray dashboard",
+                spec.name, f"version {number} did not come up. {version.reason}".rstrip()
             )
+        if _has_arrived(known, version, blueprint):
+            break
         time.sleep(POLL_S)
+    _wait_for_gateway(spec)
+
+
+def _has_arrived(known: ModelStatus, version: VersionStatus, blueprint: Blueprint) -> bool:
+    if version.number == known.stable:
+        # Of a model that has gone to zero nothing is up, and it answers.
+        return version.up > 0 or version.wanted == 0
+    rollout = blueprint.spec.rollout
+    watched = rollout.bake_s > 0 or rollout.steps[0] < WHOLE_PERCENT
+    if rollout.shadow_percent > 0 or rollout.evaluation is not None:
+        return version.state in ("ready", "serving")
+    return watched and version.state == "serving"
+
+
+def _wait_for_gateway(spec: ServeSpec) -> None:
+    """Until every gateway knows it, and one answers."""
+    url = _url(spec).removesuffix("/v1") + "/health"
+    deadline_s = time.monotonic() + _GATEWAY_TIMEOUT_S
+    while True:
+        with contextlib.suppress(httpx.HTTPError):
+            # Whatever it says: of a model that has gone to zero no replica is up.
+            httpx.get(url, timeout=5)
+            if ask_director("is_told", spec.name):
+                return
+        if time.monotonic() > deadline_s:
+            raise ServingError("gateway", "does not answer", value=url)
+        time.sleep(POLL_S / 5)
 
 
 def _url(spec: ServeSpec) -> str:
@@ -273,21 +243,17 @@ def _url(spec: ServeSpec) -> str:
     return f"http://{host}:{spec.gateway.port}/v1"
 
 
-def _why(found: ApplicationStatusOverview) -> str:
-    """The last words of what failed: the end of the replica's traceback, without the way there."""
-    messages = [deployment.message for deployment in found.deployments.values()]
-    text = "\n".join(message for message in [*messages, found.message] if message)
-    lines = [line.strip() for line in text.splitlines() if line.strip()]
-    for place, line in enumerate(lines):
-        if line.startswith("rayline.errors."):
-            more = [text for text in lines[place + 1 : place + 3] if text.startswith(_MORE)]
-            return " ".join([line.partition(": ")[2], *more])
-    return " ".join(lines[-3:])
+def _take_back(name: str, number: int | None, *, with_serve: bool) -> None:
+    """End what a deployment that failed, or was interrupted, has started. A version before it goes
+    on."""
+    if number is not None:
+        known = status(name)
+        if known.canary == number:
+            ask_director("roll_back", name, None, "its deployment was given up")
+    if with_serve:
+        serve.shutdown()
 
 
-def _take_back(name: str, *, with_serve: bool) -> None:
-    """End what a deployment that failed has started."""
-    with contextlib.suppress(RayServeException, RaylineError):
-        serve.delete(name)
-        if with_serve:
-            serve.shutdown()
+def _end_serve_with_the_last() -> None:
+    if set(serve.status().applications) <= {APP}:
+        serve.shutdown()

@@ -264,7 +264,7 @@ def replica_options(spec: ServeSpec, device: Device) -> Options:
         },
         "placement_group_bundles": replica_bundles(spec, device),
         "placement_group_strategy": placement_strategy(spec),
-        "num_replicas": spec.scale.min_replicas,
+        "num_replicas": max(1, spec.scale.min_replicas),
         "max_ongoing_requests": _CALLS,
         "logging_config": _QUIET,
         # By default 20 s, which cuts long streams.

@@ -21,10 +21,13 @@ from rayline.tracking.history import (
 )
 from rayline.tracking.job import find_checkpoints, read_job
 from rayline.tracking.registry import (
+    RegisteredVersion,
     check_registered_name,
     keep_model,
     model_version,
+    move_alias,
     register_model,
+    registered_version,
 )
 from rayline.tracking.resolve import resolve_model
 from rayline.tracking.run import RunStatus, TrackedRun, amend_run, open_run, step_metrics
@@ -33,6 +36,7 @@ from rayline.tracking.store import anchored, database_file
 __all__ = [
     "MetricPoint",
     "ModelSummary",
+    "RegisteredVersion",
     "RunEvent",
     "RunNews",
     "RunRecord",
@@ -51,12 +55,14 @@ __all__ = [
     "list_models",
     "list_runs",
     "model_version",
+    "move_alias",
     "open_run",
     "read_job",
     "read_run",
     "read_state",
     "read_text",
     "register_model",
+    "registered_version",
     "resolve_model",
     "step_metrics",
 ]

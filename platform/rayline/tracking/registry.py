@@ -11,6 +11,8 @@ import difflib
 import json
 import re
 from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -28,6 +30,9 @@ MODEL_FOLDER = "model"
 """Artifact folder of a run that holds its exported model."""
 HASHES_TAG = "rayline.sha256"
 """Tag of a version: file name to SHA-256, as JSON."""
+SERVED_TAG = "rayline.served"
+"""Tag of a version: where it was served last, since when, and which version stood there before, as
+JSON."""
 HASHES_FILE = "model_hashes.json"
 """The same as an artifact of the run, for models that are not registered."""
 NEWEST = "latest"
@@ -111,6 +116,49 @@ def _figures(report: ExportReport) -> list[tuple[str, object]]:
         for field in dataclasses.fields(report)
         if field.name not in ("directory", "sha256")
     ]
+
+
+@dataclass(frozen=True, slots=True)
+class RegisteredVersion:
+    """One version of a registered model."""
+
+    name: str
+    version: int
+    alias: str | None
+    """The alias that led to it; None where a number did, or MLflow's own `latest`, which cannot be
+    moved."""
+    run_id: str | None
+    """The run that trained it."""
+
+
+def registered_version(ref: ModelRef, tracking: TrackingSpec) -> RegisteredVersion:
+    """What a registry reference means now. Raises SpecError where it means nothing."""
+    _, found = find_version(ref, tracking)
+    name, _, wanted = (ref.registry or "").partition("@")
+    named = wanted != NEWEST and not wanted.isdigit()
+    return RegisteredVersion(
+        name=name,
+        version=int(found.version),
+        alias=wanted if named else None,
+        run_id=found.run_id or None,
+    )
+
+
+def move_alias(
+    tracking: TrackingSpec, name: str, alias: str, version: int, *, served_as: str
+) -> None:
+    """Let `alias` of the registered model mean `version`, which tells from then on where it is
+    served. Called when a deployed version becomes the stable one. Raises SpecError where there is
+    none such, or the store does not take it."""
+    client, found = find_version(ModelRef(registry=f"{name}@{version}"), tracking)
+    with store_errors(tracking):
+        before = client.get_registered_model(name).aliases.get(alias)
+        if str(before) != str(found.version):
+            client.set_registered_model_alias(name, alias, str(found.version))
+        told = {"as": served_as, "at": datetime.now(UTC).isoformat(), "alias": alias}
+        if before is not None:
+            told["before"] = str(before)
+        client.set_model_version_tag(name, str(found.version), SERVED_TAG, json.dumps(told))
 
 
 def model_version(ref: ModelRef, tracking: TrackingSpec) -> int:

@@ -17,7 +17,8 @@ from rayline.spec import ModelRef, ServeSpec
 
 def blueprint(port: int = 8000) -> Blueprint:
     spec = ServeSpec(name="chat", model=ModelRef(directory="models/a"))
-    return Blueprint(spec.changed({"gateway.port": port}), {"env_vars": {"A": "1"}})
+    environment = {"env_vars": {"A": "1"}}
+    return Blueprint(spec.changed({"gateway.port": port}), "cpu", "1234", 5, environment)
 
 
 @pytest.fixture

@@ -53,7 +53,7 @@ class Cluster:
 
     def deploy(self, fingerprint: str, **fields: object) -> None:
         tree = {"name": "chat", "model": {"directory": "models/a"}, **fields}
-        blueprint = Blueprint(ServeSpec.parse(tree))
+        blueprint = Blueprint(ServeSpec.parse(tree), "cpu", fingerprint)
         change, _ = self.model.begin(Asked(fingerprint, "directory:models/a"), blueprint, self.now)
         self.carry_out([change])
 
@@ -311,17 +311,6 @@ def test_a_new_director_goes_on_where_the_last_one_was() -> None:
     served.run(90)
     assert served.states == {1: "stopped", 2: "serving"}
     assert served.refused == 0
-
-
-def test_one_that_had_not_been_started_is_started_by_a_new_director() -> None:
-    served = cluster()
-    served.deploy("2")
-    served.born_s.pop(2)
-    served.model = ServedModel(served.model.release, served.model.blueprints)
-    served.run(1)
-    assert 2 in served.born_s
-    served.run(20)
-    assert served.states == {1: "stopped", 2: "serving"}
 
 
 def test_an_equal_deployment_changes_how_it_is_scaled_and_nothing_else() -> None:

@@ -1,19 +1,81 @@
-"""The director as a Serve deployment: one actor, which holds no CPU."""
+"""The director as a Serve deployment: one actor, which holds no CPU.
+
+It hears replicas and gateways, and once a second lets what follows from that follow: rollout/ and
+scaling/ decide, served_model.py applies, and what they ask of Serve is carried out here. All that
+it must not forget is in the store; the rest it hears again within a second of its start.
+"""
 
 from __future__ import annotations
 
+import asyncio
+import logging
 import time
+from collections.abc import Coroutine, Mapping
+from typing import Any
 
-from rayline.serving.director.fleet import Fleet, GatewayReport, ReplicaReport, picture
+from rayline.errors import RaylineError, ServingError
+from rayline.serving.access.store import Store
+from rayline.serving.director import applications
+from rayline.serving.director.aliases import move_alias_elsewhere
+from rayline.serving.director.blueprint import Blueprint, Event
+from rayline.serving.director.fleet import (
+    FORGET_S,
+    Fleet,
+    GatewayReport,
+    Known,
+    ReplicaReport,
+    picture,
+)
+from rayline.serving.director.release_store import ReleaseStore
+from rayline.serving.director.served_model import AppState, Heard, ServedModel
+from rayline.serving.director.status import ModelStatus, model_status
+from rayline.serving.director.surroundings import Surroundings, surroundings
+from rayline.serving.rollout import transitions
+from rayline.serving.rollout.release import Release
+from rayline.serving.rollout.transitions import Change, Effect, MoveAlias, Start
+from rayline.serving.rollout.version import Asked
+from rayline.serving.wire import Load
 from rayline.spec import GatewaySpec
+
+logger = logging.getLogger(__name__)
+
+TICK_S = 1.0
+_LOOK_S = 5.0
+"""How often Serve is asked how its applications are while nothing changes."""
+_ANSWER_TIMEOUT_S = 10.0
+_EVENTS_SHOWN = 20
 
 
 class Director:
-    """Hears replicas and gateways. Made by Ray Serve."""
+    """Made by Ray Serve."""
 
-    def __init__(self, gateway: GatewaySpec) -> None:
+    # Serve awaits a constructor that is a coroutine.
+    async def __init__(self, gateway: GatewaySpec) -> None:  # type: ignore[misc]
         self._gateway = gateway
+        self._store = ReleaseStore(Store(gateway.store))
+        self._models = {
+            release.model: ServedModel(release, self._blueprints(release))
+            for release in self._store.releases()
+        }
         self._reports: dict[str, tuple[float, ReplicaReport]] = {}
+        self._held: dict[str, tuple[float, Mapping[str, int]]] = {}
+        self._told: dict[str, tuple[float, frozenset[str]]] = {}
+        self._apps: dict[str, AppState] | None = None
+        self._around = Surroundings()
+        self._looked_at_s = -_LOOK_S
+        self._busy: set[tuple[str, int]] = set()
+        self._unsaved: set[str] = set()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._writing = asyncio.Lock()
+        # What the store tells of a cluster that has ended is found out before anybody asks.
+        await self._tick()
+        self._ticking = asyncio.create_task(self._tick_for_ever())
+
+    def _blueprints(self, release: Release) -> dict[int, Blueprint]:
+        return {
+            version.number: self._store.blueprint(release.model, version.number)
+            for version in release.versions
+        }
 
     async def report(self, report: ReplicaReport) -> None:
         """Called by every replica, once a second."""
@@ -23,10 +85,277 @@ class Director:
         """Called by a replica that takes no more requests."""
         self._reports.pop(replica, None)
 
-    async def sync(self, _: GatewayReport) -> Fleet:
+    async def sync(self, report: GatewayReport) -> Fleet:
         """Called by every gateway, twice a second."""
-        return picture(self._reports, time.monotonic())
+        now_s = time.monotonic()
+        self._held[report.gateway] = (now_s, report.held)
+        for felt in report.felt:
+            served = self._models.get(felt.model)
+            if served is not None and felt.version in served.watches:
+                watch = served.watches[felt.version]
+                watch.hear(report.gateway, felt.measured, felt.unanswered_ms, now_s)
+        fleet = picture(self._known(), self._reports, now_s)
+        self._told[report.gateway] = (now_s, frozenset(fleet.models))
+        return fleet
+
+    async def is_told(self, model: str) -> bool:
+        """Whether every gateway knows the model; False while none has asked."""
+        return bool(self._told) and all(model in told for _, told in self._told.values())
 
     async def gateway(self) -> GatewaySpec:
         """Where the cluster's gateway listens, and how."""
         return self._gateway
+
+    async def models(self) -> list[str]:
+        """The models that are served, or are about to be."""
+        return sorted(
+            name
+            for name, served in self._models.items()
+            if any(version.holds_replicas for version in served.release.versions)
+        )
+
+    async def begin(self, asked: Asked, blueprint: Blueprint) -> int:
+        """A deployment; the number of the version that answers for it. Raises ServingError where
+        another version is taking over."""
+        name = blueprint.spec.name
+        served = self._models.setdefault(name, ServedModel(Release(name), {}))
+        before = served.release
+        change, number = served.begin(asked, blueprint, time.time())
+        try:
+            await self._carry_out(served, change, {number: blueprint})
+        except ServingError:
+            # A version that nobody could bring back is not begun.
+            served.release = before
+            raise
+        return number
+
+    async def aim(self, model: str, percent: float) -> None:
+        """A person wants the version that takes over to get this share. Raises ServingError."""
+        served = self._served(model)
+        await self._apply(served, transitions.aim(served.release, percent, time.time()))
+
+    async def promote(self, model: str) -> None:
+        """A person wants it to become the stable one. Raises ServingError."""
+        served = self._served(model)
+        await self._apply(served, transitions.promote(served.release))
+
+    async def roll_back(self, model: str, to: int | None, reason: str) -> None:
+        """Back to the version before, or to `to`. Raises ServingError."""
+        served = self._served(model)
+        change = transitions.roll_back(served.release, time.time(), to=to, reason=reason)
+        await self._apply(served, change)
+
+    async def stop(self, model: str) -> None:
+        """Take a model away. Raises ServingError where it is not served."""
+        served = self._served(model)
+        await self._apply(served, transitions.stop(served.release, time.time()))
+
+    async def drain_s(self, model: str) -> float:
+        """How long the answers of a model may take to end. Raises ServingError."""
+        blueprints = self._served(model).blueprints.values()
+        return max((blueprint.spec.drain_s for blueprint in blueprints), default=0.0)
+
+    async def status(self, model: str) -> ModelStatus:
+        """How a model is doing. Raises ServingError where it never was served."""
+        served = self._served(model)
+        try:
+            events = await asyncio.to_thread(self._store.events, model, _EVENTS_SHOWN)
+        except ServingError as wrong:
+            logger.warning("%s", wrong)
+            events = ()
+        now_s = time.monotonic()
+        up = {number: len(loads) for number, loads in self._loads(model, now_s).items()}
+        return model_status(served, up, self._held_for(model, now_s), events)
+
+    async def check_health(self) -> None:
+        """Raise where it has stopped. Called by Serve's controller."""
+        if self._ticking.done():
+            raise ServingError("director", "has stopped") from self._ticking.exception()
+
+    def _served(self, model: str) -> ServedModel:
+        if model not in self._models:
+            raise ServingError(
+                "name",
+                "no such deployment on this cluster",
+                value=model,
+                allowed=", ".join(sorted(self._models)) or "none is deployed",
+            )
+        return self._models[model]
+
+    def _known(self) -> dict[str, Known]:
+        return {name: _known(served) for name, served in self._models.items()}
+
+    def _loads(self, model: str, now_s: float) -> dict[int, list[Load]]:
+        found: dict[int, list[Load]] = {}
+        for heard_s, report in self._reports.values():
+            if report.served.model == model and now_s - heard_s <= FORGET_S:
+                found.setdefault(report.served.version, []).append(report.load)
+        return found
+
+    def _held_for(self, model: str, now_s: float) -> int:
+        heard = self._held.values()
+        return sum(held.get(model, 0) for at_s, held in heard if now_s - at_s <= FORGET_S)
+
+    async def _tick_for_ever(self) -> None:
+        while True:
+            await asyncio.sleep(TICK_S)
+            try:
+                await self._tick()
+            # One model's trouble, or Serve's, must not end the others' rollouts and scaling.
+            except Exception:
+                logger.exception("a second was lost")
+
+    async def _tick(self) -> None:
+        busy = set(self._busy)
+        await self._look()
+        # What was begun or ended while Serve was asked may be missing in its answer.
+        busy |= self._busy
+        now_s = time.monotonic()
+        self._forget(now_s)
+        for name, served in list(self._models.items()):
+            heard = Heard(
+                unix_s=time.time(),
+                clock_s=now_s,
+                loads=self._loads(name, now_s),
+                held=self._held_for(name, now_s),
+                apps=self._apps,
+                busy=frozenset(number for model, number in busy if model == name),
+            )
+            changes, replicas = served.tick(heard, self._around.room)
+            for change in changes:
+                await self._carry_out(served, change)
+            for number, count in replicas.items():
+                self._spawn(self._scale(served, number, count))
+        for name in list(self._unsaved):
+            await self._keep(self._models[name], None)
+
+    def _forget(self, now_s: float) -> None:
+        """Whoever has been silent for long."""
+        for heard in (self._reports, self._held, self._told):
+            for name in [one for one, (at_s, _) in heard.items() if now_s - at_s > 10 * FORGET_S]:
+                del heard[name]
+
+    async def _look(self) -> None:
+        """Ask Serve and Ray how things are: every second while something changes."""
+        now_s = time.monotonic()
+        settled = not self._busy and all(_is_settled(served) for served in self._models.values())
+        if settled and now_s - self._looked_at_s < _LOOK_S:
+            self._apps = None
+            return
+        self._looked_at_s = now_s
+        self._apps = None
+        try:
+            async with asyncio.timeout(_ANSWER_TIMEOUT_S):
+                self._apps = await asyncio.to_thread(applications.states)
+                self._around = await asyncio.to_thread(surroundings)
+        # Ray's control store or Serve's controller is away: shares and gates go on without.
+        except Exception as wrong:  # noqa: BLE001
+            logger.warning("Serve does not say how its applications are: %s", wrong)
+
+    async def _apply(self, served: ServedModel, change: Change) -> None:
+        served.apply(change)
+        await self._carry_out(served, change)
+
+    async def _carry_out(
+        self, served: ServedModel, change: Change, new: Mapping[int, Blueprint] | None = None
+    ) -> None:
+        """Keep a change that was applied, and do what it asks for."""
+        if change.said:
+            logger.info("%s: %s", served.release.model, change.said)
+        if change.said or change.effects or new:
+            await self._keep(served, Event(time.time(), change.said) if change.said else None, new)
+        for effect in change.effects:
+            if not isinstance(effect, MoveAlias):
+                self._busy.add((served.release.model, effect.number))
+            self._spawn(self._do(served, effect))
+
+    async def _keep(
+        self, served: ServedModel, event: Event | None, new: Mapping[int, Blueprint] | None = None
+    ) -> None:
+        """Write the release as it is then. A store that is away must not stop a rollback: it is
+        written once it is back. Raises ServingError for a new version alone."""
+        name = served.release.model
+        async with self._writing:
+            try:
+                await asyncio.to_thread(self._store.keep, served.release, event, new)
+                self._unsaved.discard(name)
+            except ServingError as wrong:
+                if new:
+                    raise
+                self._unsaved.add(name)
+                logger.warning("%s is kept in memory only: %s", name, wrong)
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(work)
+        # The loop itself keeps no task alive.
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _do(self, served: ServedModel, effect: Effect) -> None:
+        model, number = served.release.model, effect.number
+        version = served.release.version(number)
+        try:
+            if isinstance(effect, MoveAlias):
+                blueprint = served.blueprints[number]
+                await asyncio.to_thread(move_alias_elsewhere, version, blueprint.spec)
+            elif isinstance(effect, Start):
+                up = len(self._loads(model, time.monotonic()).get(served.release.stable or 0, ()))
+                replicas = served.first_replicas(number, up)
+                blueprint = served.blueprints[number]
+                await asyncio.to_thread(
+                    applications.start, version.app, blueprint, number, replicas
+                )
+            else:
+                await asyncio.to_thread(applications.stop, version.app)
+        # Whatever it is, the other versions serve on, and whoever asks is told.
+        except Exception as wrong:
+            logger.exception("%s version %d: %s did not work", model, number, effect)
+            reason = wrong.problem if isinstance(wrong, RaylineError) else f"{wrong}"
+            if isinstance(effect, Start):
+                change = transitions.failed(served.release, number, reason, time.time())
+                await self._apply(served, change)
+        finally:
+            self._busy.discard((model, number))
+
+    async def _scale(self, served: ServedModel, number: int, replicas: int) -> None:
+        app = served.release.version(number).app
+        try:
+            await asyncio.to_thread(applications.scale, app, replicas)
+            logger.info("%s: %d replicas", app, replicas)
+        # It is decided anew every second.
+        except Exception as wrong:  # noqa: BLE001
+            logger.warning("%s could not be given %d replicas: %s", app, replicas, wrong)
+            served.targets.pop(number, None)
+
+
+def _known(served: ServedModel) -> Known:
+    release = served.release
+    weights = served.weights
+    offered = weights.stable is not None or weights.canary is not None
+    return Known(
+        weights=weights,
+        served=tuple(
+            applications.served_as(served.blueprints[version.number], version.number)
+            for version in release.versions
+            if offered and version.is_up
+        ),
+        hold_s=max(
+            (
+                served.blueprints[number].spec.scale.hold_s
+                for number in (release.stable, release.canary)
+                if number is not None
+            ),
+            default=0.0,
+        ),
+    )
+
+
+def _is_settled(served: ServedModel) -> bool:
+    """Whether nothing of it starts, changes or goes."""
+    release = served.release
+    if release.canary is not None or any(one.state == "draining" for one in release.versions):
+        return False
+    if release.stable is None:
+        return True
+    moments = served.watch(release.stable).moments
+    return bool(moments) and moments[-1].up == served.targets.get(release.stable)

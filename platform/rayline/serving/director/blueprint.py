@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from rayline.serving.settings import Device
 from rayline.spec import ServeSpec
 
 
@@ -15,6 +16,12 @@ class Blueprint:
 
     spec: ServeSpec
     """With its model pinned: the folder, not the alias that led to it."""
+    device: Device
+    """What its engines run on."""
+    revision: str
+    """Fingerprint of all that its replicas are made of."""
+    written_s: int = 0
+    """Unix time at which the model was written; 0 where that is not known."""
     runtime_env: Mapping[str, Any] | None = None
     """Ray's runtime environment of whoever deployed it: the code that its replicas run."""
 

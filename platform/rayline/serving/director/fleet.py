@@ -83,9 +83,11 @@ class Offer:
     hold_s: float | None = None
     """How long a request is held while no replica takes it; None leaves it to the gateway."""
 
-    def variant(self, version: int | None) -> Variant | None:
-        """The version of that number, None where it does not answer."""
-        return next((one for one in self.variants if one.served.version == version), None)
+    @property
+    def shown(self) -> Served:
+        """What is told of the model where no version was chosen yet: what its stable one is."""
+        served = [one.served for one in self.variants]
+        return next((one for one in served if one.version == self.weights.stable), served[-1])
 
 
 @dataclass(frozen=True, slots=True)

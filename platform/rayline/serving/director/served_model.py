@@ -6,7 +6,7 @@ replicas each version shall have; the director carries that out.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -18,11 +18,11 @@ from rayline.serving.rollout.allotting import allot, bounded
 from rayline.serving.rollout.gates import Scores, Verdict, judge, reference
 from rayline.serving.rollout.measured import Measured
 from rayline.serving.rollout.release import Release
-from rayline.serving.rollout.transitions import Change, Start
+from rayline.serving.rollout.transitions import Change
 from rayline.serving.rollout.version import Asked
 from rayline.serving.scaling.deciding import Decision, Room, decide, history_s
 from rayline.serving.wire import Load
-from rayline.spec import RolloutSpec, ServeSpec
+from rayline.spec import RolloutSpec
 
 MIN_DRAIN_S = 3.0
 """A version that nobody needs is kept for so long: gateways hear of a change within half a second,
@@ -57,9 +57,9 @@ class Heard:
     """Versions whose application is being started or taken away just now."""
 
 
-RoomFor = Callable[[ServeSpec, int], Room | None]
-"""How many more replicas of a spec the cluster holds, beside so many that are still starting; None
-where it grows by itself."""
+RoomFor = Callable[[Blueprint, int], Room | None]
+"""How many more replicas of a version the cluster holds, beside so many that are still starting;
+None where it grows by itself."""
 
 
 @dataclass(slots=True)
@@ -164,39 +164,34 @@ class ServedModel:
         self.decisions.pop(number, None)
         self._draining_s.pop(number, None)
 
-    def _lost(self, heard: Heard) -> list[Change]:
+    def _lost(self, heard: Heard) -> Iterator[Change]:
         """Versions whose application does not exist any more."""
-        found = []
-        for version in self.release.versions:
-            if heard.apps is None or version.number in heard.busy or version.app in heard.apps:
-                continue
-            if version.state == "starting":
-                # The director was started anew before it had done this.
-                found.append(Change(self.release, (Start(version.number),)))
-            elif version.is_up:
-                found.append(transitions.lost(self.release, version.number, heard.unix_s))
-                break  # the next one a second later, from the release as it is then
-        return found
+        if heard.apps is None:
+            return
+        for number in [version.number for version in self.release.versions]:
+            version = self.release.version(number)
+            gone = number not in heard.busy and version.app not in heard.apps
+            if gone and version.holds_replicas:
+                yield transitions.lost(self.release, number, heard.unix_s)
 
-    def _came_up(self, heard: Heard) -> list[Change]:
+    def _came_up(self, heard: Heard) -> Iterator[Change]:
         canary = self.release.canary
         if canary is None or canary in heard.busy:
-            return []
+            return
         version = self.release.version(canary)
         app = (heard.apps or {}).get(version.app)
         up = bool(heard.loads.get(canary))
-        if version.state == "starting" and up:
-            return [transitions.ready(self.release, canary, heard.unix_s)]
-        failed = app is not None and app.state == "failed" and not up
-        if failed and app is not None:
-            return [transitions.failed(self.release, canary, app.why, heard.unix_s)]
+        waited_s = heard.unix_s - self.release.changed_at_s
         limit_s = self.blueprints[canary].spec.ready_timeout_s
-        if version.state == "starting" and heard.unix_s - self.release.changed_at_s > limit_s:
+        if version.state == "starting" and up:
+            yield transitions.ready(self.release, canary, heard.unix_s)
+        elif app is not None and app.state == "failed" and not up:
+            yield transitions.failed(self.release, canary, app.why, heard.unix_s)
+        elif version.state == "starting" and waited_s > limit_s:
             reason = f"it has generated no token within ready_timeout_s {limit_s:g}"
-            return [transitions.failed(self.release, canary, reason, heard.unix_s)]
-        return []
+            yield transitions.failed(self.release, canary, reason, heard.unix_s)
 
-    def _drained(self, heard: Heard) -> list[Change]:
+    def _drained(self, heard: Heard) -> Iterator[Change]:
         for version in self.release.versions:
             number = version.number
             if version.state != "draining":
@@ -207,13 +202,12 @@ class ServedModel:
             done = all(load.waiting + load.running == 0 for load in loads)
             limit_s = max(MIN_DRAIN_S, self.blueprints[number].spec.drain_s)
             if (done and since_s >= MIN_DRAIN_S) or since_s >= limit_s:
-                return [transitions.drained(self.release, number)]
-        return []
+                yield transitions.drained(self.release, number)
 
-    def _advanced(self, heard: Heard) -> list[Change]:
+    def _advanced(self, heard: Heard) -> Iterator[Change]:
         canary = self.release.canary
         if canary is None or not self.release.version(canary).is_up:
-            return []
+            return
         watch = self.watch(canary)
         stable = self.release.stable
         beside = Measured() if stable is None else self.watch(stable).measured
@@ -226,7 +220,8 @@ class ServedModel:
         )
         up = len(heard.loads.get(canary, ()))
         change = advance(self.release, self.rollout, self.verdict, up, heard.unix_s)
-        return [] if change is None else [change]
+        if change is not None:
+            yield change
 
     def _scaled(self, heard: Heard, room_for: RoomFor) -> dict[int, int]:
         changed = {}
@@ -248,7 +243,7 @@ class ServedModel:
         wanted = decide(heard.clock_s, moments, scale, up=up, starting=starting)
         if wanted.target <= up + starting:
             return wanted
-        room = room_for(spec, starting)
+        room = room_for(self.blueprints[number], starting)
         if room is None:
             return wanted
         return decide(heard.clock_s, moments, scale, up=up, starting=starting, room=room)

@@ -41,6 +41,8 @@ class VersionStatus:
     """Which version of the registered model that was; None for a model that is none."""
     run_id: str | None
     """The run that trained it; None where that is not known."""
+    revision: str
+    """Fingerprint of all that its replicas are made of."""
     app: str
     """Its Ray Serve application."""
     created_at_s: float
@@ -75,6 +77,15 @@ class ModelStatus:
     events: tuple[Event, ...]
     """What happened last, oldest first."""
 
+    @property
+    def up(self) -> int:
+        """Replicas that answer, of all versions."""
+        return sum(version.up for version in self.versions)
+
+    def version(self, number: int) -> VersionStatus:
+        """The version of that number; it must be one of them."""
+        return next(version for version in self.versions if version.number == number)
+
 
 def model_status(
     served: ServedModel, up: dict[int, int], held: int, events: Sequence[Event]
@@ -106,6 +117,7 @@ def _version_status(served: ServedModel, version: Version, up: int) -> VersionSt
         model=version.asked.model,
         registry_version=None if registered is None else registered.version,
         run_id=None if registered is None else registered.run_id,
+        revision=version.asked.fingerprint,
         app=version.app,
         created_at_s=version.created_at_s,
         percent=share_of(served.release, version.number),

@@ -87,15 +87,15 @@ class Connections:
     @property
     def limits(self) -> RequestLimits:
         """What a body may be before it is known for which model: the widest of them."""
-        served = [
+        found = [
             one.served.limits for offer in self._fleet.models.values() for one in offer.variants
         ]
-        return max(served, key=lambda one: one.max_body_bytes, default=RequestLimits())
+        return max(found, key=lambda one: one.max_body_bytes, default=RequestLimits())
 
     def limits_of(self, model: object) -> RequestLimits:
         """What a request for `model` may ask."""
         offer = self._fleet.models.get(model) if isinstance(model, str) else None
-        return offer.variants[0].served.limits if offer else RequestLimits()
+        return RequestLimits() if offer is None else offer.shown.limits
 
     @property
     def ready(self) -> bool:

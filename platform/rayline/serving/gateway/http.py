@@ -143,11 +143,7 @@ def model_card(served: Served) -> Tree:
 
 def _cards(fleet: Connections) -> list[Tree]:
     """Each model, as its stable version has it."""
-    found = []
-    for _, offer in sorted(fleet.fleet.models.items()):
-        shown = offer.variant(offer.weights.stable) or offer.variants[0]
-        found.append(model_card(shown.served))
-    return found
+    return [model_card(offer.shown) for _, offer in sorted(fleet.fleet.models.items())]
 
 
 @dataclass(slots=True)

@@ -1,0 +1,86 @@
+"""canary, promote, roll_back, status: what a person says about the versions of a served model.
+
+Each asks the cluster's director. Called by the driver, on a joined cluster.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ray import serve
+from ray.exceptions import RayTaskError
+
+from rayline.errors import RaylineError, ServingError
+from rayline.serving.director.status import ModelStatus
+from rayline.serving.settings import APP, DIRECTOR
+from rayline.spec import GatewaySpec
+
+DIRECTOR_TIMEOUT_S = 60.0
+"""How long to wait for the director, which may be starting."""
+
+
+def canary(name: str, percent: float) -> None:
+    """Give the version that takes over this share of the requests, 0 to 100, and keep it there. A
+    lower share holds within a second, a higher one once its replicas can carry it; a broken gate
+    still rolls it back. Raises ServingError where no version is taking over."""
+    if not 0 <= percent <= 100:
+        raise ServingError("percent", "no share", value=percent, allowed="0 to 100")
+    _ask_about(name, "aim", percent)
+
+
+def promote(name: str) -> None:
+    """Give everything to the version that takes over, as soon as its replicas can carry it,
+    whatever the gates say. Raises ServingError where no version is taking over."""
+    _ask_about(name, "promote")
+
+
+def roll_back(name: str, *, to: int | None = None) -> None:
+    """Go back: from a version that takes over to the stable one, else from the stable one to the
+    one before it, or to `to`. One that is up has everything within a second; one that was stopped
+    starts first, and what serves goes on until it is up. Raises ServingError where there is
+    none."""
+    _ask_about(name, "roll_back", to, "asked for")
+
+
+def status(name: str) -> ModelStatus:
+    """How a model is doing, and why. Raises ServingError where it was never deployed here."""
+    found: ModelStatus = _ask_about(name, "status")
+    return found
+
+
+def front() -> GatewaySpec | None:
+    """What stands before the cluster's models, None where nothing is served."""
+    if APP not in serve.status().applications:
+        return None
+    found: GatewaySpec = ask_director("gateway")
+    return found
+
+
+def ask_director(method: str, *arguments: object) -> Any:
+    """What the director answers. Raises what it raises, and ServingError where it does not
+    answer."""
+    handle = serve.get_deployment_handle(DIRECTOR, APP)
+    try:
+        return getattr(handle, method).remote(*arguments).result(timeout_s=DIRECTOR_TIMEOUT_S)
+    except TimeoutError:
+        raise ServingError(
+            "director",
+            f"has not answered within {DIRECTOR_TIMEOUT_S:g} s",
+            fix="see its log in the Ray dashboard",
+        ) from None
+    except RayTaskError as wrong:
+        if isinstance(wrong.cause, RaylineError):
+            raise wrong.cause from None
+        raise
+
+
+def _ask_about(name: str, method: str, *arguments: object) -> Any:
+    if APP not in serve.status().applications:
+        raise ServingError(
+            "name",
+            "no such deployment on this cluster",
+            value=name,
+            allowed="none is deployed",
+            fix="rayline deploy serve/chat.yaml",
+        )
+    return ask_director(method, name, *arguments)
