@@ -16,7 +16,7 @@ from ray import serve
 from rayline.errors import ServingError
 from rayline.models.tiny import write_tiny_model
 from rayline.serving import deploy
-from rayline.serving.deployment import _front
+from rayline.serving.versions import front
 from rayline.spec import ServeSpec
 
 pytestmark = [pytest.mark.serve, pytest.mark.timeout(150)]
@@ -60,7 +60,7 @@ def test_a_port_that_another_program_holds_is_named_before_anything_starts(spec)
             deploy(spec)
     assert str(spec.gateway.port) in str(refused.value)
     assert time.monotonic() - began_s < 10
-    assert _front() is None
+    assert front() is None
 
 
 def test_an_engine_that_cannot_start_says_why_and_is_cleaned_up(spec):
@@ -71,7 +71,7 @@ def test_an_engine_that_cannot_start_says_why_and_is_cleaned_up(spec):
     assert said.startswith("tiny: did not come up. engine: vLLM did not start: ValueError: ")
     assert "less than requested memory for kv (1000000.0 GiB)" in said
     assert len(said.splitlines()) == 1
-    assert _front() is None
+    assert front() is None
     names = [child.name() for child in psutil.Process().children(recursive=True)]
     assert not [name for name in names if name.startswith("VLLM")]
     assert not serve.status().applications

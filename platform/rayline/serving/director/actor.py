@@ -10,10 +10,12 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Coroutine, Mapping
+from collections.abc import Coroutine, Mapping, Sequence
 from typing import Any
 
 from rayline.errors import RaylineError, ServingError
+from rayline.serving.access.allowances import Ask, Grant, Settled
+from rayline.serving.access.door import allowances_of
 from rayline.serving.access.store import Store
 from rayline.serving.director import applications
 from rayline.serving.director.aliases import move_alias_elsewhere
@@ -53,6 +55,7 @@ class Director:
     async def __init__(self, gateway: GatewaySpec) -> None:  # type: ignore[misc]
         self._gateway = gateway
         self._store = ReleaseStore(Store(gateway.store))
+        self._allowances = allowances_of(gateway)
         self._models = {
             release.model: ServedModel(release, self._blueprints(release))
             for release in self._store.releases()
@@ -101,6 +104,13 @@ class Director:
     async def is_told(self, model: str) -> bool:
         """Whether every gateway knows the model; False while none has asked."""
         return bool(self._told) and all(model in told for _, told in self._told.values())
+
+    async def lease(
+        self, gateway: str, asks: Sequence[Ask], settled: Sequence[Settled]
+    ) -> Sequence[Grant]:
+        """Slices of keys' allowances for one of several gateways, which between them give no more
+        than there is."""
+        return await asyncio.to_thread(self._allowances.lease, gateway, asks, settled)
 
     async def gateway(self) -> GatewaySpec:
         """Where the cluster's gateway listens, and how."""

@@ -9,11 +9,13 @@ from __future__ import annotations
 import asyncio
 import socket
 import uuid
+from collections.abc import Sequence
 
 import uvicorn
 from ray.serve.handle import DeploymentHandle
 
 from rayline.errors import ServingError
+from rayline.serving.access.allowances import Ask, Grant, Settled
 from rayline.serving.director.fleet import Fleet, GatewayReport
 from rayline.serving.gateway.connection import BoundedConnection
 from rayline.serving.gateway.front import Front
@@ -57,11 +59,19 @@ class Gateway:
 
     async def _open(self) -> Front:
         name = uuid.uuid4().hex[:12]
-        return Front.open(self._spec, name, self._sync)
+        # A gateway that is alone deals out by itself: nothing to ask for, and nobody to wait for.
+        lease = self._lease if self._spec.replicas > 1 else None
+        return Front.open(self._spec, name, self._sync, lease)
 
     async def _sync(self, report: GatewayReport) -> Fleet:
         fleet: Fleet = await self._director.sync.remote(report)
         return fleet
+
+    async def _lease(
+        self, gateway: str, asks: Sequence[Ask], settled: Sequence[Settled]
+    ) -> Sequence[Grant]:
+        granted: Sequence[Grant] = await self._director.lease.remote(gateway, asks, settled)
+        return granted
 
     async def check_health(self) -> None:
         """Raise where nothing answers any more. Called by Serve's controller."""
