@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 
@@ -14,10 +15,13 @@ from rayline.tracking import (
     keep_model,
     list_models,
     model_version,
+    move_alias,
     open_run,
     register_model,
+    registered_version,
     resolve_model,
 )
+from rayline.tracking.store import connect
 
 Export = tuple[Path, ExportReport]
 
@@ -42,6 +46,26 @@ def test_versions_count_up_and_the_alias_moves(tracking: TrackingSpec, export: E
     assert list(models) == ["art", "bot"]
     assert (models["bot"].newest_version, models["bot"].aliases) == (2, {"champion": 2})
     assert models["bot"].run_id
+
+
+def test_an_alias_follows_what_is_served_and_the_version_says_so(
+    tracking: TrackingSpec, export: Export
+) -> None:
+    for alias in ("champion", "candidate"):
+        register(tracking, export, "bot", alias)
+    found = registered_version(ModelRef(registry="bot@candidate"), tracking)
+    assert (found.name, found.version, found.alias) == ("bot", 2, "candidate")
+    assert found.run_id
+    assert registered_version(ModelRef(registry="bot@2"), tracking).alias is None
+    assert registered_version(ModelRef(registry="bot@latest"), tracking).alias is None
+    move_alias(tracking, "bot", "champion", 2, served_as="chat version 3")
+    assert model_version(ModelRef(registry="bot@champion"), tracking) == 2
+    told = json.loads(connect(tracking).get_model_version("bot", "2").tags["rayline.served"])
+    assert (told["as"], told["before"]) == ("chat version 3", "1")
+    move_alias(tracking, "bot", "champion", 1, served_as="chat version 2")
+    assert model_version(ModelRef(registry="bot@champion"), tracking) == 1
+    with pytest.raises(SpecError, match="no such registered"):
+        move_alias(tracking, "bot", "champion", 9, served_as="chat version 9")
 
 
 def test_latest_is_the_newest_version(tracking: TrackingSpec, export: Export) -> None:

@@ -17,7 +17,17 @@ if TYPE_CHECKING:
     from rayline.serving.scaling.deciding import Decision
 
 Name = Annotated[str, typer.Argument(metavar="NAME", help="Name of the deployment.")]
-_COLUMNS = ("version", "state", "share", "replicas", "requests", "errors", "TTFT ms", "TPOT ms")
+_COLUMNS = (
+    "version",
+    "model",
+    "state",
+    "share",
+    "replicas",
+    "requests",
+    "errors",
+    "TTFT ms",
+    "TPOT ms",
+)
 _EVENTS = 8
 
 
@@ -105,11 +115,18 @@ def show_served(screen: Screen, status: ModelStatus) -> None:
 def _row(version: VersionStatus) -> tuple[object, ...]:
     felt = version.felt
     up = f"{version.up} of {version.wanted}" if version.up != version.wanted else version.up
-    head = (version.number, version.state, f"{version.percent:g} %", up)
+    head = (version.number, _model(version), version.state, f"{version.percent:g} %", up)
     if felt is None:
         return (*head, None, None, None, None)
     ttft = "/".join(_ms(value) for value in (felt.ttft_p50_ms, felt.ttft_p95_ms))
     return (*head, felt.requests, felt.errors, ttft, _ms(felt.tpot_p50_ms))
+
+
+def _model(version: VersionStatus) -> str:
+    """With the registered version that the alias meant then."""
+    if version.registry_version is None:
+        return version.model
+    return f"{version.model} (version {version.registry_version})"
 
 
 def _ms(value: float | None) -> str:

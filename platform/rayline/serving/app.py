@@ -20,6 +20,7 @@ from rayline.serving.director.applications import replica_application
 from rayline.serving.director.blueprint import Blueprint
 from rayline.serving.gateway.actor import Gateway
 from rayline.serving.requests import Tree
+from rayline.serving.rollout.questions import read_questions
 from rayline.serving.rollout.version import Asked, Registered
 from rayline.serving.settings import Device, director_options, gateway_options
 from rayline.spec import GatewaySpec, ModelRef, ServeSpec
@@ -51,11 +52,12 @@ def build(args: Tree) -> serve.Application:
 def draw(spec: ServeSpec) -> Blueprint:
     """All that a version of this spec is made of, with its model pinned.
 
-    Called by the driver, which has joined Ray. Raises SpecError for a model that cannot be used, or
-    CheckpointError where a file differs from its hash.
+    Called by the driver, which has joined Ray. Raises SpecError for a model or an evaluation set
+    that cannot be used, or CheckpointError where a file differs from its hash.
     """
     pinned = pin(spec)
     folder = _folder(pinned)
+    evaluation = spec.rollout.evaluation
     environment: Any = ray.get_runtime_context().runtime_env
     return Blueprint(
         spec=pinned.model_copy(update={"tracking": anchored(spec.tracking)}),
@@ -63,6 +65,7 @@ def draw(spec: ServeSpec) -> Blueprint:
         revision=revision(pinned),
         written_s=0 if folder is None else int(folder.stat().st_mtime),
         runtime_env=dict(environment) or None,
+        questions=() if evaluation is None else read_questions(evaluation),
     )
 
 

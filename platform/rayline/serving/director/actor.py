@@ -20,23 +20,18 @@ from rayline.serving.access.store import Store
 from rayline.serving.director import applications
 from rayline.serving.director.aliases import move_alias_elsewhere
 from rayline.serving.director.blueprint import Blueprint, Event
-from rayline.serving.director.fleet import (
-    FORGET_S,
-    Fleet,
-    GatewayReport,
-    Known,
-    ReplicaReport,
-    picture,
-)
+from rayline.serving.director.examining import examine
+from rayline.serving.director.fleet import Fleet, GatewayReport, Known, ReplicaReport
+from rayline.serving.director.hearsay import Hearsay
 from rayline.serving.director.release_store import ReleaseStore
 from rayline.serving.director.served_model import AppState, Heard, ServedModel
 from rayline.serving.director.status import ModelStatus, model_status
 from rayline.serving.director.surroundings import Surroundings, surroundings
 from rayline.serving.rollout import transitions
+from rayline.serving.rollout.gates import Scores
 from rayline.serving.rollout.release import Release
 from rayline.serving.rollout.transitions import Change, Effect, MoveAlias, Start
 from rayline.serving.rollout.version import Asked
-from rayline.serving.wire import Load
 from rayline.spec import GatewaySpec
 
 logger = logging.getLogger(__name__)
@@ -46,6 +41,7 @@ _LOOK_S = 5.0
 """How often Serve is asked how its applications are while nothing changes."""
 _ANSWER_TIMEOUT_S = 10.0
 _EVENTS_SHOWN = 20
+_EXAMINE_AGAIN_S = 10.0
 
 
 class Director:
@@ -60,14 +56,13 @@ class Director:
             release.model: ServedModel(release, self._blueprints(release))
             for release in self._store.releases()
         }
-        self._reports: dict[str, tuple[float, ReplicaReport]] = {}
-        self._held: dict[str, tuple[float, Mapping[str, int]]] = {}
-        self._told: dict[str, tuple[float, frozenset[str]]] = {}
+        self._hearsay = Hearsay()
         self._apps: dict[str, AppState] | None = None
         self._around = Surroundings()
         self._looked_at_s = -_LOOK_S
         self._busy: set[tuple[str, int]] = set()
         self._unsaved: set[str] = set()
+        self._examined: set[str] = set()
         self._tasks: set[asyncio.Task[None]] = set()
         self._writing = asyncio.Lock()
         # What the store tells of a cluster that has ended is found out before anybody asks.
@@ -82,28 +77,21 @@ class Director:
 
     async def report(self, report: ReplicaReport) -> None:
         """Called by every replica, once a second."""
-        self._reports[report.address.replica] = (time.monotonic(), report)
+        self._hearsay.hear_replica(report)
 
     async def leave(self, replica: str) -> None:
         """Called by a replica that takes no more requests."""
-        self._reports.pop(replica, None)
+        self._hearsay.hear_leaving(replica)
 
     async def sync(self, report: GatewayReport) -> Fleet:
         """Called by every gateway, twice a second."""
-        now_s = time.monotonic()
-        self._held[report.gateway] = (now_s, report.held)
-        for felt in report.felt:
-            served = self._models.get(felt.model)
-            if served is not None and felt.version in served.watches:
-                watch = served.watches[felt.version]
-                watch.hear(report.gateway, felt.measured, felt.unanswered_ms, now_s)
-        fleet = picture(self._known(), self._reports, now_s)
-        self._told[report.gateway] = (now_s, frozenset(fleet.models))
-        return fleet
+        self._hearsay.hear_gateway(report, self._models)
+        known = {name: _known(served) for name, served in self._models.items()}
+        return self._hearsay.answer(report.gateway, known)
 
     async def is_told(self, model: str) -> bool:
         """Whether every gateway knows the model; False while none has asked."""
-        return bool(self._told) and all(model in told for _, told in self._told.values())
+        return self._hearsay.is_told(model)
 
     async def lease(
         self, gateway: str, asks: Sequence[Ask], settled: Sequence[Settled]
@@ -173,9 +161,8 @@ class Director:
         except ServingError as wrong:
             logger.warning("%s", wrong)
             events = ()
-        now_s = time.monotonic()
-        up = {number: len(loads) for number, loads in self._loads(model, now_s).items()}
-        return model_status(served, up, self._held_for(model, now_s), events)
+        up = {number: len(loads) for number, loads in self._hearsay.loads(model).items()}
+        return model_status(served, up, self._hearsay.held(model), events)
 
     async def check_health(self) -> None:
         """Raise where it has stopped. Called by Serve's controller."""
@@ -192,20 +179,6 @@ class Director:
             )
         return self._models[model]
 
-    def _known(self) -> dict[str, Known]:
-        return {name: _known(served) for name, served in self._models.items()}
-
-    def _loads(self, model: str, now_s: float) -> dict[int, list[Load]]:
-        found: dict[int, list[Load]] = {}
-        for heard_s, report in self._reports.values():
-            if report.served.model == model and now_s - heard_s <= FORGET_S:
-                found.setdefault(report.served.version, []).append(report.load)
-        return found
-
-    def _held_for(self, model: str, now_s: float) -> int:
-        heard = self._held.values()
-        return sum(held.get(model, 0) for at_s, held in heard if now_s - at_s <= FORGET_S)
-
     async def _tick_for_ever(self) -> None:
         while True:
             await asyncio.sleep(TICK_S)
@@ -221,13 +194,13 @@ class Director:
         # What was begun or ended while Serve was asked may be missing in its answer.
         busy |= self._busy
         now_s = time.monotonic()
-        self._forget(now_s)
+        self._hearsay.forget()
         for name, served in list(self._models.items()):
             heard = Heard(
                 unix_s=time.time(),
                 clock_s=now_s,
-                loads=self._loads(name, now_s),
-                held=self._held_for(name, now_s),
+                loads=self._hearsay.loads(name),
+                held=self._hearsay.held(name),
                 apps=self._apps,
                 busy=frozenset(number for model, number in busy if model == name),
             )
@@ -236,14 +209,11 @@ class Director:
                 await self._carry_out(served, change)
             for number, count in replicas.items():
                 self._spawn(self._scale(served, number, count))
+            if served.is_unexamined and name not in self._examined:
+                self._examined.add(name)
+                self._spawn(self._examine(served))
         for name in list(self._unsaved):
             await self._keep(self._models[name], None)
-
-    def _forget(self, now_s: float) -> None:
-        """Whoever has been silent for long."""
-        for heard in (self._reports, self._held, self._told):
-            for name in [one for one, (at_s, _) in heard.items() if now_s - at_s > 10 * FORGET_S]:
-                del heard[name]
 
     async def _look(self) -> None:
         """Ask Serve and Ray how things are: every second while something changes."""
@@ -309,7 +279,7 @@ class Director:
                 blueprint = served.blueprints[number]
                 await asyncio.to_thread(move_alias_elsewhere, version, blueprint.spec)
             elif isinstance(effect, Start):
-                up = len(self._loads(model, time.monotonic()).get(served.release.stable or 0, ()))
+                up = len(self._hearsay.loads(model).get(served.release.stable or 0, ()))
                 replicas = served.first_replicas(number, up)
                 blueprint = served.blueprints[number]
                 await asyncio.to_thread(
@@ -326,6 +296,26 @@ class Director:
                 await self._apply(served, change)
         finally:
             self._busy.discard((model, number))
+
+    async def _examine(self, served: ServedModel) -> None:
+        """Ask the version that takes over, and the stable one, the evaluation set."""
+        release = served.release
+        try:
+            scores = {}
+            for number in (release.canary, release.stable):
+                address = self._hearsay.address(release.model, number)
+                if number is not None and address is not None:
+                    questions = served.blueprints[release.canary or 0].questions
+                    scores[number] = await examine(address, release.model, questions)
+            if served.release.canary == release.canary and release.canary in scores:
+                stable = scores.get(release.stable or 0)
+                served.scores = Scores(scores[release.canary], stable)
+        # It is tried again, and has no share until it worked.
+        except Exception as wrong:  # noqa: BLE001
+            logger.warning("%s could not be asked its evaluation set: %s", release.model, wrong)
+            await asyncio.sleep(_EXAMINE_AGAIN_S)
+        finally:
+            self._examined.discard(release.model)
 
     async def _scale(self, served: ServedModel, number: int, replicas: int) -> None:
         app = served.release.version(number).app

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from rayline.serving.rollout.questions import Question
 from rayline.serving.settings import Device
 from rayline.spec import ServeSpec
 
@@ -24,6 +25,8 @@ class Blueprint:
     """Unix time at which the model was written; 0 where that is not known."""
     runtime_env: Mapping[str, Any] | None = None
     """Ray's runtime environment of whoever deployed it: the code that its replicas run."""
+    questions: tuple[Question, ...] = ()
+    """Its evaluation set."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -116,6 +116,14 @@ class ServedModel:
         """What gateways have to know of it."""
         return choosing.weights(self.release, self.rollout)
 
+    @property
+    def is_unexamined(self) -> bool:
+        """Whether the version that takes over has yet to be asked its evaluation set."""
+        canary = self.release.canary
+        if canary is None or self.scores is not None or self.release.at_once:
+            return False
+        return bool(self.blueprints[canary].questions) and self.release.version(canary).is_up
+
     def watch(self, number: int) -> Watch:
         """What is heard of a version."""
         return self.watches.setdefault(number, Watch())

@@ -79,8 +79,9 @@ class ModelStatus:
 
     @property
     def up(self) -> int:
-        """Replicas that answer, of all versions."""
-        return sum(version.up for version in self.versions)
+        """Replicas of the versions that get requests."""
+        live = (self.stable, self.canary)
+        return sum(version.up for version in self.versions if version.number in live)
 
     def version(self, number: int) -> VersionStatus:
         """The version of that number; it must be one of them."""

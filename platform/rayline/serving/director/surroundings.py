@@ -43,8 +43,8 @@ class Surroundings:
 
 def surroundings() -> Surroundings:
     """As Ray says. Blocks; raises what Ray raises where its control store does not answer."""
-    alive = [node for node in ray.nodes() if node["Alive"]]
+    alive = [node for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
     return Surroundings(
-        free=ray.available_resources(),
+        free=ray.available_resources(),  # type: ignore[no-untyped-call]
         grows=any(NODE_GROUP_LABEL in node.get("Labels", {}) for node in alive),
     )

@@ -58,6 +58,7 @@ class VllmEngine:
         self._client: AsyncLLM = started._engine_client
         self._layers = started._app_state
         self._tallies: dict[str, Tally] = {}
+        self._probes = 0
         self._adapters = LoadedAdapters(self._client, self._layers.openai_serving_models)
         count_generations(self._client)
 
@@ -109,7 +110,8 @@ class VllmEngine:
         }
         return Load(
             waiting=int(seen.get("vllm:num_requests_waiting", 0)),
-            running=int(seen.get("vllm:num_requests_running", 0)),
+            # Nobody asked for what it computes to show that it is well.
+            running=max(0, int(seen.get("vllm:num_requests_running", 0)) - self._probes),
             kv_use=float(seen.get("vllm:kv_cache_usage_perc", 0)),
             generated_tokens=int(seen.get("vllm:generation_tokens", 0)),
         )
@@ -142,9 +144,13 @@ class VllmEngine:
             ours.cancel()
 
     async def _compute_least(self) -> None:
-        async for item in self.answer(least(self._layers, self._model)):
-            if isinstance(item, Refusal):
-                raise ServingError("engine", f"it computed nothing: {item.message}")
+        self._probes += 1
+        try:
+            async for item in self.answer(least(self._layers, self._model)):
+                if isinstance(item, Refusal):
+                    raise ServingError("engine", f"it computed nothing: {item.message}")
+        finally:
+            self._probes -= 1
 
     def stop(self) -> None:
         """End the engine and its processes. Returns once they are gone."""

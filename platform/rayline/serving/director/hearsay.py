@@ -1,0 +1,89 @@
+"""Hearsay: what replicas and gateways said last. All of it is said again within a second."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+
+from rayline.serving.director.fleet import (
+    FORGET_S,
+    Fleet,
+    GatewayReport,
+    Known,
+    ReplicaAddress,
+    ReplicaReport,
+    picture,
+)
+from rayline.serving.director.served_model import ServedModel
+from rayline.serving.wire import Load
+
+_DROP_S = 10 * FORGET_S
+
+
+class Hearsay:
+    """Kept by the director. Clocks are monotonic seconds."""
+
+    def __init__(self) -> None:
+        self._replicas: dict[str, tuple[float, ReplicaReport]] = {}
+        self._held: dict[str, tuple[float, Mapping[str, int]]] = {}
+        self._told: dict[str, tuple[float, frozenset[str]]] = {}
+
+    def hear_replica(self, report: ReplicaReport) -> None:
+        """A replica is up, and so busy."""
+        self._replicas[report.address.replica] = (time.monotonic(), report)
+
+    def hear_leaving(self, replica: str) -> None:
+        """A replica takes no more requests."""
+        self._replicas.pop(replica, None)
+
+    def hear_gateway(self, report: GatewayReport, models: Mapping[str, ServedModel]) -> None:
+        """What a gateway holds, and what it has measured."""
+        now_s = time.monotonic()
+        self._held[report.gateway] = (now_s, report.held)
+        for felt in report.felt:
+            served = models.get(felt.model)
+            if served is not None and felt.version in served.watches:
+                watch = served.watches[felt.version]
+                watch.hear(report.gateway, felt.measured, felt.unanswered_ms, now_s)
+
+    def answer(self, gateway: str, known: Mapping[str, Known]) -> Fleet:
+        """What a gateway is told."""
+        now_s = time.monotonic()
+        fleet = picture(known, self._replicas, now_s)
+        self._told[gateway] = (now_s, frozenset(fleet.models))
+        return fleet
+
+    def is_told(self, model: str) -> bool:
+        """Whether every gateway knows the model; False while none has asked."""
+        now_s = time.monotonic()
+        fresh = [told for at_s, told in self._told.values() if now_s - at_s <= FORGET_S]
+        return bool(fresh) and all(model in told for told in fresh)
+
+    def loads(self, model: str) -> dict[int, list[Load]]:
+        """How busy each replica of a model is, by version."""
+        now_s = time.monotonic()
+        found: dict[int, list[Load]] = {}
+        for heard_s, report in self._replicas.values():
+            if report.served.model == model and now_s - heard_s <= FORGET_S:
+                found.setdefault(report.served.version, []).append(report.load)
+        return found
+
+    def held(self, model: str) -> int:
+        """Requests for a model that gateways hold."""
+        now_s = time.monotonic()
+        heard = self._held.values()
+        return sum(held.get(model, 0) for at_s, held in heard if now_s - at_s <= FORGET_S)
+
+    def address(self, model: str, version: int | None) -> ReplicaAddress | None:
+        """A replica of a version; None where none is up."""
+        for _, report in self._replicas.values():
+            if (report.served.model, report.served.version) == (model, version):
+                return report.address
+        return None
+
+    def forget(self) -> None:
+        """Drop whoever has been silent for long."""
+        now_s = time.monotonic()
+        for heard in (self._replicas, self._held, self._told):
+            for name in [one for one, (at_s, _) in heard.items() if now_s - at_s > _DROP_S]:
+                del heard[name]
