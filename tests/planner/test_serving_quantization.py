@@ -83,6 +83,17 @@ def test_the_spec_may_only_make_sure_or_quantize_a_plain_checkpoint(asked, found
         check_quantization(engine, found)
 
 
+def test_quantized_weights_are_not_computed_with_in_float32():
+    wanted = EngineSpec(dtype="float32")
+    check_quantization(wanted, None)
+    for engine, found in (
+        (wanted, GPTQ),
+        (EngineSpec(dtype="float32", quantization="fp8_per_block"), None),
+    ):
+        with pytest.raises(SpecError, match="compute in 16 bits"):
+            check_quantization(engine, found)
+
+
 @pytest.mark.parametrize(
     ("asked", "found", "bits"),
     [(None, None, 16), (None, GPTQ, 4.15625), ("fp8_per_block", None, 8)],

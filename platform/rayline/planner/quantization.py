@@ -64,9 +64,16 @@ def read_quantization(config: Mapping[str, Any]) -> Quantization | None:
 
 
 def check_quantization(engine: EngineSpec, found: Quantization | None) -> None:
-    """Refuse an engine.quantization that the checkpoint contradicts. Called by the driver and by
-    each replica. Raises SpecError."""
+    """Refuse an engine.quantization that the checkpoint contradicts, and a dtype that no kernel for
+    quantized weights computes in. Called by the driver and by each replica. Raises SpecError."""
     asked = engine.quantization
+    if engine.dtype == "float32" and (found is not None or asked is not None):
+        raise SpecError(
+            "engine.dtype",
+            f"kernels for quantized weights ({asked or found}) compute in 16 bits",
+            value=engine.dtype,
+            allowed="auto, bfloat16, float16",
+        )
     if asked is None or (found is not None and asked == found.method):
         return
     if asked in ONLINE_QUANTIZATION and found is None:
