@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Writes cpu.txt, gpu.txt and uv.txt: every package that the set-up installs, pinned and hashed.
+# Writes cpu.txt, gpu.txt, uv.txt and litellm.txt: every package that the set-up installs, pinned and hashed.
 #
 #   make lock          keeps the pins that still fit
 #   make lock UPGRADE=1    takes the newest versions that pyproject.toml allows
@@ -14,6 +14,9 @@ cd "$(dirname "$0")/../.."
 readonly HERE=cluster/requirements
 readonly UV=.venv/bin/uv
 readonly UV_PIN="uv==0.13.8"
+# Before 1.84 its server has published weaknesses; from then on it agrees with cpu.txt in no version,
+# so the tests that speak through it make an environment of its own.
+readonly LITELLM_PIN="litellm>=1.84"
 readonly TORCH_CPU_PIN="torch==2.13.0+cpu"
 readonly TARGET=(--python-platform x86_64-manylinux_2_28 --generate-hashes --no-annotate --no-header)
 
@@ -62,14 +65,23 @@ lock() {
   rm -f "$fresh"
 }
 
+# alone NAME TITLE REQUIREMENT: what one package needs, and nothing of ours.
+alone() {
+  local out=$HERE/$1.txt fresh
+  fresh=$(mktemp)
+  [ ! -f "$out" ] || cp "$out" "$fresh"
+  "$UV" pip compile --quiet "${TARGET[@]}" --python-version 3.11 "${upgrade[@]}" \
+    --output-file "$fresh" - <<<"$3" >/dev/null
+  { heading "$2"; grep -v '^# Linux\|^# Written' "$fresh"; } >"$out"
+  rm -f "$fresh"
+}
+
 lock cpu "a machine without a GPU" "$HERE/cpu.in" --excludes "$HERE/excludes-cpu.txt"
 echo "$TORCH_CPU_PIN" >>"$HERE/cpu.txt"
 lock gpu "a machine with NVIDIA GPUs" "$HERE/gpu.in"
-{
-  heading "the installer of the other two"
-  "$UV" pip compile --quiet "${TARGET[@]}" --python-version 3.11 - <<<"$UV_PIN"
-} >"$HERE/uv.txt"
+alone uv "the installer of the others" "$UV_PIN"
+alone litellm "LiteLLM as a client, for tests" "$LITELLM_PIN"
 
-for name in cpu gpu uv; do
+for name in cpu gpu uv litellm; do
   printf 'lock: %s/%s.txt: %s packages\n' "$HERE" "$name" "$(grep -cE '^[a-z0-9.-]+==' "$HERE/$name.txt")"
 done

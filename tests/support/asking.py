@@ -46,3 +46,13 @@ def refusal(body: object, route: str = "chat", limits: RequestLimits = LIMITS) -
 def refused(changes: dict[str, Any], route: str = "chat", **limits: int) -> Refusal:
     """The refusal of the plain request of a route with some fields changed."""
     return refusal({**PLAIN[route], **changes}, route, RequestLimits(**limits))
+
+
+def crossed(parts: int, ways: int) -> dict[str, object]:
+    """`ways` alternatives in each of so many parts that must all hold."""
+    return {
+        "allOf": [
+            {"properties": {"x": {"anyOf": [{"const": f"{part} {way}"} for way in range(ways)]}}}
+            for part in range(parts)
+        ]
+    }

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rayline.serving.requests import RefusedError, read_json
+from rayline.serving.requests import RefusedError, check_content_type, read_json
 from support.asking import LIMITS, PLAIN, refusal
 
 
@@ -110,3 +110,34 @@ def test_the_largest_bodies_are_read_or_refused_within_a_second(body):
 
 def test_the_tree_that_is_read_is_the_tree_that_was_sent():
     assert read_json(json.dumps(PLAIN["chat"]).encode(), LIMITS) == PLAIN["chat"]
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        None,
+        "application/json",
+        "Application/JSON; charset=utf-8",
+        'application/json;charset="UTF-8"',
+    ],
+)
+def test_json_may_be_called_json_or_nothing(said):
+    check_content_type(said)
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        "",
+        "text/plain",
+        "application/x-www-form-urlencoded",
+        "multipart/form-data; boundary=x",
+        "application/json; charset=utf-16",
+        "application/jsonp",
+        "text/plain; application/json",
+    ],
+)
+def test_what_a_browser_sends_without_asking_is_refused(said):
+    with pytest.raises(RefusedError) as found:
+        check_content_type(said)
+    assert (found.value.refusal.status, found.value.refusal.code) == (415, "unsupported_media_type")

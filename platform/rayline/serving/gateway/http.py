@@ -32,6 +32,7 @@ from rayline.serving.requests import (
     Refusal,
     RefusedError,
     Tree,
+    check_content_type,
     engine_failed,
     event,
     unavailable,
@@ -121,6 +122,7 @@ def _answers(front: Front, entry: Entry, by_itself: Endpoint | None) -> Endpoint
         front.look(request, entry)
         if by_itself is not None or entry.route is None:
             return await (by_itself or _failed)(request)
+        check_content_type(request.headers.get("content-type"))
         body = await _body(request, front.fleet.limits.max_body_bytes)
         visit = await front.enter(request, entry, entry.route, body)
         return cast("Response", _Answer(front, visit))

@@ -7,7 +7,7 @@ a request through all of it. Nothing in here needs more than pydantic.
 from __future__ import annotations
 
 from rayline.serving.requests.asked import Asked, check_request, parse_request
-from rayline.serving.requests.body import read_json
+from rayline.serving.requests.body import check_content_type, read_json
 from rayline.serving.requests.prompts import PromptSize
 from rayline.serving.requests.refusal import (
     Refusal,
@@ -30,6 +30,7 @@ __all__ = [
     "RefusedError",
     "Route",
     "Tree",
+    "check_content_type",
     "check_request",
     "engine_failed",
     "event",

@@ -24,6 +24,21 @@ class _TwiceError(ValueError):
     """An object holds the same name twice."""
 
 
+def check_content_type(content_type: str | None) -> None:
+    """Raise RefusedError where a body is said to be other than JSON. Called by the gateway.
+
+    A browser sends other types to anybody's address without asking first, and then a page could
+    keep busy an endpoint that only its own machine can reach.
+    """
+    if content_type is None:
+        return
+    kind, _, parameters = content_type.lower().partition(";")
+    charset = re.search(r"charset=\s*\"?([^\s;\"]*)", parameters)
+    if kind.strip() != "application/json" or (charset and charset[1] not in ("utf-8", "utf8")):
+        what = "The Content-Type must be application/json, in UTF-8."
+        raise RefusedError(Refusal(415, what, code="unsupported_media_type"))
+
+
 def read_json(body: bytes, limits: RequestLimits) -> Tree:
     """The object that a body holds. Raises RefusedError.
 
