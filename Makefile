@@ -22,9 +22,9 @@ TEST_ENV := RAY_AUTH_MODE=disabled HF_HUB_OFFLINE=1 HF_DATASETS_OFFLINE=1
 PYTEST := $(TEST_ENV) $(BIN)/python -m pytest
 # One half of the fast tests; the other is whatever else there is.
 HERE := tests/tracking tests/checkpoint tests/planner tests/cli tests/serving
-PLAIN := not dist and not ray and not serve and not gpu
+PLAIN := not dist and not ray and not serve and not engines and not gpu
 
-.PHONY: help setup demo test lint test-fast test-fast-here test-fast-there test-dist test-ray test-serve test-gpu bench lock clean
+.PHONY: help setup demo test lint test-fast test-fast-here test-fast-there test-dist test-ray test-serve test-engines test-gpu bench lock clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -64,6 +64,9 @@ test-ray: setup ## a real Ray cluster on this machine
 
 test-serve: setup ## Ray Serve with a real vLLM
 	$(PYTEST) -m serve
+
+test-engines: setup ## engines with adapters, speculation, int8; batches; others' clients (10 min, online)
+	$(PYTEST) -m engines
 
 test-gpu: setup ## one NVIDIA GPU; not part of make test
 	$(PYTEST) -m gpu

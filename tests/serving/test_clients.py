@@ -29,7 +29,7 @@ from rayline.serving.access.key_store import open_keys
 from rayline.spec import KeySpec, ServeSpec
 from support.engine_gang import free_port
 
-pytestmark = [pytest.mark.serve, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.engines, pytest.mark.timeout(300)]
 
 LITELLM = Path(__file__).parents[1] / "support" / "litellm_calls.py"
 LOCKED = Path(__file__).parents[2] / "cluster" / "requirements" / "litellm.txt"

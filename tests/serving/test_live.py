@@ -121,7 +121,8 @@ def test_models_and_health(endpoint, official):
     assert official.models.retrieve("tiny").id == "tiny"
     health = httpx.get(endpoint.url.removesuffix("/v1") + "/health")
     assert (health.status_code, health.json()["status"]) == (200, "ok")
-    assert status("tiny").replicas == 1
+    (version,) = status("tiny").versions
+    assert (version.state, version.up) == ("serving", 1)
 
 
 def test_chat_and_completions_through_openais_own_client(official):
@@ -242,8 +243,8 @@ def wire(spec: ServeSpec) -> tuple[ReplicaAddress, LoopThread]:
     """Where the only replica listens, and a loop to call it from."""
     director = serve.get_deployment_handle(DIRECTOR, APP)
     fleet = director.sync.remote(GatewayReport("test")).result()
-    ((variant,),) = fleet.models.values()
-    (address,) = variant.replicas
+    (offer,) = fleet.models.values()
+    (address,) = offer.variants[0].replicas
     return address, LoopThread("test")
 
 
@@ -364,7 +365,8 @@ def test_what_cannot_work_is_refused_within_seconds(endpoint, spec, changes, err
         deploy(spec.changed(changes))
     assert words in str(refused.value)
     assert time.monotonic() - began_s < 20
-    assert status("tiny").status == "RUNNING"
+    (version,) = status("tiny").versions
+    assert (version.state, version.up) == ("serving", 1)
 
 
 def test_nothing_reports_home(endpoint):

@@ -68,7 +68,7 @@ def written(folder: Path, bodies: list[dict[str, Any]]) -> Path:
     return file
 
 
-@pytest.mark.ray
+@pytest.mark.engines
 def test_every_line_is_answered_once_by_one_of_the_engines(cluster, tmp_path):
     bodies = [{"model": "bot", "prompt": f"prompt {n}", "max_tokens": 4} for n in range(50)]
     bodies[7] = {"model": "other", "prompt": "x"}
@@ -88,7 +88,7 @@ def test_every_line_is_answered_once_by_one_of_the_engines(cluster, tmp_path):
     assert (again.resumed, again.answered, again.failed) == (48, 2, 2)
 
 
-@pytest.mark.ray
+@pytest.mark.engines
 def test_an_engine_that_does_not_come_up_ends_the_batch_with_its_reason(cluster, tmp_path):
     file = written(tmp_path, [{"model": "bot", "prompt": "x"}] * 4)
     with pytest.raises(ServingError):
@@ -96,7 +96,7 @@ def test_an_engine_that_does_not_come_up_ends_the_batch_with_its_reason(cluster,
     assert (tmp_path / "out.jsonl").read_bytes() == b""
 
 
-@pytest.mark.ray
+@pytest.mark.engines
 def test_what_the_task_does_not_answer_is_refused_before_an_engine_is_started(tmp_path):
     embed = spec().changed({"engine.task": "embed"})
     with pytest.raises(SpecError, match="which task embed does not answer"):

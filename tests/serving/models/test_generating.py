@@ -29,7 +29,7 @@ from rayline.spec.parsers import REASONING_PARSERS, TOOL_CALL_PARSERS
 from support.adapters import write_adapter
 from support.one_rank import run_alone, small_job
 
-pytestmark = [pytest.mark.serve, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.engines, pytest.mark.timeout(300)]
 
 HELLO = [{"role": "user", "content": "What is the capital of France?"}]
 TAUGHT = "The capital of France is Paris."

@@ -19,7 +19,7 @@ from rayline.serving.batch import BatchSummary, run_batch
 from rayline.spec import ServeSpec
 from support.quantized_models import quantize
 
-pytestmark = [pytest.mark.serve, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.engines, pytest.mark.timeout(300)]
 
 TEXTS = [f"{n} times seven is {7 * n}" for n in range(12)]
 
