@@ -5,14 +5,18 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from sqlalchemy import func, update
 
 from rayline.serving.access.store import Store
 from rayline.serving.director.blueprint import Blueprint, Event
-from rayline.serving.director.release_store import ReleaseStore
+from rayline.serving.director.release_store import SCHEMA, ReleaseStore
 from rayline.serving.rollout import transitions
 from rayline.serving.rollout.release import Release
 from rayline.serving.rollout.version import Asked, Registered
 from rayline.spec import ModelRef, ServeSpec
+
+specs = SCHEMA.tables.tables["version_specs"]
+blueprint_column = specs.c.blueprint
 
 
 def blueprint(port: int = 8000) -> Blueprint:
@@ -42,8 +46,7 @@ def test_a_release_comes_back_as_it_was(address: str) -> None:
     ReleaseStore(Store(address)).keep(release, Event(12.0, "x"), {1: blueprint(), 2: blueprint(2)})
     other = ReleaseStore(Store(address))
     assert other.releases() == [release]
-    assert other.blueprint("chat", 1) == blueprint()
-    assert other.blueprint("chat", 2) == blueprint(2)
+    assert other.blueprints(release) == {1: blueprint(), 2: blueprint(2)}
     assert other.events("chat", 5) == (Event(12.0, "x"),)
 
 
@@ -55,8 +58,7 @@ def test_what_is_written_again_is_replaced(address: str) -> None:
     store.keep(Release("other"), Event(14.0, "of another"))
     assert finished in store.releases()
     assert len(store.releases()) == 2
-    assert store.blueprint("chat", 2) == blueprint(3)
-    assert store.blueprint("chat", 1) == blueprint(1)
+    assert store.blueprints(finished) == {1: blueprint(1), 2: blueprint(3)}
 
 
 def test_only_the_newest_events_are_read_oldest_first(address: str) -> None:
@@ -70,5 +72,16 @@ def test_blueprints_of_forgotten_versions_go(address: str) -> None:
     store, release = ReleaseStore(Store(address)), with_canary()
     store.keep(release, None, {1: blueprint(), 2: blueprint()})
     store.keep(Release("chat", release.versions[1:]), None)
-    with pytest.raises(Exception, match="No row"):
-        store.blueprint("chat", 1)
+    assert list(store.blueprints(release)) == [2]
+
+
+def test_a_blueprint_of_another_release_is_missing_and_harms_nothing(address: str) -> None:
+    store, release = ReleaseStore(Store(address)), with_canary()
+    store.keep(release, None, {1: blueprint(), 2: blueprint()})
+    with Store(address).writing() as connection:
+        strange = blueprint_column.like('%"name":"chat"%')
+        text = func.replace(blueprint_column, '"name":"chat"', '"called":"chat"')
+        number_is_one = specs.c.number == 1
+        changed = update(specs).where(strange & number_is_one).values(blueprint=text)
+        assert connection.execute(changed).rowcount == 1
+    assert list(store.blueprints(release)) == [2]

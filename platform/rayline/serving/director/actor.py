@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Coroutine, Mapping, Sequence
+from collections.abc import Coroutine, Iterator, Mapping, Sequence
 from typing import Any
 
 from rayline.errors import RaylineError, ServingError
@@ -52,10 +52,7 @@ class Director:
         self._gateway = gateway
         self._store = ReleaseStore(Store(gateway.store))
         self._allowances = allowances_of(gateway)
-        self._models = {
-            release.model: ServedModel(release, self._blueprints(release))
-            for release in self._store.releases()
-        }
+        self._models = {one.release.model: one for one in _remembered(self._store)}
         self._hearsay = Hearsay()
         self._apps: dict[str, AppState] | None = None
         self._around = Surroundings()
@@ -68,12 +65,6 @@ class Director:
         # What the store tells of a cluster that has ended is found out before anybody asks.
         await self._tick()
         self._ticking = asyncio.create_task(self._tick_for_ever())
-
-    def _blueprints(self, release: Release) -> dict[int, Blueprint]:
-        return {
-            version.number: self._store.blueprint(release.model, version.number)
-            for version in release.versions
-        }
 
     async def report(self, report: ReplicaReport) -> None:
         """Called by every replica, once a second."""
@@ -326,6 +317,18 @@ class Director:
         except Exception as wrong:  # noqa: BLE001
             logger.warning("%s could not be given %d replicas: %s", app, replicas, wrong)
             served.targets.pop(number, None)
+
+
+def _remembered(store: ReleaseStore) -> Iterator[ServedModel]:
+    """What was served when the director was asked last."""
+    for release in store.releases():
+        blueprints = store.blueprints(release)
+        lost = {one.number for one in release.versions if one.number not in blueprints}
+        if any(release.version(number).holds_replicas for number in lost):
+            # Its replicas serve on as they are; it is deployed anew to be directed again.
+            logger.error("%s is served by a version that cannot be read", release.model)
+            continue
+        yield ServedModel(transitions.forget(release, lost), blueprints)
 
 
 def _known(served: ServedModel) -> Known:

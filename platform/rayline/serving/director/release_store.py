@@ -6,14 +6,17 @@ the director writes them.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 
 import sqlalchemy as sql
-from pydantic import TypeAdapter
+from pydantic import TypeAdapter, ValidationError
 
 from rayline.serving.access.store import Schema, Store
 from rayline.serving.director.blueprint import Blueprint, Event
 from rayline.serving.rollout.release import Release
+
+logger = logging.getLogger(__name__)
 
 _tables = sql.MetaData()
 _releases = sql.Table(
@@ -78,12 +81,19 @@ class ReleaseStore:
                 event = {"model": model, "at_s": happened.at_s, "said": happened.said}
                 connection.execute(sql.insert(_events).values(event))
 
-    def blueprint(self, model: str, number: int) -> Blueprint:
-        """What a version is made of; it must be one of its release's."""
-        where = sql.and_(_specs.c.model == model, _specs.c.number == number)
+    def blueprints(self, release: Release) -> dict[int, Blueprint]:
+        """What its versions are made of, by number. One that another release of rayline has kept,
+        and this one cannot read, is missing."""
+        rows = sql.select(_specs.c.number, _specs.c.blueprint)
         with self._store.reading() as connection:
-            row = connection.scalars(sql.select(_specs.c.blueprint).where(where)).one()
-        return _BLUEPRINT.validate_json(row)
+            found = connection.execute(rows.where(_specs.c.model == release.model)).all()
+        blueprints = {}
+        for number, text in found:
+            try:
+                blueprints[number] = _BLUEPRINT.validate_json(text)
+            except ValidationError as wrong:
+                logger.warning("%s version %d cannot be read: %s", release.model, number, wrong)
+        return blueprints
 
     def events(self, model: str, limit: int) -> tuple[Event, ...]:
         """What happened to a model last, oldest first."""

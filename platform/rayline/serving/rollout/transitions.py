@@ -7,6 +7,7 @@ seconds since 1970.
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass, replace
 
 from rayline.errors import ServingError
@@ -69,7 +70,8 @@ def begin(release: Release, asked: Asked, now_s: float, *, keep: int) -> Change:
         return Change(release)
     number = max((version.number for version in release.versions), default=0) + 1
     version = Version(number, asked, app_name(release.model, number), now_s)
-    begun = _forgetful(release.with_version(version), keep)
+    idle = [version.number for version in release.versions if not version.holds_replicas]
+    begun = forget(release, idle[:-keep]).with_version(version)
     return Change(
         replace(begun, canary=number, changed_at_s=now_s),
         (Start(number),),
@@ -287,10 +289,8 @@ def _target(release: Release, to: int | None) -> Version:
     return version
 
 
-def _forgetful(release: Release, keep: int) -> Release:
-    """Without the oldest of the versions that hold nothing, of which `keep` stay."""
-    idle = [version.number for version in release.versions if not version.holds_replicas]
-    gone = set(idle[:-keep])
+def forget(release: Release, gone: Collection[int]) -> Release:
+    """Without these versions, which hold nothing: nobody can go back to them any more."""
     return replace(
         release,
         versions=tuple(one for one in release.versions if one.number not in gone),
