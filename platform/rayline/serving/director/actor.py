@@ -10,8 +10,10 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Coroutine, Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from typing import Any, TypeVar
 
 from rayline.errors import RaylineError, ServingError
 from rayline.serving.access.allowances import Ask, Grant, Settled
@@ -36,10 +38,14 @@ from rayline.spec import GatewaySpec
 
 logger = logging.getLogger(__name__)
 
+Result = TypeVar("Result")
+
 TICK_S = 1.0
 _LOOK_S = 5.0
 """How often Serve is asked how its applications are while nothing changes."""
 _ANSWER_TIMEOUT_S = 10.0
+_CALLERS = 8
+"""Calls to Serve that may be under way at once."""
 _EVENTS_SHOWN = 20
 _EXAMINE_AGAIN_S = 10.0
 
@@ -57,6 +63,8 @@ class Director:
         self._apps: dict[str, AppState] | None = None
         self._around = Surroundings()
         self._looked_at_s = -_LOOK_S
+        self._looking: asyncio.Future[tuple[dict[str, AppState], Surroundings]] | None = None
+        self._callers = ThreadPoolExecutor(_CALLERS, "serve")
         self._busy: set[tuple[str, int]] = set()
         self._unsaved: set[str] = set()
         self._examined: set[str] = set()
@@ -208,20 +216,26 @@ class Director:
 
     async def _look(self) -> None:
         """Ask Serve and Ray how things are: every second while something changes."""
+        self._apps = None
         now_s = time.monotonic()
         settled = not self._busy and all(_is_settled(served) for served in self._models.values())
-        if settled and now_s - self._looked_at_s < _LOOK_S:
-            self._apps = None
+        still_asked = self._looking is not None and not self._looking.done()
+        if still_asked or (settled and now_s - self._looked_at_s < _LOOK_S):
             return
         self._looked_at_s = now_s
-        self._apps = None
+        self._looking = asyncio.ensure_future(self._of_serve(_seen))
         try:
             async with asyncio.timeout(_ANSWER_TIMEOUT_S):
-                self._apps = await asyncio.to_thread(applications.states)
-                self._around = await asyncio.to_thread(surroundings)
+                self._apps, self._around = await asyncio.shield(self._looking)
         # Ray's control store or Serve's controller is away: shares and gates go on without.
         except Exception as wrong:  # noqa: BLE001
-            logger.warning("Serve does not say how its applications are: %s", wrong)
+            logger.warning("Serve does not say how its applications are: %r", wrong)
+
+    async def _of_serve(self, call: Callable[..., Result], *arguments: object) -> Result:
+        """Call what blocks, for ever where Ray's control store is away: in threads of its own, so
+        that whoever else needs one finds one."""
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self._callers, partial(call, *arguments))
 
     async def _apply(self, served: ServedModel, change: Change) -> None:
         served.apply(change)
@@ -268,16 +282,14 @@ class Director:
         try:
             if isinstance(effect, MoveAlias):
                 blueprint = served.blueprints[number]
-                await asyncio.to_thread(move_alias_elsewhere, version, blueprint.spec)
+                await self._of_serve(move_alias_elsewhere, version, blueprint.spec)
             elif isinstance(effect, Start):
                 up = len(self._hearsay.loads(model).get(served.release.stable or 0, ()))
                 replicas = served.first_replicas(number, up)
                 blueprint = served.blueprints[number]
-                await asyncio.to_thread(
-                    applications.start, version.app, blueprint, number, replicas
-                )
+                await self._of_serve(applications.start, version.app, blueprint, number, replicas)
             else:
-                await asyncio.to_thread(applications.stop, version.app)
+                await self._of_serve(applications.stop, version.app)
         # Whatever it is, the other versions serve on, and whoever asks is told.
         except Exception as wrong:
             logger.exception("%s version %d: %s did not work", model, number, effect)
@@ -311,12 +323,16 @@ class Director:
     async def _scale(self, served: ServedModel, number: int, replicas: int) -> None:
         app = served.release.version(number).app
         try:
-            await asyncio.to_thread(applications.scale, app, replicas)
+            await self._of_serve(applications.scale, app, replicas)
             logger.info("%s: %d replicas", app, replicas)
         # It is decided anew every second.
         except Exception as wrong:  # noqa: BLE001
             logger.warning("%s could not be given %d replicas: %s", app, replicas, wrong)
             served.targets.pop(number, None)
+
+
+def _seen() -> tuple[dict[str, AppState], Surroundings]:
+    return applications.states(), surroundings()
 
 
 def _remembered(store: ReleaseStore) -> Iterator[ServedModel]:
