@@ -68,7 +68,7 @@ def spec(tmp_path_factory: pytest.TempPathFactory) -> ServeSpec:
         {
             "name": "tiny",
             "model": {"directory": result.export.directory},
-            "gateway": {"port": free_port()},
+            "gateway": {"port": free_port(), "store": f"sqlite:///{folder}/serving.db"},
             "engine": {"max_model_len": MAX_MODEL_LEN, "max_num_seqs": 2, "kv_cache_gib": 0.25},
             "cpus_per_replica": 1,
             "drain_s": 5,

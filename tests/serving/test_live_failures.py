@@ -45,7 +45,7 @@ def spec(tmp_path: Path) -> ServeSpec:
         {
             "name": "tiny",
             "model": {"directory": str(folder)},
-            "gateway": {"port": port},
+            "gateway": {"port": port, "store": f"sqlite:///{tmp_path}/serving.db"},
             "drain_s": 1,
         }
     )
@@ -68,7 +68,9 @@ def test_an_engine_that_cannot_start_says_why_and_is_cleaned_up(spec):
     with pytest.raises(ServingError) as refused:
         deploy(spec.changed({"engine.kv_cache_gib": 1_000_000}))
     said = str(refused.value)
-    assert said.startswith("tiny: did not come up. engine: vLLM did not start: ValueError: ")
+    assert said.startswith(
+        "tiny: version 1 did not come up. engine: vLLM did not start: ValueError: "
+    )
     assert "less than requested memory for kv (1000000.0 GiB)" in said
     assert len(said.splitlines()) == 1
     assert front() is None

@@ -58,7 +58,7 @@ class VllmEngine:
         self._client: AsyncLLM = started._engine_client
         self._layers = started._app_state
         self._tallies: dict[str, Tally] = {}
-        self._probes = 0
+        self._probes = self._probed_tokens = 0
         self._adapters = LoadedAdapters(self._client, self._layers.openai_serving_models)
         count_generations(self._client)
 
@@ -111,9 +111,9 @@ class VllmEngine:
         return Load(
             waiting=int(seen.get("vllm:num_requests_waiting", 0)),
             # Nobody asked for what it computes to show that it is well.
+            generated_tokens=int(seen.get("vllm:generation_tokens", 0)) - self._probed_tokens,
             running=max(0, int(seen.get("vllm:num_requests_running", 0)) - self._probes),
             kv_use=float(seen.get("vllm:kv_cache_usage_perc", 0)),
-            generated_tokens=int(seen.get("vllm:generation_tokens", 0)),
         )
 
     @property
@@ -144,13 +144,18 @@ class VllmEngine:
             ours.cancel()
 
     async def _compute_least(self) -> None:
+        ask = least(self._layers, self._model)
         self._probes += 1
         try:
-            async for item in self.answer(least(self._layers, self._model)):
+            async for item in self.answer(ask):
                 if isinstance(item, Refusal):
                     raise ServingError("engine", f"it computed nothing: {item.message}")
+                if isinstance(item, Usage):
+                    self._probed_tokens += item.completion_tokens
         finally:
             self._probes -= 1
+            # Of one that was cut off, because another token came first.
+            self._probed_tokens += self.usage_of(ask.request_id).completion_tokens
 
     def stop(self) -> None:
         """End the engine and its processes. Returns once they are gone."""
