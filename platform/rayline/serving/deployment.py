@@ -27,6 +27,7 @@ from rayline.serving.director.status import ModelStatus, VersionStatus
 from rayline.serving.director.surroundings import surroundings
 from rayline.serving.preflight import check_cache, check_port, check_room, missing_now
 from rayline.serving.requests import Tree
+from rayline.serving.rollout.version import is_app_of
 from rayline.serving.settings import APP, CONTROLLER_ENVIRONMENT, replica_bundles
 from rayline.serving.versions import ask_director, front, status
 from rayline.spec import GatewaySpec, ServeSpec
@@ -109,7 +110,7 @@ def undeploy(name: str) -> None:
     ask_director("stop", name)
     drain_s: float = ask_director("drain_s", name)
     deadline_s = time.monotonic() + drain_s + _GONE_TIMEOUT_S
-    while name in (served := ask_director("models")):
+    while name in ask_director("models") or _applications_of(name):
         if time.monotonic() > deadline_s:
             raise ServingError(name, f"has not gone within {drain_s + _GONE_TIMEOUT_S:g} s")
         time.sleep(POLL_S)
@@ -252,6 +253,11 @@ def _take_back(name: str, number: int | None, *, with_serve: bool) -> None:
             ask_director("roll_back", name, None, "its deployment was given up")
     if with_serve:
         serve.shutdown()
+
+
+def _applications_of(name: str) -> list[str]:
+    """Of the versions of a model, those that Serve has not taken away yet."""
+    return [app for app in serve.status().applications if is_app_of(name, app)]
 
 
 def _end_serve_with_the_last() -> None:

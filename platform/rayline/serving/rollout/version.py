@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import Literal
 
@@ -63,3 +64,8 @@ class Version:
 def app_name(model: str, number: int) -> str:
     """The application of one version, such as chat--v3."""
     return f"{model}--v{number}"
+
+
+def is_app_of(model: str, name: str) -> bool:
+    """Whether `name` is one of a model's applications."""
+    return re.fullmatch(rf"{re.escape(model)}--v\d+", name) is not None
