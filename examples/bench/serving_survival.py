@@ -251,7 +251,7 @@ def longest_gap_ms(answer: Answer) -> float:
 
 def replica_processes() -> list[psutil.Process]:
     """The actors that hold an engine."""
-    title = f"ray::ServeReplica:{NAME}:"
+    title = f"ray::ServeReplica:{NAME}--v"
     return [one for one in members(os.getpid()) if " ".join(one.cmdline()).startswith(title)]
 
 
