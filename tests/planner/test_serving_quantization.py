@@ -77,21 +77,30 @@ GPTQ = Quantization("gptq", 4.15625)
 def test_the_spec_may_only_make_sure_or_quantize_a_plain_checkpoint(asked, found, words):
     engine = EngineSpec(quantization=asked)
     if not words:
-        check_quantization(engine, found)
+        check_quantization(engine, found, "gpu")
         return
     with pytest.raises(SpecError, match=words):
-        check_quantization(engine, found)
+        check_quantization(engine, found, "gpu")
 
 
-def test_quantized_weights_are_not_computed_with_in_float32():
+@pytest.mark.parametrize("device", ["cpu", "gpu"])
+def test_quantized_weights_are_not_computed_with_in_float32(device):
     wanted = EngineSpec(dtype="float32")
-    check_quantization(wanted, None)
+    check_quantization(wanted, None, device)
     for engine, found in (
         (wanted, GPTQ),
         (EngineSpec(dtype="float32", quantization="fp8_per_block"), None),
     ):
-        with pytest.raises(SpecError, match="compute in 16 bits"):
-            check_quantization(engine, found)
+        with pytest.raises(SpecError, match=f"do not compute in it on {device}"):
+            check_quantization(engine, found, device)
+
+
+def test_a_cpu_takes_quantized_weights_in_bfloat16_alone():
+    wanted = EngineSpec(dtype="float16")
+    check_quantization(wanted, None, "cpu")
+    check_quantization(wanted, GPTQ, "gpu")
+    with pytest.raises(SpecError, match="allowed: auto, bfloat16"):
+        check_quantization(wanted, GPTQ, "cpu")
 
 
 @pytest.mark.parametrize(

@@ -185,7 +185,7 @@ def test_tools_are_chosen_by_the_model_where_their_calls_can_be_read():
 
 @pytest.mark.parametrize(
     ("device", "asked", "dtype"),
-    [("cpu", "auto", "bfloat16"), ("cpu", "float16", "float16"), ("gpu", "auto", "auto")],
+    [("cpu", "auto", "bfloat16"), ("gpu", "float16", "float16"), ("gpu", "auto", "auto")],
 )
 def test_quantized_weights_are_not_computed_with_in_float32(device, asked, dtype):
     wanted = spec(engine={"dtype": asked})

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from rayline.planner.fitting import Fit, what_fits
 from rayline.planner.hardware import gpu_memory_bytes
 from rayline.planner.served_model import ServedModel
-from rayline.planner.serving import Device, ServingPlan, plan_serving
-from rayline.spec import ServeSpec
+from rayline.planner.serving import ServingPlan, plan_serving
+from rayline.spec import Device, ServeSpec
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from rayline.errors import SpecError
 from rayline.planner.hardware import GPU_MEMORY_GIB, gpu_memory_bytes
 from rayline.planner.served_model import ServedModel
-from rayline.planner.serving import GIB, Device, ServingPlan, plan_serving
-from rayline.spec import EngineSpec
+from rayline.planner.serving import GIB, ServingPlan, plan_serving
+from rayline.spec import Device, EngineSpec
 
 _TOLD = 4
 _CACHE_STEP_GIB = 0.25

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from rayline.errors import SpecError
-from rayline.spec import EngineSpec
+from rayline.spec import Device, EngineSpec
 from rayline.spec.serve_engine import ONLINE_QUANTIZATION
 
 _KEYS = ("quantization_config", "compression_config")
@@ -21,6 +21,8 @@ _KEYS = ("quantization_config", "compression_config")
 _SCALE_BITS = 16
 _FIXED_BITS = {"fp8": 8.0, "mxfp4": 4.25, "fbgemm_fp8": 8.0}
 _ONLINE_BITS = 8.0
+_DTYPES = {"gpu": ("auto", "bfloat16", "float16"), "cpu": ("auto", "bfloat16")}
+"""In float16 a CPU's int8 kernel ends the process at the first prompt (vllm 0.32)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,16 +65,18 @@ def read_quantization(config: Mapping[str, Any]) -> Quantization | None:
     return Quantization(method, _FIXED_BITS.get(method))
 
 
-def check_quantization(engine: EngineSpec, found: Quantization | None) -> None:
+def check_quantization(engine: EngineSpec, found: Quantization | None, device: Device) -> None:
     """Refuse an engine.quantization that the checkpoint contradicts, and a dtype that no kernel for
-    quantized weights computes in. Called by the driver and by each replica. Raises SpecError."""
+    quantized weights computes in on this device. Called by the driver and by each replica. Raises
+    SpecError."""
     asked = engine.quantization
-    if engine.dtype == "float32" and (found is not None or asked is not None):
+    allowed = _DTYPES[device]
+    if (found is not None or asked is not None) and engine.dtype not in allowed:
         raise SpecError(
             "engine.dtype",
-            f"kernels for quantized weights ({asked or found}) compute in 16 bits",
+            f"kernels for quantized weights ({asked or found}) do not compute in it on {device}",
             value=engine.dtype,
-            allowed="auto, bfloat16, float16",
+            allowed=", ".join(allowed),
         )
     if asked is None or (found is not None and asked == found.method):
         return

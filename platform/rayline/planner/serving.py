@@ -15,16 +15,14 @@ processes' own memory.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Literal
 
 from rayline.errors import SpecError
 from rayline.planner.kv_cache import CacheLayout
 from rayline.planner.quantization import check_quantization, weight_bits
 from rayline.planner.served_model import ServedModel
-from rayline.spec import EngineSpec, ModelShape
+from rayline.spec import Device, EngineSpec, ModelShape
 from rayline.spec.serve_engine import ONLINE_QUANTIZATION
 
-Device = Literal["cpu", "gpu"]
 GIB = 2**30
 _VALUE_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 _CACHE_BYTES = {"bfloat16": 2, "fp8": 1, "fp8_e5m2": 1}
@@ -132,7 +130,7 @@ def plan_serving(
     Called on the driver. Raises SpecError where the model cannot be served so: too many tokens for
     its positions, heads or layers that cannot be cut so, a quantization that is not the model's.
     """
-    check_model(engine, model)
+    check_model(engine, model, device)
     value = value_bytes(engine, model, device)
     weights = _weights_on_device(engine, model, value)
     if draft is not None:
@@ -157,9 +155,10 @@ def plan_serving(
     )
 
 
-def check_model(engine: EngineSpec, model: ServedModel) -> None:
-    """Refuse what no device could do with this model. Called on the driver. Raises SpecError."""
-    check_quantization(engine, model.quantization)
+def check_model(engine: EngineSpec, model: ServedModel, device: Device) -> None:
+    """Refuse what this kind of device cannot do with this model. Called on the driver. Raises
+    SpecError."""
+    check_quantization(engine, model.quantization, device)
     shape, tensor = model.shape, engine.tensor_parallel_size
     if shape.heads % tensor:
         raise SpecError(

@@ -22,8 +22,8 @@ from rayline.serving.gateway.actor import Gateway
 from rayline.serving.requests import Tree
 from rayline.serving.rollout.questions import read_questions
 from rayline.serving.rollout.version import Asked, Registered
-from rayline.serving.settings import Device, director_options, gateway_options
-from rayline.spec import GatewaySpec, ModelRef, ServeSpec
+from rayline.serving.settings import director_options, gateway_options
+from rayline.spec import Device, GatewaySpec, ModelRef, ServeSpec
 from rayline.tracking import anchored, registered_version, resolve_model
 
 IMPORT_PATH = "rayline.serving.app:build"

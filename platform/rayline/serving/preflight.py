@@ -23,8 +23,7 @@ from rayline.planner import (
     plan_deployment,
     read_served_model,
 )
-from rayline.serving.settings import Device
-from rayline.spec import EngineSpec, ServeSpec
+from rayline.spec import Device, EngineSpec, ServeSpec
 
 Resources = Mapping[str, float]
 _KIND = "accelerator_type:"

@@ -11,9 +11,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from rayline.planner import Quantization, check_quantization
-from rayline.spec import EngineSpec, GatewaySpec, ServeSpec, SpeculationSpec
+from rayline.spec import Device, EngineSpec, GatewaySpec, ServeSpec, SpeculationSpec
 
-Device = Literal["cpu", "gpu"]
 Role = Literal["prefill", "decode"]
 """Which half of every answer a replica computes, where engine.split parts them."""
 Options = dict[str, Any]
@@ -95,7 +94,7 @@ def engine_arguments(
     """
     engine = spec.engine
     engine.check_device(device)
-    check_quantization(engine, quantization)
+    check_quantization(engine, quantization, device)
     return {
         "dtype": _dtype(engine, device, quantized=quantization is not None),
         "max_model_len": engine.max_model_len,

@@ -43,7 +43,7 @@ from rayline.spec.rollout import GatesSpec, LatencyGate, RolloutSpec
 from rayline.spec.scale import ScaleSpec
 from rayline.spec.schedule import PlateauSchedule, ScheduleSpec
 from rayline.spec.serve import ServeSpec
-from rayline.spec.serve_engine import EngineSpec, SplitSpec
+from rayline.spec.serve_engine import Device, EngineSpec, SplitSpec
 from rayline.spec.speculation import SpeculationSpec
 from rayline.spec.stages import SCHEDULES, ForwardCost, Schedule, forward_cost
 from rayline.spec.step import (
@@ -91,6 +91,7 @@ __all__ = [
     "ContextMethod",
     "Coordinate",
     "DataSpec",
+    "Device",
     "Document",
     "EngineSpec",
     "EvalReport",

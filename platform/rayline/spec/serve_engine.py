@@ -14,6 +14,8 @@ from rayline.spec.document import Document
 from rayline.spec.parsers import REASONING_PARSERS, TOOL_CALL_PARSERS
 from rayline.spec.speculation import SpeculationSpec
 
+Device = Literal["cpu", "gpu"]
+"""Kind of device that an engine computes on."""
 Task = Literal["generate", "embed", "score"]
 KvCacheDtype = Literal["auto", "bfloat16", "fp8", "fp8_e5m2"]
 QuantizationName = Literal[
@@ -141,7 +143,7 @@ class EngineSpec(Document):
             raise ValueError(wrong)
         return self
 
-    def check_device(self, device: Literal["cpu", "gpu"]) -> None:
+    def check_device(self, device: Device) -> None:
         """Refuse what this kind of device cannot do. Called by the driver before anything starts.
         Raises SpecError naming the first such field."""
         unable = _unable_on_cpu(self) if device == "cpu" else _unable_on_gpu(self)

@@ -22,8 +22,8 @@ from rayline.serving.batch.lines import BatchAnswer, BatchFile, BatchLine
 from rayline.serving.batch.output import BatchOutput
 from rayline.serving.batch.rows import EngineRows
 from rayline.serving.requests import Tree
-from rayline.serving.settings import Device, environment, placement_strategy, replica_bundles
-from rayline.spec import ServeSpec
+from rayline.serving.settings import environment, placement_strategy, replica_bundles
+from rayline.spec import Device, ServeSpec
 
 _BLOCKS_AT_ONCE = 4
 """Blocks that one engine works on: while one ends, the next ones keep it busy."""

@@ -19,9 +19,8 @@ from rayline.serving.requests import (
     engine_failed,
     unknown_model,
 )
-from rayline.serving.settings import Device
 from rayline.serving.wire import Ask, Engine, WholeAnswer
-from rayline.spec import RequestLimits, ServeSpec
+from rayline.spec import Device, RequestLimits, ServeSpec
 
 Columns = dict[str, Any]
 """A block: a sequence of values for each column."""

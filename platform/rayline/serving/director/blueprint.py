@@ -7,8 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from rayline.serving.rollout.questions import Question
-from rayline.serving.settings import Device
-from rayline.spec import ServeSpec
+from rayline.spec import Device, ServeSpec
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,9 +24,9 @@ from rayline.serving.director.fleet import REPORT_PERIOD_S, ReplicaAddress, Repl
 from rayline.serving.loop import LoopThread
 from rayline.serving.replica.starting import start_engine
 from rayline.serving.requests import Tree
-from rayline.serving.settings import APP, DIRECTOR, Device
+from rayline.serving.settings import APP, DIRECTOR
 from rayline.serving.wire import Listener
-from rayline.spec import ServeSpec
+from rayline.spec import Device, ServeSpec
 
 logger = logging.getLogger(__name__)
 

@@ -13,10 +13,10 @@ from rayline.errors import RaylineError, ServingError
 from rayline.planner import read_model_shape
 from rayline.serving.adapters import resolve_adapter
 from rayline.serving.rehearsal import Rehearsal
-from rayline.serving.settings import Device, llm_config_fields
+from rayline.serving.settings import llm_config_fields
 from rayline.serving.weights import LocalWeights, local_weights
 from rayline.serving.wire import Engine
-from rayline.spec import ServeSpec
+from rayline.spec import Device, ServeSpec
 
 _CAUSE = re.compile(r"^\(\w+ pid=\d+\).*?\] ([A-Za-z_.]*(?:Error|Exception): .+)$", re.MULTILINE)
 """How vLLM logs the last line of a traceback in one of its processes."""
