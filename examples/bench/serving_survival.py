@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
 import os
 import random
 import signal
@@ -48,7 +49,7 @@ from rayline.errors import RaylineError
 from rayline.serving import deploy, status
 from rayline.serving.director.fleet import GatewayReport
 from rayline.serving.settings import APP, DIRECTOR
-from rayline.serving.wire import Caller, Load
+from rayline.serving.wire import Caller, Load, LostReplicaError
 from rayline.spec import ServeSpec
 
 NAME = "bot"
@@ -251,7 +252,7 @@ def longest_gap_ms(answer: Answer) -> float:
 
 def replica_processes() -> list[psutil.Process]:
     """The actors that hold an engine."""
-    title = f"ray::ServeReplica:{NAME}--v"
+    title = f"ray::ServeReplica:{NAME}"
     return [one for one in members(os.getpid()) if " ".join(one.cmdline()).startswith(title)]
 
 
@@ -261,12 +262,15 @@ def engine_loads() -> list[Load]:
     fleet = director.sync.remote(GatewayReport("bench")).result()
 
     async def hear() -> list[Load]:
-        callers = [
-            await Caller.connect(address.host, address.port, address.secret)
-            for offer in fleet.models.values()
-            for variant in offer.variants
-            for address in variant.replicas
-        ]
+        callers = []
+        for offer in fleet.models.values():
+            for variant in offer.variants:
+                for address in variant.replicas:
+                    # One that has just been killed is named for some seconds more.
+                    with contextlib.suppress(LostReplicaError):
+                        callers.append(
+                            await Caller.connect(address.host, address.port, address.secret)
+                        )
         # Each says it twice a second.
         await asyncio.sleep(0.6)
         loads = [caller.load for caller in callers if not caller.lost.done()]
