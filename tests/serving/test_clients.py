@@ -5,36 +5,25 @@ LangChain's and LiteLLM's. One engine at a time: first one that generates, then 
 from __future__ import annotations
 
 import json
-import logging
 import os
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import openai
 import pydantic
 import pytest
-import ray
 from langchain_openai import ChatOpenAI, OpenAIEmbeddings
-from ray import serve
 
-from rayline.models.tiny import write_tiny_model
-from rayline.serving import deploy, undeploy
-from rayline.serving.access.key_store import open_keys
-from rayline.spec import KeySpec, ServeSpec
-from support.engine_gang import free_port
+from support.deployed import HIDDEN, Served, served, small_cluster
 
 pytestmark = [pytest.mark.engines, pytest.mark.timeout(300)]
 
 LITELLM = Path(__file__).parents[1] / "support" / "litellm_calls.py"
 LOCKED = Path(__file__).parents[2] / "cluster" / "requirements" / "litellm.txt"
 HELLO: Any = [{"role": "user", "content": "What is the capital of France?"}]
-HIDDEN = 64
 
 
 class Answer(pydantic.BaseModel):
@@ -52,62 +41,22 @@ TOOL: Any = {
 CHOICE: Any = {"type": "function", "function": {"name": "tell"}}
 
 
-@dataclass(frozen=True)
-class Served:
-    """Where a client goes, and with what."""
-
-    url: str
-    key: str
-    model: str
-
-
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[None]:
-    ray.init(
-        address="local",
-        num_cpus=2,
-        include_dashboard=False,
-        log_to_driver=False,
-        logging_level=logging.ERROR,
-    )
-    yield
-    serve.shutdown()
-    ray.shutdown()
-
-
-@contextmanager
-def served(folder: Path, **engine: object) -> Iterator[Served]:
-    """A deployment with a key."""
-    spec = ServeSpec.parse(
-        {
-            "name": "tiny",
-            "model": {"directory": str(write_tiny_model(folder / "model", hidden=HIDDEN, heads=2))},
-            "gateway": {"port": free_port(), "store": f"sqlite:///{folder}/serving.db"},
-            "engine": {"max_model_len": 512, "max_num_seqs": 4, "kv_cache_gib": 0.25, **engine},
-            "drain_s": 1,
-            "ready_timeout_s": 200,
-        }
-    )
-    endpoint = deploy(spec)
-    key = open_keys(spec.gateway.store).create(KeySpec(name="clients")).secret
-    time.sleep(1.0)
-    yield Served(endpoint.url, key, "tiny")
-    undeploy("tiny")
+    with small_cluster():
+        yield
 
 
 @pytest.fixture(scope="class")
 def generating(cluster: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
-    with served(
-        tmp_path_factory.mktemp("generating"),
-        tool_call_parser="hermes",
-        structured_outputs="guidance",
-    ) as one:
+    engine = {"tool_call_parser": "hermes", "structured_outputs": "guidance"}
+    with served(tmp_path_factory.mktemp("generating"), {"engine": engine}) as one:
         yield one
 
 
 @pytest.fixture(scope="class")
 def embedding(cluster: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
-    with served(tmp_path_factory.mktemp("embedding"), task="embed") as one:
+    with served(tmp_path_factory.mktemp("embedding"), {"engine": {"task": "embed"}}) as one:
         yield one
 
 
@@ -142,9 +91,9 @@ class TestGenerating:
 
     def test_openais_client(self, generating: Served) -> None:
         client = openai.OpenAI(base_url=generating.url, api_key=generating.key, max_retries=0)
-        assert [model.id for model in client.models.list()] == ["tiny"]
-        assert client.models.retrieve("tiny").id == "tiny"
-        asked: Any = {"model": "tiny", "messages": HELLO, "temperature": 0, "max_tokens": 24}
+        assert [model.id for model in client.models.list()] == ["bot"]
+        assert client.models.retrieve("bot").id == "bot"
+        asked: Any = {"model": "bot", "messages": HELLO, "temperature": 0, "max_tokens": 24}
         whole = client.chat.completions.create(**asked)
         assert whole.usage is not None
         assert whole.usage.completion_tokens <= 24
@@ -156,22 +105,22 @@ class TestGenerating:
         text = "".join(c.choices[0].delta.content or "" for c in chunks if c.choices)
         assert text == whole.choices[0].message.content
         assert chunks[-1].usage == whole.usage
-        text_only = client.completions.create(model="tiny", prompt="Once", max_tokens=4)
+        text_only = client.completions.create(model="bot", prompt="Once", max_tokens=4)
         assert text_only.usage is not None
-        response = client.responses.create(model="tiny", input="Hello", max_output_tokens=8)
+        response = client.responses.create(model="bot", input="Hello", max_output_tokens=8)
         assert response.usage is not None
         assert 0 < response.usage.output_tokens <= 8
         events = [
             event.type
             for event in client.responses.create(
-                model="tiny", input="Hello", max_output_tokens=8, stream=True
+                model="bot", input="Hello", max_output_tokens=8, stream=True
             )
         ]
         assert (events[0], events[-1]) == ("response.created", "response.completed")
 
     def test_openais_client_with_tools_and_schemas(self, generating: Served) -> None:
         client = openai.OpenAI(base_url=generating.url, api_key=generating.key, max_retries=0)
-        asked: Any = {"model": "tiny", "messages": HELLO, "temperature": 0, "max_tokens": 64}
+        asked: Any = {"model": "bot", "messages": HELLO, "temperature": 0, "max_tokens": 64}
         called = client.chat.completions.create(**asked, tools=[TOOL], tool_choice=CHOICE)
         (call,) = called.choices[0].message.tool_calls or []
         assert call.type == "function"
@@ -188,7 +137,7 @@ class TestGenerating:
         parsed = client.chat.completions.parse(**asked, response_format=Answer)
         assert isinstance(parsed.choices[0].message.parsed, Answer)
         held = client.responses.parse(
-            model="tiny", input="Sure?", text_format=Answer, max_output_tokens=64
+            model="bot", input="Sure?", text_format=Answer, max_output_tokens=64
         )
         assert isinstance(held.output_parsed, Answer)
 
@@ -196,16 +145,16 @@ class TestGenerating:
         client = openai.OpenAI(base_url=generating.url, api_key=generating.key, max_retries=0)
         ask = client.chat.completions.create
         with pytest.raises(openai.BadRequestError) as refused:
-            ask(model="tiny", messages=HELLO, temperature=7)
+            ask(model="bot", messages=HELLO, temperature=7)
         assert (refused.value.param, refused.value.code) == (
             "temperature",
             "decimal_above_max_value",
         )
         with pytest.raises(openai.BadRequestError) as refused:
-            ask(model="tiny", messages=HELLO, extra_body={"chat_template": "{{ 1 }}"})
+            ask(model="bot", messages=HELLO, extra_body={"chat_template": "{{ 1 }}"})
         assert refused.value.param == "chat_template"
         with pytest.raises(openai.BadRequestError) as refused:
-            ask(model="tiny", messages=[{"role": "user", "content": "word " * 600}])
+            ask(model="bot", messages=[{"role": "user", "content": "word " * 600}])
         assert refused.value.code == "context_length_exceeded"
         with pytest.raises(openai.NotFoundError) as missing:
             ask(model="other", messages=HELLO)
@@ -213,11 +162,11 @@ class TestGenerating:
         with pytest.raises(openai.AuthenticationError):
             client.with_options(api_key="rl-wrong").models.list()
         with pytest.raises(openai.BadRequestError):
-            client.embeddings.create(model="tiny", input="one")
+            client.embeddings.create(model="bot", input="one")
 
     def test_langchains_client(self, generating: Served) -> None:
         chat = ChatOpenAI(
-            model="tiny",
+            model="bot",
             base_url=generating.url,
             api_key=pydantic.SecretStr(generating.key),
             temperature=0,
@@ -258,14 +207,14 @@ class TestEmbedding:
     def test_every_client_gets_vectors(self, embedding: Served, litellm_python: Path) -> None:
         official = openai.OpenAI(base_url=embedding.url, api_key=embedding.key, max_retries=0)
         # OpenAI's client asks for base64 and unpacks it.
-        found = official.embeddings.create(model="tiny", input=["one", "two"])
+        found = official.embeddings.create(model="bot", input=["one", "two"])
         plain = official.embeddings.create(
-            model="tiny", input=["one", "two"], encoding_format="float"
+            model="bot", input=["one", "two"], encoding_format="float"
         )
         assert [len(one.embedding) for one in found.data] == [HIDDEN, HIDDEN]
         assert found.data[0].embedding == pytest.approx(plain.data[0].embedding, abs=1e-6)
         chained = OpenAIEmbeddings(
-            model="tiny",
+            model="bot",
             base_url=embedding.url,
             api_key=pydantic.SecretStr(embedding.key),
             # It would look for OpenAI's own tokenizer.
@@ -278,4 +227,4 @@ class TestEmbedding:
         through = through_litellm(litellm_python, embedding, "embed")
         assert through == {"vectors": [HIDDEN, HIDDEN]}
         with pytest.raises(openai.BadRequestError):
-            official.chat.completions.create(model="tiny", messages=HELLO)
+            official.chat.completions.create(model="bot", messages=HELLO)

@@ -31,7 +31,8 @@ class RequestLimits(Document):
     max_sequences: int = Field(default=64, ge=1)
     """Most sequences of one request: its prompts times `n`. Each holds a place in the engine."""
     max_output_tokens: int = Field(default=2**17, ge=1)
-    """Largest max_tokens; the engine's max_model_len bounds it further."""
+    """Largest max_tokens. The engine's max_model_len bounds it further, and alone bounds an answer
+    of which the request does not say how long it may become."""
     max_token_id: int = Field(default=2**20 - 1, ge=1)
     """Largest id of a token. The engine knows the vocabulary; this one keeps numbers that would
     overflow from it."""

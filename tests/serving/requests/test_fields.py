@@ -18,6 +18,10 @@ def said(content: object, role: str = "user", **more: object) -> dict[str, objec
     return {"messages": [{"role": role, "content": content, **more}]}
 
 
+def called(arguments: str) -> dict[str, object]:
+    return {**CALLED, "function": {"name": "f", "arguments": arguments}}
+
+
 PASSES: list[tuple[Route, dict[str, object]]] = [
     *((route, {}) for route in PLAIN),
     ("chat", {"temperature": 0, "stream": True, "stream_options": {"include_usage": True}}),
@@ -52,7 +56,7 @@ PASSES: list[tuple[Route, dict[str, object]]] = [
     # What a model made of arguments may be no JSON at all.
     (
         "chat",
-        said(None, "assistant", tool_calls=[{"function": {"name": "weather", "arguments": "{x"}}]),
+        said(None, "assistant", tool_calls=[called("{x")]),
     ),
     ("completions", {"prompt": [1, 2, 3], "logprobs": 3, "echo": True, "max_tokens": 0}),
     ("completions", {"prompt": ["a", "b"], "n": 2}),
@@ -214,13 +218,13 @@ REFUSED: list[tuple[Route, dict[str, object], str, str]] = [
     ),
     (
         "chat",
-        said(None, "assistant", tool_calls=[{"function": {"name": "f", "arguments": "[" * 999}}]),
+        said(None, "assistant", tool_calls=[called("[" * 999)]),
         "messages[0].tool_calls[0].function.arguments",
         "invalid_value",
     ),
     (
         "chat",
-        said(None, "assistant", tool_calls=[{"function": {"name": "f", "arguments": "9" * 4301}}]),
+        said(None, "assistant", tool_calls=[called("9" * 4301)]),
         "messages[0].tool_calls[0].function.arguments",
         "invalid_value",
     ),
@@ -229,7 +233,7 @@ REFUSED: list[tuple[Route, dict[str, object], str, str]] = [
         said(
             None,
             "assistant",
-            tool_calls=[{"function": {"name": "f", "arguments": '{"a": "\\ud800"}'}}],
+            tool_calls=[called('{"a": "\\ud800"}')],
         ),
         "messages[0].tool_calls[0].function.arguments",
         "invalid_value",
@@ -245,6 +249,13 @@ REFUSED: list[tuple[Route, dict[str, object], str, str]] = [
         "invalid_value",
     ),
     ("chat", {"tool_choice": "required"}, "tool_choice", "invalid_value"),
+    ("chat", {"tool_choice": "auto"}, "tool_choice", "invalid_value"),
+    (
+        "chat",
+        said(None, "assistant", tool_calls=[{"type": "function", "function": {"name": "f"}}]),
+        "messages[0].tool_calls[0].function.arguments",
+        "missing_required_parameter",
+    ),
     ("chat", {"tools": [WEATHER], "tool_choice": "any"}, "tool_choice", "invalid_value"),
     (
         "chat",

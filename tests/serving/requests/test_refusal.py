@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from rayline.serving.requests import Refusal, engine_failed, event, refused_by_engine
 
 
@@ -20,6 +22,24 @@ def test_an_error_inside_the_engine_keeps_its_words_to_itself():
     found = refused_by_engine(500, 'File "/srv/app/model.py", line 3: CUDA error', None)
     assert found == engine_failed()
     assert "/srv" not in found.message
+
+
+@pytest.mark.parametrize(
+    ("said", "shown"),
+    [
+        ("cannot read /srv/models/x/config.json", "cannot read a file"),
+        ("cannot read 'file:///srv/x.json'", "cannot read 'a file'"),
+        (
+            "The model does not support /v1/embeddings.",
+            "The model does not support /v1/embeddings.",
+        ),
+        ("and/or 1/2 a/b", "and/or 1/2 a/b"),
+        ('no\nTraceback (most recent call last):\n  File "x.py"', "no"),
+        ("x" * 9000, "x" * 500),
+    ],
+)
+def test_what_the_engine_says_of_a_wrong_request_names_no_file(said, shown):
+    assert refused_by_engine(400, said, None).message == shown
 
 
 def test_a_prompt_that_is_too_long_bears_openais_code():

@@ -58,7 +58,7 @@ def messages(limits: RequestLimits) -> ListOf:
                 required=("name", "arguments"),
             ),
         },
-        required=("function",),
+        required=("id", "type", "function"),
     )
     assistant: dict[str, Shape] = {
         "content": _content(limits, "text", "refusal"),

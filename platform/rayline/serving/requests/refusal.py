@@ -6,10 +6,16 @@ Source: OpenAI API reference, "Error codes".
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import dataclass
 from typing import Any, Never
 
 Tree = dict[str, Any]
+
+MAX_ENGINE_CHARS = 500
+"""Most that is passed on of the engine's own words."""
+_FILE = re.compile(r"(?<![\w/])(?:file://)?/(?!v1/)[\w.\-]+(?:/[\w.\-]+)+")
+"""A path on one of our machines."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,14 +66,16 @@ def refused_by_engine(status: int, message: str, param: str | None) -> Refusal:
     """What vLLM says of a request, in OpenAI's words. Called by a replica.
 
     vLLM puts the HTTP status in `code`; OpenAI a word, which client libraries compare. Of an error
-    of its own vLLM tells what it met inside, so that message stays in the log.
+    of its own vLLM tells what it met inside, so that message stays in the log; of a request that is
+    wrong it may quote at length, or name a file.
     """
     if status >= 500:
         return engine_failed()
     too_long = "maximum context length" in message or param in ("input_tokens", "input_text")
     code = "context_length_exceeded" if too_long else None
     # 422 is FastAPI's word for a wrong type; OpenAI says 400.
-    return Refusal(400 if status == 422 else status, message, param=param, code=code)
+    shown = _FILE.sub("a file", message.partition("Traceback (most")[0])[:MAX_ENGINE_CHARS].strip()
+    return Refusal(400 if status == 422 else status, shown, param=param, code=code)
 
 
 def engine_failed() -> Refusal:

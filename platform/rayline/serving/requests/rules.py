@@ -87,7 +87,9 @@ def _check_turns(tree: Tree) -> None:
 def _check_tools(route: Route, tree: Tree, limits: RequestLimits) -> None:
     tools = [tool if route == "responses" else tool["function"] for tool in tree.get("tools", [])]
     choice = tree.get("tool_choice")
-    if not tools and choice not in (None, "none", "auto"):
+    # The Responses API's clients say auto by default.
+    idle = (None, "none", "auto") if route == "responses" else (None, "none")
+    if not tools and choice not in idle:
         refuse(
             "'tool_choice' is only allowed when 'tools' are specified.",
             "tool_choice",

@@ -1,0 +1,71 @@
+"""A real deployment of a tiny random model, for tests of what stands before it."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import ray
+from ray import serve
+
+from rayline.models.tiny import write_tiny_model
+from rayline.serving import deploy, undeploy
+from rayline.serving.access.key_store import open_keys
+from rayline.spec import KeySpec, ServeSpec
+from support.engine_gang import free_port
+
+HIDDEN = 64
+ENGINE = {"max_model_len": 512, "max_num_seqs": 8, "kv_cache_gib": 0.25}
+
+
+@dataclass(frozen=True)
+class Served:
+    """Where a client goes, and with what."""
+
+    url: str
+    key: str
+    model: str
+
+
+@contextmanager
+def small_cluster() -> Iterator[None]:
+    """Ray on this machine, for as long as it is held."""
+    ray.init(
+        address="local",
+        num_cpus=2,
+        include_dashboard=False,
+        log_to_driver=False,
+        logging_level=logging.ERROR,
+    )
+    try:
+        yield
+    finally:
+        serve.shutdown()
+        ray.shutdown()
+
+
+@contextmanager
+def served(folder: Path, spec: dict[str, Any]) -> Iterator[Served]:
+    """A deployment that asks for a key. Called with Ray running."""
+    model = write_tiny_model(folder / "model", hidden=HIDDEN, heads=2)
+    deployment = ServeSpec.parse(
+        {
+            "name": "bot",
+            "model": {"directory": str(model)},
+            "gateway": {"port": free_port(), "store": f"sqlite:///{folder}/serving.db"},
+            "drain_s": 1,
+            "ready_timeout_s": 200,
+            **spec,
+            "engine": {**ENGINE, **spec.get("engine", {})},
+        }
+    )
+    endpoint = deploy(deployment)
+    key = open_keys(deployment.gateway.store).create(KeySpec(name="tests")).secret
+    time.sleep(1.0)
+    yield Served(endpoint.url, key, deployment.name)
+    undeploy(deployment.name)
