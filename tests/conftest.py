@@ -14,6 +14,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+from hypothesis import HealthCheck, settings
 
 # Whatever starts the tests in the background may have them ignore Ctrl-C, and what they start
 # would inherit that.
@@ -22,6 +23,10 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 REPOSITORY = Path(__file__).resolve().parents[1]
 MARK = "RAYLINE_TEST_MARK"
 """Environment variable that every process of one command line inherits, daemons too."""
+
+# How long an example takes says more of the machine's other work than of ours.
+settings.register_profile("steady", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("steady")
 
 
 @dataclass(frozen=True)
