@@ -8,7 +8,7 @@ import jsonschema
 import pytest
 import yaml
 
-from rayline.spec import JobSpec, ServeSpec
+from rayline.spec import GatewaySpec, JobSpec, ServeSpec
 
 ROOT = Path(__file__).resolve().parents[2]
 FOLDER = ROOT / "cluster" / "kuberay"
@@ -128,8 +128,12 @@ def test_the_service_serves_a_valid_spec() -> None:
 
     config = yaml.safe_load(manifest("rayservice")["spec"]["serveConfigV2"])
     ServeDeploySchema.model_validate(config)
-    (application,) = config["applications"]
+    front, application = config["applications"]
     spec = ServeSpec.parse(application["args"])
+    # The gateway answers HTTP itself, where KubeRay looks for Serve's proxy.
+    assert config["proxy_location"] == "Disabled"
+    assert front["import_path"] == "rayline.serving.app:build_front"
+    assert GatewaySpec.parse(front["args"]) == spec.gateway
     assert application["name"] == spec.name
     assert application["import_path"] == "rayline.serving.app:build"
 
@@ -137,7 +141,7 @@ def test_the_service_serves_a_valid_spec() -> None:
 def test_the_service_has_a_gpu_for_every_replica() -> None:
     tree = manifest("rayservice")
     config = yaml.safe_load(tree["spec"]["serveConfigV2"])
-    spec = ServeSpec.parse(config["applications"][0]["args"])
+    spec = ServeSpec.parse(config["applications"][1]["args"])
     gpus = sum(
         group["maxReplicas"]
         * int(group["template"]["spec"]["containers"][0]["resources"]["limits"]["nvidia.com/gpu"])

@@ -40,8 +40,7 @@ def into(tmp_path: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def endpoint() -> Iterator[str]:
-    with s3_server() as address, pytest.MonkeyPatch.context() as patch:
-        patch.setenv("AWS_ALLOW_HTTP", "true")
+    with s3_server() as address:
         yield address
 
 

@@ -52,6 +52,9 @@ def one_stage(model_type: str) -> ModelStage:
     stage.tie()
     for parameter in stage.parameters():
         torch.nn.init.normal_(parameter, std=0.1)
+    # They hold whatever memory held: a factor of Gemma's embeddings is one of them.
+    for buffer in stage.buffers():
+        buffer.fill_(1)
     return stage
 
 

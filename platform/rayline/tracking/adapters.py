@@ -7,6 +7,7 @@ not even fetched.
 
 from __future__ import annotations
 
+import os
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -100,11 +101,22 @@ def _file_system(address: str) -> tuple[Any, str]:
         fsspec.get_filesystem_class(scheme)
     except ImportError:
         # fsspec's own package for this store is not installed; obstore speaks to all of them.
-        from obstore.fsspec import register
-
-        register(scheme)
+        return _by_obstore(scheme), address.partition("://")[2]
     system, path = fsspec.core.url_to_fs(address)
     return system, str(path)
+
+
+def _by_obstore(scheme: str) -> Any:
+    """Made for this one use: what is registered with fsspec is everybody's."""
+    import fsspec
+    from obstore.fsspec import FsspecStore
+
+    # fsspec's configuration goes by the protocol that stands in the class.
+    kind = type("AdapterStore", (FsspecStore,), {"protocol": scheme})
+    endpoint = fsspec.config.conf.get(scheme, {}).get("endpoint_url")
+    endpoint = endpoint or os.environ.get("AWS_ENDPOINT_URL", "")
+    # Whoever writes http means it; obstore asks for it to be said twice.
+    return kind(client_options={"allow_http": endpoint.startswith("http://")})
 
 
 @contextmanager

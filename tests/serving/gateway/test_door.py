@@ -87,7 +87,7 @@ def test_every_path_and_method_that_the_app_has_asks_for_a_key(house, http, keys
             for other, secret in narrow.items():
                 found = http.request(method, url, content=b"{", headers=bearer(secret))
                 assert (found.status_code == 403) is (other != scope), (path, other)
-    assert seen == len(ROUTES) - 1
+    assert seen == sum(entry.scope is not None for entry in ROUTES) > 10
     assert http.request("PUT", "/v1/models").status_code == 405
     assert http.request("GET", "/docs").status_code == 404
 

@@ -29,7 +29,7 @@ def test_every_body_is_let_through_or_refused(route):
             assert set(body["error"]) == {"message", "type", "param", "code"}
             assert len(json.dumps(body)) < 1000
             seen[str(refused.refusal.code)] += 1
-        assert time.thread_time() - began_s < 1, case.body[:200]
+        assert time.thread_time() - began_s < 3, case.body[:200]
     assert seen["passed"] > CASES // 50
     assert seen["invalid_json"] > CASES // 50
     assert len(seen) > 6, seen

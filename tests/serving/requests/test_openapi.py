@@ -24,7 +24,7 @@ def schema_of(route: str) -> dict[str, object]:
 def test_every_route_has_one_path_and_every_path_a_scope():
     assert sorted(entry.route for entry in ROUTES if entry.route) == sorted(get_args(Route))
     assert len({(entry.path, entry.method) for entry in ROUTES}) == len(ROUTES)
-    assert [entry.path for entry in ROUTES if entry.scope is None] == ["/health"]
+    assert [entry.path for entry in ROUTES if entry.scope is None] == ["/health", "/-/healthz"]
     assert {entry.scope for entry in ROUTES} - {None} == set(get_args(Scope))
 
 

@@ -18,7 +18,7 @@ from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import Request
-from starlette.responses import JSONResponse, Response
+from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route as Path
 from starlette.types import Receive, Scope, Send
 
@@ -70,6 +70,9 @@ def openai_app(front: Front) -> Starlette:
             return _refused(unavailable("No replica has come up yet."))
         return JSONResponse({"status": "ok"})
 
+    async def healthz(_: Request) -> Response:
+        return PlainTextResponse("success")
+
     async def metrics(_: Request) -> Response:
         return Response(front.meters.text(), media_type=CONTENT_TYPE_LATEST)
 
@@ -80,6 +83,7 @@ def openai_app(front: Front) -> Starlette:
         "/v1/models": models,
         "/v1/models/{model}": one_model,
         "/health": health,
+        "/-/healthz": healthz,
         "/metrics": metrics,
         "/openapi.json": openapi,
     }

@@ -82,7 +82,7 @@ def _operation(entry: Entry, limits: RequestLimits) -> Tree:
 
 
 def _answers(entry: Entry) -> Tree:
-    if entry.path == "/metrics":
+    if entry.path in ("/metrics", "/-/healthz"):
         return {"text/plain": {"schema": {"type": "string"}}}
     whole: Tree = {"application/json": {"schema": {"type": "object"}}}
     if entry.route in _STREAMS:

@@ -46,6 +46,7 @@ ROUTES: tuple[Entry, ...] = (
     Entry("/v1/models", "GET", "models", "The models that are served."),
     Entry("/v1/models/{model}", "GET", "models", "One of them."),
     Entry("/health", "GET", None, "Whether anything can answer."),
+    Entry("/-/healthz", "GET", None, "Whether the gateway itself does; KubeRay asks."),
     Entry("/metrics", "GET", "metrics", "Prometheus metrics."),
     Entry("/openapi.json", "GET", "admin", "This document."),
 )
