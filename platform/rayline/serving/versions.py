@@ -5,10 +5,11 @@ Each asks the cluster's director. Called by the driver, on a joined cluster.
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 from ray import serve
-from ray.exceptions import RayTaskError
+from ray.exceptions import RayActorError, RayTaskError
 
 from rayline.errors import RaylineError, ServingError
 from rayline.serving.director.status import ModelStatus
@@ -17,6 +18,9 @@ from rayline.spec import GatewaySpec
 
 DIRECTOR_TIMEOUT_S = 60.0
 """How long to wait for the director, which may be starting."""
+_AGAIN_S = 0.5
+_NOT_TWICE = ("roll_back",)
+"""Said twice, it would go back by two versions."""
 
 
 def canary(name: str, percent: float) -> None:
@@ -57,21 +61,29 @@ def front() -> GatewaySpec | None:
 
 
 def ask_director(method: str, *arguments: object) -> Any:
-    """What the director answers. Raises what it raises, and ServingError where it does not
-    answer."""
+    """What the director answers. Raises what it raises, and ServingError where it does not answer.
+    Where it dies meanwhile, the next one is asked; only what would do more the second time is
+    not."""
     handle = serve.get_deployment_handle(DIRECTOR, APP)
-    try:
-        return getattr(handle, method).remote(*arguments).result(timeout_s=DIRECTOR_TIMEOUT_S)
-    except TimeoutError:
-        raise ServingError(
-            "director",
-            f"has not answered within {DIRECTOR_TIMEOUT_S:g} s",
-            fix="see its log in the Ray dashboard",
-        ) from None
-    except RayTaskError as wrong:
-        if isinstance(wrong.cause, RaylineError):
-            raise wrong.cause from None
-        raise
+    deadline_s = time.monotonic() + DIRECTOR_TIMEOUT_S
+    while True:
+        left_s = max(1.0, deadline_s - time.monotonic())
+        try:
+            return getattr(handle, method).remote(*arguments).result(timeout_s=left_s)
+        except RayTaskError as wrong:
+            if isinstance(wrong.cause, RaylineError):
+                raise wrong.cause from None
+            raise
+        except (TimeoutError, RayActorError) as wrong:
+            died = isinstance(wrong, RayActorError)
+            if died and method not in _NOT_TWICE and time.monotonic() < deadline_s:
+                time.sleep(_AGAIN_S)
+                continue
+            raise ServingError(
+                "director",
+                "has died" if died else f"has not answered within {DIRECTOR_TIMEOUT_S:g} s",
+                fix="see its log in the Ray dashboard",
+            ) from None
 
 
 def _ask_about(name: str, method: str, *arguments: object) -> Any:

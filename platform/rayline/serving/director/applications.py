@@ -23,6 +23,7 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Mapping
+from threading import Lock
 from typing import Any, Literal
 
 import ray
@@ -43,6 +44,9 @@ _GONE_TIMEOUT_S = 120.0
 _POLL_S = 0.5
 _MORE = ("allowed:", "to do:")
 """How the further lines of a RaylineError begin."""
+_ONE_AT_A_TIME = Lock()
+"""To write or read a deployment's config, Serve has a module of its own pickled by value for a
+moment, which fails where two threads do."""
 _GOING = ("STOPPING", "STOPPED")
 _STATES: Mapping[ApplicationStatus, Literal["failed", "up"]] = {
     ApplicationStatus.DEPLOY_FAILED: "failed",
@@ -83,11 +87,12 @@ def start(app: str, blueprint: Blueprint, number: int, replicas: int) -> None:
     """Start the application, once one of the same name that is being taken away has gone. Returns
     before its replicas are up."""
     deadline_s = time.monotonic() + _GONE_TIMEOUT_S
-    while app in serve.status().applications:
+    while app in _running():
         if time.monotonic() > deadline_s:
             raise ServingError(app, f"has not gone within {_GONE_TIMEOUT_S:g} s")
         time.sleep(_POLL_S)
-    run(app, replica_application(blueprint, number, replicas), scaled=True)
+    with _ONE_AT_A_TIME:
+        run(app, replica_application(blueprint, number, replicas), scaled=True)
 
 
 def run(app: str, application: serve.Application, *, scaled: bool = False) -> None:
@@ -108,7 +113,7 @@ def scale(app: str, replicas: int) -> None:
 def stop(app: str) -> None:
     """Take the application away. Its replicas end what they have first; that is not waited for
     longer than a minute."""
-    if app in serve.status().applications:
+    if app in _running():
         with contextlib.suppress(TimeoutError):
             serve.delete(app)
 
@@ -117,9 +122,14 @@ def states() -> dict[str, AppState]:
     """Every application of a version, by name; those that are going are gone."""
     return {
         name: _state(found)
-        for name, found in serve.status().applications.items()
+        for name, found in _running().items()
         if name != APP and found.status != ApplicationStatus.DELETING
     }
+
+
+def _running() -> dict[str, ApplicationStatusOverview]:
+    with _ONE_AT_A_TIME:
+        return serve.status().applications
 
 
 def _state(found: ApplicationStatusOverview) -> AppState:

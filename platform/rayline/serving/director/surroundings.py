@@ -36,7 +36,9 @@ class Surroundings:
         for bundle in bundles:
             for name, amount in bundle.items():
                 need[name] = need.get(name, 0.0) + amount
-        fits = min(math.floor(self.free.get(name, 0.0) / amount) for name, amount in need.items())
+        fits = min(
+            math.floor(round(self.free.get(name, 0.0) / amount, 6)) for name, amount in need.items()
+        )
         why = f"the cluster is full: {missing_now(bundles, fits + 1, self.free)}"
         return Room(max(0, fits - starting), why)
 
