@@ -28,6 +28,7 @@ VERBS = (
     "models",
     "plan",
     "promote",
+    "publish",
     "resume",
     "rollback",
     "runs",
@@ -39,6 +40,7 @@ VERBS = (
     "undeploy",
     "usage",
     "verify",
+    "withdraw",
 )
 ACTING = (
     "batch",
@@ -49,6 +51,7 @@ ACTING = (
     "export",
     "import",
     "promote",
+    "publish",
     "resume",
     "rollback",
     "stop",
@@ -57,6 +60,7 @@ ACTING = (
     "tune",
     "undeploy",
     "verify",
+    "withdraw",
 )
 
 

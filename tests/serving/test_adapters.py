@@ -15,9 +15,14 @@ from rayline.serving.adapters import (
     Adapter,
     AdapterChanges,
     adapter_changes,
+    check_names_free,
     check_publishable,
-    only_adapters_differ,
+    pinned,
+    published,
     resolve_adapter,
+    with_adapters,
+    withdrawn,
+    without_adapters,
 )
 from rayline.spec import AdapterSpec, EngineSpec, ModelShape, ServeSpec, TrackingSpec
 from support.adapters import factors, write_adapter
@@ -218,13 +223,50 @@ def test_what_changed_is_withdrawn_and_published():
     assert changes.published == (art, moved)
 
 
-def test_a_list_of_adapters_needs_no_new_engine_but_more_places_do():
-    def spec(**engine: object) -> ServeSpec:
-        return ServeSpec.parse({"name": "bot", "model": {"directory": "m"}, "engine": engine})
+def spec(*adapters: AdapterSpec, name: str = "bot", **engine: object) -> ServeSpec:
+    listed = [adapter.model_dump(mode="json") for adapter in adapters]
+    return ServeSpec.parse(
+        {"name": name, "model": {"directory": "m"}, "engine": {**engine, "adapters": listed}}
+    )
 
-    listed = [named("legal").model_dump(mode="json")]
-    one, none = spec(adapters=listed, max_adapters=2), spec(max_adapters=2)
-    assert only_adapters_differ(one, none)
-    assert only_adapters_differ(spec(adapters=listed), spec(max_adapters=1))
-    assert not only_adapters_differ(spec(adapters=listed), spec())
-    assert not only_adapters_differ(one, spec(max_adapters=2, seed=1))
+
+def test_a_list_of_adapters_needs_no_new_engine_but_more_places_do():
+    legal = named("legal")
+    without = without_adapters(spec(legal, max_adapters=2))
+    assert without == without_adapters(spec(max_adapters=2))
+    assert without != without_adapters(spec(max_adapters=3))
+    assert without != without_adapters(spec(legal, max_adapters=2, seed=1))
+    # Without places of their own there are as many as adapters.
+    assert without_adapters(spec(legal)) == without_adapters(spec(max_adapters=1))
+    assert with_adapters(spec(legal), ()) == spec(max_adapters=1)
+
+
+def test_publishing_puts_one_in_the_place_of_its_name():
+    legal, medical, newer = named("legal"), named("medical"), named("legal", "adapters/new")
+    assert published((), legal) == (legal,)
+    assert published((legal, medical), newer) == (medical, newer)
+    assert withdrawn((legal, medical), "legal") == (medical,)
+    with pytest.raises(SpecError, match="no adapter of that name") as refused:
+        withdrawn((legal, medical), "art")
+    assert "legal, medical" in str(refused.value)
+
+
+def test_one_name_is_one_model():
+    legal = named("legal")
+    check_names_free(spec(legal), [spec(named("art"), name="other")])
+    for other in (spec(legal, name="other"), spec(name="legal")):
+        with pytest.raises(SpecError, match="answers to it already"):
+            check_names_free(spec(legal), [other])
+    with pytest.raises(SpecError, match="other answers to it already"):
+        check_names_free(spec(), [spec(named("bot"), name="other")])
+
+
+def test_what_was_checked_is_what_replicas_get(folder, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.chdir(tmp_path)
+    fixed = pinned(named("legal", folder.name), SHAPE, ENGINE, TrackingSpec())
+    assert fixed.source.directory == str(folder)
+    assert fixed.sha256 is not None
+    write_adapter(folder, SHAPE, seed=9)
+    with pytest.raises(SpecError, match="has the SHA-256"):
+        resolved(fixed, tmp_path / "kept")

@@ -8,7 +8,7 @@ import shutil
 import socket
 import tempfile
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import uvicorn
 
@@ -48,6 +48,10 @@ class House:
     weights: Weights | None = None
     """None: the newest version gets everything."""
     heard: list[GatewayReport] = field(default_factory=list)
+    published: tuple[str, ...] = ()
+    """Adapters of every version."""
+    loaded: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    """Which of them each replica has."""
 
     def __post_init__(self) -> None:
         self.folder = tempfile.mkdtemp()
@@ -82,11 +86,12 @@ class House:
         """The director's part."""
         self.heard.append(report)
         now_s = time.monotonic()
-        reports = {
-            name: (now_s, ReplicaReport(served, address, engine.load()))
-            for name, (served, _, address, engine) in self.replicas.items()
-        }
-        served = {one.version: one for one, *_ in self.replicas.values()}
+        reports = {}
+        for name, (one, _, address, engine) in self.replicas.items():
+            known = replace(one, adapters=self.published)
+            report = ReplicaReport(known, address, engine.load(), self.loaded.get(name, ()))
+            reports[name] = (now_s, report)
+        served = {one.served.version: one.served for _, one in reports.values()}
         if self.weights is None or not served:
             return picture({}, reports, now_s)
         versions = tuple(served[number] for number in sorted(served))

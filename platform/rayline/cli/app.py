@@ -10,6 +10,7 @@ import typer
 from rayline import __version__
 from rayline.cli import (
     access,
+    adapters,
     batch,
     chaos,
     checkpoints,
@@ -39,6 +40,8 @@ _VERBS = (
     ("Serve", rollout.canary, "rayline canary chat 10%"),
     ("Serve", rollout.promote, "rayline promote chat"),
     ("Serve", rollout.rollback, "rayline rollback chat --to 3"),
+    ("Serve", adapters.publish, "rayline publish chat legal run:9f2c61d0"),
+    ("Serve", adapters.withdraw, "rayline withdraw chat legal"),
     ("Serve", serving.undeploy, "rayline undeploy chat"),
     ("Serve", batch.batch, "rayline batch in.jsonl out.jsonl --url http://127.0.0.1:8000/v1"),
     ("Serve", serving.chat, 'rayline chat "What is the capital of France?"'),

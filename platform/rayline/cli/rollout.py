@@ -102,6 +102,9 @@ def show_served(screen: Screen, status: ModelStatus) -> None:
             screen.say(f"version {version.number}: {_decision_line(version, version.decision)}")
         elif version.reason:
             screen.say(f"version {version.number}: {version.reason}")
+        for adapter in version.adapters if version.up else ():
+            line = f"{adapter.name} ({adapter.source}) on {adapter.up} of {version.up} replicas"
+            screen.say(f"version {version.number}: {line}. {adapter.reason}".rstrip(". "))
     if status.verdict is not None:
         screen.say(f"gates: {status.verdict.action.replace('_', ' ')}: {status.verdict.reason}")
     if status.held:

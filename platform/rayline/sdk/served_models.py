@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rayline.errors import needing
-from rayline.spec import ServeSpec
+from rayline.spec import AdapterSpec, ServeSpec
 
 if TYPE_CHECKING:
     from rayline.planner import DeploymentPlan
@@ -85,6 +85,28 @@ class ServedModels:
 
         self._join()
         roll_back(name, to=to)
+
+    def publish(self, name: str, adapter: AdapterSpec) -> None:
+        """Answer to an adapter's name too, while the model serves, and return once every replica
+        does.
+
+        source = AdapterSource(directory="adapters/legal")
+        client.publish("chat", AdapterSpec(name="legal", source=source))
+        client.chat("Is this contract void?", model="legal")
+        """
+        with needing("serve"):
+            from rayline.serving import publish
+
+        self._join()
+        publish(name, adapter)
+
+    def withdraw(self, name: str, adapter: str) -> None:
+        """Answer no new request to an adapter's name."""
+        with needing("serve"):
+            from rayline.serving import withdraw
+
+        self._join()
+        withdraw(name, adapter)
 
     def plan_deployment(self, deployment: ServeSpec) -> DeploymentPlan:
         """What `deployment` would take, without starting anything, on nodes with as much memory as

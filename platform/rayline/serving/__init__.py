@@ -29,6 +29,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from rayline.serving.deployment import Endpoint, deploy, render, undeploy
     from rayline.serving.director.status import ModelStatus
+    from rayline.serving.publishing import publish, withdraw
     from rayline.serving.versions import canary, promote, roll_back, status
 
 _HOMES = {
@@ -37,10 +38,12 @@ _HOMES = {
     "canary": "versions",
     "deploy": "deployment",
     "promote": "versions",
+    "publish": "publishing",
     "render": "deployment",
     "roll_back": "versions",
     "status": "versions",
     "undeploy": "deployment",
+    "withdraw": "publishing",
 }
 
 __all__ = [
@@ -49,10 +52,12 @@ __all__ = [
     "canary",
     "deploy",
     "promote",
+    "publish",
     "render",
     "roll_back",
     "status",
     "undeploy",
+    "withdraw",
 ]
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import tempfile
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,7 +21,7 @@ from rayline.serving.adapter_folder import (
     matrix_sizes,
     wrong_adapter,
 )
-from rayline.spec import AdapterSpec, EngineSpec, ModelShape, ServeSpec, TrackingSpec
+from rayline.spec import AdapterSource, AdapterSpec, EngineSpec, ModelShape, ServeSpec, TrackingSpec
 from rayline.tracking.adapters import CONFIG_FILE, WEIGHTS_FILE, fetch_adapter
 
 _FP32_BYTES = 4
@@ -36,6 +36,8 @@ class Adapter:
     name: str
     folder: Path
     """Holds its two files and nothing else; its name is the hash of their content."""
+    sha256: str
+    """Of its weights' file."""
     facts: AdapterFacts
 
 
@@ -55,10 +57,50 @@ def adapter_changes(now: Sequence[AdapterSpec], wanted: Sequence[AdapterSpec]) -
     )
 
 
-def only_adapters_differ(old: ServeSpec, new: ServeSpec) -> bool:
-    """Whether engines started for `old` can serve `new` without a new start: every field but the
-    list of adapters is equal, and there are as many places."""
-    return _without_adapters(old) == _without_adapters(new)
+def without_adapters(spec: ServeSpec) -> ServeSpec:
+    """What an engine is started for. Specs for which this is equal differ at most in their lists of
+    adapters, which need no new start, and have as many places for them."""
+    engine = spec.engine
+    bare = engine.model_copy(update={"adapters": (), "max_adapters": engine.adapter_places})
+    return spec.model_copy(update={"engine": bare})
+
+
+def with_adapters(spec: ServeSpec, adapters: tuple[AdapterSpec, ...]) -> ServeSpec:
+    """`spec` with another list of adapters and as many places as before."""
+    places = {"adapters": adapters, "max_adapters": spec.engine.adapter_places}
+    return spec.model_copy(update={"engine": spec.engine.model_copy(update=places)})
+
+
+def published(now: Sequence[AdapterSpec], adapter: AdapterSpec) -> tuple[AdapterSpec, ...]:
+    """`now` with `adapter`, in place of one of its name."""
+    return (*(one for one in now if one.name != adapter.name), adapter)
+
+
+def withdrawn(now: Sequence[AdapterSpec], name: str) -> tuple[AdapterSpec, ...]:
+    """`now` without the adapter of that name. Raises SpecError where there is none."""
+    names = sorted(one.name for one in now)
+    if name not in names:
+        raise SpecError(
+            "adapter.name",
+            "no adapter of that name is published",
+            value=name,
+            allowed=", ".join(names) or "none is",
+        )
+    return tuple(one for one in now if one.name != name)
+
+
+def check_names_free(spec: ServeSpec, others: Iterable[ServeSpec]) -> None:
+    """Refuse a name that another deployment, or an adapter of one, answers to: a gateway could not
+    tell them apart. Raises SpecError."""
+    names = _names(spec)
+    for other in others:
+        for name in sorted(names & _names(other)):
+            raise SpecError(
+                "name" if name == spec.name else "adapter.name",
+                f"{other.name} answers to it already",
+                value=name,
+                fix="call it otherwise",
+            )
 
 
 def check_publishable(
@@ -108,7 +150,19 @@ def resolve_adapter(
             )
         facts = check_adapter(adapter.name, copy, shape, engine.max_lora_rank)
         digest = hashlib.sha256(f"{weights} {config}".encode()).hexdigest()[:32]
-        return Adapter(adapter.name, _kept(copy, store / digest), facts)
+        return Adapter(adapter.name, _kept(copy, store / digest), weights, facts)
+
+
+def pinned(
+    adapter: AdapterSpec, shape: ModelShape, engine: EngineSpec, tracking: TrackingSpec
+) -> AdapterSpec:
+    """`adapter`, found to be one of this model, with the hash of what was checked: replicas that
+    fetch it later get that or nothing. Called by the driver. Raises SpecError."""
+    found = resolve_adapter(adapter, shape, engine, tracking)
+    source = adapter.source
+    if source.directory is not None:
+        source = AdapterSource(directory=str(Path(source.directory).absolute()))
+    return adapter.model_copy(update={"source": source, "sha256": found.sha256})
 
 
 def _kept(copy: Path, folder: Path) -> Path:
@@ -130,10 +184,8 @@ def _most_bytes(shape: ModelShape, rank: int) -> int:
     return _HEADER_BYTES * max(1, shape.experts) + _FP32_BYTES * rank * values
 
 
-def _without_adapters(spec: ServeSpec) -> ServeSpec:
-    engine = spec.engine
-    bare = engine.model_copy(update={"adapters": (), "max_adapters": engine.adapter_places})
-    return spec.model_copy(update={"engine": bare})
+def _names(spec: ServeSpec) -> set[str]:
+    return {spec.name, *(adapter.name for adapter in spec.engine.adapters)}
 
 
 def _sha256(file: Path) -> str:

@@ -15,15 +15,17 @@ from typing import Any
 import ray
 from ray import serve
 
+from rayline.serving.adapters import with_adapters, without_adapters
 from rayline.serving.director.actor import Director
 from rayline.serving.director.applications import replica_application
 from rayline.serving.director.blueprint import Blueprint
 from rayline.serving.gateway.actor import Gateway
+from rayline.serving.publishing import checked
 from rayline.serving.requests import Tree
 from rayline.serving.rollout.questions import read_questions
 from rayline.serving.rollout.version import Asked, Registered
 from rayline.serving.settings import director_options, gateway_options
-from rayline.spec import Device, GatewaySpec, ModelRef, ServeSpec
+from rayline.spec import Device, EngineSpec, GatewaySpec, ModelRef, ServeSpec, TrackingSpec
 from rayline.tracking import anchored, registered_version, resolve_model
 
 IMPORT_PATH = "rayline.serving.app:build"
@@ -55,14 +57,14 @@ def draw(spec: ServeSpec) -> Blueprint:
     Called by the driver, which has joined Ray. Raises SpecError for a model or an evaluation set
     that cannot be used, or CheckpointError where a file differs from its hash.
     """
-    pinned = pin(spec)
-    folder = _folder(pinned)
+    fixed = pin(spec)
+    folder = _folder(fixed)
     evaluation = spec.rollout.evaluation
     environment: Any = ray.get_runtime_context().runtime_env
     return Blueprint(
-        spec=pinned.model_copy(update={"tracking": anchored(spec.tracking)}),
+        spec=fixed.model_copy(update={"tracking": anchored(spec.tracking)}),
         device=device_for(spec),
-        revision=revision(pinned),
+        revision=revision(fixed),
         written_s=0 if folder is None else int(folder.stat().st_mtime),
         runtime_env=dict(environment) or None,
         questions=() if evaluation is None else read_questions(evaluation),
@@ -81,8 +83,8 @@ def asked(spec: ServeSpec, blueprint: Blueprint) -> Asked:
 
 
 def pin(spec: ServeSpec) -> ServeSpec:
-    """The spec with its model fixed: an alias that moves later must not give the replicas that are
-    started later another model. Every node has to see the folder.
+    """The spec with its models and adapters fixed: an alias that moves later must not give the
+    replicas that are started later another model. Every node has to see the folder.
 
     A hub id stays one; each node fetches it for itself. What is rehearsed is not opened. Raises
     SpecError, or CheckpointError where a file differs from its hash.
@@ -90,15 +92,31 @@ def pin(spec: ServeSpec) -> ServeSpec:
     if spec.model.hub is not None or spec.rehearsal is not None:
         return spec
     folder = resolve_model(spec.model, spec.tracking)
-    return spec.model_copy(update={"model": ModelRef(directory=str(folder))})
+    fixed = spec.model_copy(
+        update={
+            "model": ModelRef(directory=str(folder)),
+            "engine": _with_fixed_draft(spec.engine, spec.tracking),
+        }
+    )
+    adapters = tuple(checked(adapter, fixed) for adapter in spec.engine.adapters)
+    return with_adapters(fixed, adapters)
 
 
-def revision(pinned: ServeSpec) -> str:
-    """Equal for deployments whose replicas are the same: the spec without what is around them, and
-    the model's files by name, size and time of change."""
-    tree = pinned.model_dump(mode="json", exclude=set(_AROUND))
+def _with_fixed_draft(engine: EngineSpec, tracking: TrackingSpec) -> EngineSpec:
+    guessing = engine.speculation
+    if guessing is None or guessing.model is None or guessing.model.hub is not None:
+        return engine
+    model = ModelRef(directory=str(resolve_model(guessing.model, tracking)))
+    fixed = guessing.model_copy(update={"model": model})
+    return engine.model_copy(update={"speculation": fixed})
+
+
+def revision(fixed: ServeSpec) -> str:
+    """Equal for deployments whose replicas are the same: the spec without what is around them or
+    changes while they serve, and the model's files by name, size and time of change."""
+    tree = without_adapters(fixed).model_dump(mode="json", exclude=set(_AROUND))
     seen = hashlib.sha256(ServeSpec.parse(tree).fingerprint().encode())
-    folder = _folder(pinned)
+    folder = _folder(fixed)
     if folder is not None:
         for file in sorted(folder.iterdir()):
             found = file.stat()
@@ -106,11 +124,11 @@ def revision(pinned: ServeSpec) -> str:
     return seen.hexdigest()[:16]
 
 
-def _folder(pinned: ServeSpec) -> Path | None:
+def _folder(fixed: ServeSpec) -> Path | None:
     """Where a pinned spec's model lies; None for one on a hub, and for one that is rehearsed."""
-    if pinned.model.directory is None or pinned.rehearsal is not None:
+    if fixed.model.directory is None or fixed.rehearsal is not None:
         return None
-    return Path(pinned.model.directory)
+    return Path(fixed.model.directory)
 
 
 def device_for(spec: ServeSpec) -> Device:

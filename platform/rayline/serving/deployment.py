@@ -26,6 +26,7 @@ from rayline.serving.director.blueprint import Blueprint
 from rayline.serving.director.status import ModelStatus, VersionStatus
 from rayline.serving.director.surroundings import surroundings
 from rayline.serving.preflight import check_cache, check_port, check_room, missing_now
+from rayline.serving.publishing import wait_for_adapters
 from rayline.serving.requests import Tree
 from rayline.serving.rollout.version import is_app_of
 from rayline.serving.settings import APP, CONTROLLER_ENVIRONMENT, replica_bundles
@@ -64,9 +65,9 @@ def deploy(spec: ServeSpec, *, address: str | None = None) -> Endpoint:
 
     Called by the driver; `address` is the Ray cluster to join where this process has joined none
     (None starts one here). Deploying an equal spec again changes nothing; what differs only in how
-    it is scaled and rolled out changes that at once. Otherwise a new version comes up beside the
-    one that serves and takes over as `rollout` says: this returns once it is the stable one or,
-    where it is watched on its way there, once it has its first share.
+    it is scaled and rolled out, or in its adapters, changes that at once. Otherwise a new version
+    comes up beside the one that serves and takes over as `rollout` says: this returns once it is
+    the stable one or, where it is watched on its way there, once it has its first share.
 
     Raises SpecError or CheckpointError for the model, PlacementError for room, ServingError for the
     port, for another version that is taking over, and for an engine that does not come up, with its
@@ -88,6 +89,7 @@ def deploy(spec: ServeSpec, *, address: str | None = None) -> Endpoint:
             _start_front(spec.gateway)
         number = ask_director("begin", wanted, blueprint)
         _wait_until_up(blueprint, number)
+        wait_for_adapters(spec.name, spec.ready_timeout_s, number)
         return Endpoint(spec.name, _url(spec), spec.name, number)
     except BaseException:
         with contextlib.suppress(RayServeException, RaylineError):

@@ -29,13 +29,13 @@ def canary(name: str, percent: float) -> None:
     still rolls it back. Raises ServingError where no version is taking over."""
     if not 0 <= percent <= 100:
         raise ServingError("percent", "no share", value=percent, allowed="0 to 100")
-    _ask_about(name, "aim", percent)
+    ask_about(name, "aim", percent)
 
 
 def promote(name: str) -> None:
     """Give everything to the version that takes over, as soon as its replicas can carry it,
     whatever the gates say. Raises ServingError where no version is taking over."""
-    _ask_about(name, "promote")
+    ask_about(name, "promote")
 
 
 def roll_back(name: str, *, to: int | None = None) -> None:
@@ -43,12 +43,12 @@ def roll_back(name: str, *, to: int | None = None) -> None:
     one before it, or to `to`. One that is up has everything within a second; one that was stopped
     starts first, and what serves goes on until it is up. Raises ServingError where there is
     none."""
-    _ask_about(name, "roll_back", to, "asked for")
+    ask_about(name, "roll_back", to, "asked for")
 
 
 def status(name: str) -> ModelStatus:
     """How a model is doing, and why. Raises ServingError where it was never deployed here."""
-    found: ModelStatus = _ask_about(name, "status")
+    found: ModelStatus = ask_about(name, "status")
     return found
 
 
@@ -86,7 +86,8 @@ def ask_director(method: str, *arguments: object) -> Any:
             ) from None
 
 
-def _ask_about(name: str, method: str, *arguments: object) -> Any:
+def ask_about(name: str, method: str, *arguments: object) -> Any:
+    """The same of one deployment, where anything is served at all."""
     if APP not in serve.status().applications:
         raise ServingError(
             "name",

@@ -15,6 +15,7 @@ import pytest
 
 from rayline.errors import ServingError
 from rayline.serving.director.blueprint import Blueprint
+from rayline.serving.director.fleet import ReplicaAddress, ReplicaReport, Served
 from rayline.serving.director.served_model import AppState, Heard, ServedModel
 from rayline.serving.director.status import model_status, share_of
 from rayline.serving.rollout import transitions
@@ -26,7 +27,7 @@ from rayline.serving.rollout.transitions import Start, Stop
 from rayline.serving.rollout.version import Asked
 from rayline.serving.scaling.deciding import Room
 from rayline.serving.wire import Load
-from rayline.spec import ServeSpec
+from rayline.spec import RequestLimits, ServeSpec
 
 START_S = 5
 
@@ -151,6 +152,11 @@ def cluster(**fields: object) -> Cluster:
     return begun
 
 
+HEARD = ReplicaReport(
+    Served("chat", 1, 64, "r", RequestLimits(), 0),
+    ReplicaAddress("one", "127.0.0.1", 1, "", 8),
+    Load(),
+)
 CANARY = {"rollout": {"steps": [10, 50, 100], "window_s": 20, "min_requests": 30}}
 
 
@@ -334,7 +340,7 @@ def test_status_says_what_decided() -> None:
     served.room = 1
     served.asked = 6
     served.run(10)
-    status = model_status(served.model, {1: 1}, held=0, events=())
+    status = model_status(served.model, {1: [HEARD]}, held=0, events=())
     (version,) = status.versions
     assert (version.state, version.percent, version.up, version.wanted) == ("serving", 100, 1, 1)
     assert version.decision is not None
@@ -344,7 +350,8 @@ def test_status_says_what_decided() -> None:
     served.room = None
     served.deploy("2", **CANARY)
     served.run(10)
-    status = model_status(served.model, {1: 1, 2: 1}, held=0, events=())
+    reports = {1: [HEARD], 2: [HEARD]}
+    status = model_status(served.model, reports, held=0, events=())
     assert [(one.number, one.percent) for one in status.versions] == [(2, 10), (1, 90)]
     assert status.verdict is not None
     assert status.verdict.action == "wait"

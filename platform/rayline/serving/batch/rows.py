@@ -7,8 +7,9 @@ import json
 import uuid
 from typing import Any, cast
 
-from rayline.errors import RaylineError
+from rayline.errors import RaylineError, ServingError
 from rayline.serving.loop import LoopThread
+from rayline.serving.replica.publishing import Publishing
 from rayline.serving.replica.starting import start_engine
 from rayline.serving.requests import (
     Refusal,
@@ -38,10 +39,19 @@ class EngineRows:
         self._engine: Engine | None = None
         self._failure: RaylineError | None = None
         try:
-            self._engine = self._thread.call(start_engine(self._spec, device))
+            self._engine = self._thread.call(self._start(device))
         except RaylineError as wrong:
             # As a value: raised, it would come back wrapped in errors of Ray's, after many tries.
             self._failure = wrong
+
+    async def _start(self, device: Device) -> Engine:
+        engine = await start_engine(self._spec, device)
+        publishing = Publishing(engine, self._spec)
+        await publishing.follow(self._spec.engine.adapters)
+        for name, reason in publishing.failures.items():
+            await asyncio.to_thread(engine.stop)
+            raise ServingError(f"adapter {name}", reason)
+        return engine
 
     async def __call__(self, block: Columns) -> Columns:
         """Answer the rows of a block, all at once. Called by Ray Data."""

@@ -19,6 +19,7 @@ from rayline.errors import RaylineError, ServingError
 from rayline.serving.access.allowances import Ask, Grant, Settled
 from rayline.serving.access.door import allowances_of
 from rayline.serving.access.store import Store
+from rayline.serving.adapters import check_names_free
 from rayline.serving.director import applications
 from rayline.serving.director.aliases import move_alias_elsewhere
 from rayline.serving.director.blueprint import Blueprint, Event
@@ -26,7 +27,7 @@ from rayline.serving.director.examining import examine
 from rayline.serving.director.fleet import Fleet, GatewayReport, Known, ReplicaReport
 from rayline.serving.director.hearsay import Hearsay
 from rayline.serving.director.release_store import ReleaseStore
-from rayline.serving.director.served_model import AppState, Heard, ServedModel
+from rayline.serving.director.served_model import AppState, Heard, ServedModel, specs_beside
 from rayline.serving.director.status import ModelStatus, model_status
 from rayline.serving.director.surroundings import Surroundings, surroundings
 from rayline.serving.rollout import transitions
@@ -34,7 +35,7 @@ from rayline.serving.rollout.gates import Scores
 from rayline.serving.rollout.release import Release
 from rayline.serving.rollout.transitions import Change, Effect, MoveAlias, Start
 from rayline.serving.rollout.version import Asked
-from rayline.spec import GatewaySpec
+from rayline.spec import AdapterSpec, GatewaySpec, ServeSpec
 
 logger = logging.getLogger(__name__)
 
@@ -70,13 +71,18 @@ class Director:
         self._examined: set[str] = set()
         self._tasks: set[asyncio.Task[None]] = set()
         self._writing = asyncio.Lock()
+        self._publishing = asyncio.Lock()
         # What the store tells of a cluster that has ended is found out before anybody asks.
         await self._tick()
         self._ticking = asyncio.create_task(self._tick_for_ever())
 
-    async def report(self, report: ReplicaReport) -> None:
-        """Called by every replica, once a second."""
+    async def report(self, report: ReplicaReport) -> tuple[AdapterSpec, ...] | None:
+        """Called by every replica, once a second: the adapters that it is to have. None where the
+        version is not the director's."""
         self._hearsay.hear_replica(report)
+        served = self._models.get(report.served.model)
+        blueprint = None if served is None else served.blueprints.get(report.served.version)
+        return None if blueprint is None else blueprint.spec.engine.adapters
 
     async def leave(self, replica: str) -> None:
         """Called by a replica that takes no more requests."""
@@ -115,6 +121,7 @@ class Director:
         """A deployment; the number of the version that answers for it. Raises ServingError where
         another version is taking over."""
         name = blueprint.spec.name
+        check_names_free(blueprint.spec, specs_beside(name, self._models))
         served = self._models.setdefault(name, ServedModel(Release(name), {}))
         before = served.release
         change, number = served.begin(asked, blueprint, time.time())
@@ -125,6 +132,28 @@ class Director:
             served.release = before
             raise
         return number
+
+    async def spec(self, model: str) -> ServeSpec:
+        """Of the version that answers, or is about to. Raises ServingError."""
+        return self._served(model).current.spec
+
+    async def publish(self, model: str, adapter: AdapterSpec) -> None:
+        """Answer to an adapter's name too; one of that name is replaced. Raises SpecError,
+        ServingError."""
+        async with self._publishing:
+            served = self._served(model)
+            new = served.with_adapter(adapter, specs_beside(model, self._models))
+            said = f"adapter {adapter.name} is published: {adapter.source}"
+            await self._keep(served, Event(time.time(), said), new)
+            served.blueprints |= new
+
+    async def withdraw(self, model: str, name: str) -> None:
+        """Answer no new request to an adapter's name. Raises SpecError, ServingError."""
+        async with self._publishing:
+            served = self._served(model)
+            new = served.without_adapter(name)
+            await self._keep(served, Event(time.time(), f"adapter {name} is withdrawn"), new)
+            served.blueprints |= new
 
     async def aim(self, model: str, percent: float) -> None:
         """A person wants the version that takes over to get this share. Raises ServingError."""
@@ -160,8 +189,7 @@ class Director:
         except ServingError as wrong:
             logger.warning("%s", wrong)
             events = ()
-        up = {number: len(loads) for number, loads in self._hearsay.loads(model).items()}
-        return model_status(served, up, self._hearsay.held(model), events)
+        return model_status(served, self._hearsay.reports(model), self._hearsay.held(model), events)
 
     async def check_health(self) -> None:
         """Raise where it has stopped. Called by Serve's controller."""
@@ -218,7 +246,7 @@ class Director:
         """Ask Serve and Ray how things are: every second while something changes."""
         self._apps = None
         now_s = time.monotonic()
-        settled = not self._busy and all(_is_settled(served) for served in self._models.values())
+        settled = not self._busy and all(served.is_settled for served in self._models.values())
         still_asked = self._looking is not None and not self._looking.done()
         if still_asked or (settled and now_s - self._looked_at_s < _LOOK_S):
             return
@@ -367,14 +395,3 @@ def _known(served: ServedModel) -> Known:
             default=0.0,
         ),
     )
-
-
-def _is_settled(served: ServedModel) -> bool:
-    """Whether nothing of it starts, changes or goes."""
-    release = served.release
-    if release.canary is not None or any(one.state == "draining" for one in release.versions):
-        return False
-    if release.stable is None:
-        return True
-    moments = served.watch(release.stable).moments
-    return bool(moments) and moments[-1].up == served.targets.get(release.stable)

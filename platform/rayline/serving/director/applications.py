@@ -80,6 +80,7 @@ def served_as(blueprint: Blueprint, number: int) -> Served:
         revision=blueprint.revision,
         limits=spec.limits,
         created_s=blueprint.written_s,
+        adapters=tuple(adapter.name for adapter in spec.engine.adapters),
     )
 
 

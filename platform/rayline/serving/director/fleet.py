@@ -7,8 +7,8 @@ within a second.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 from rayline.serving.rollout.choosing import Weights
 from rayline.serving.rollout.measured import Measured
@@ -53,6 +53,8 @@ class Served:
     """Of one request."""
     created_s: int
     """Unix time at which the model was written; 0 where that is not known."""
+    adapters: tuple[str, ...] = ()
+    """Names of the adapters that are published with it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +64,10 @@ class ReplicaReport:
     served: Served
     address: ReplicaAddress
     load: Load
+    adapters: tuple[str, ...] = ()
+    """Names of those that it has loaded."""
+    failures: Mapping[str, str] = field(default_factory=dict)
+    """Why it has not loaded others, by name."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +88,8 @@ class Offer:
     """Versions that answer, or did and will again; oldest first."""
     hold_s: float | None = None
     """How long a request is held while no replica takes it; None leaves it to the gateway."""
+    adapter: str | None = None
+    """Set where it is an adapter of the model: only these replicas have it, of a version's."""
 
     @property
     def shown(self) -> Served:
@@ -92,7 +100,7 @@ class Offer:
 
 @dataclass(frozen=True, slots=True)
 class Fleet:
-    """All that is served, by model id."""
+    """All that is served, by the id that clients send: models and their adapters."""
 
     models: dict[str, Offer] = field(default_factory=dict)
 
@@ -156,7 +164,46 @@ def picture(
                     _variant(versions[number][0].served, versions) for number in sorted(versions)
                 ),
             )
-    return Fleet(offers)
+    having = {replica: report.adapters for replica, (_, report) in reports.items()}
+    adapters = {
+        name: offer
+        for one in offers.values()
+        for name, offer in _adapters(one, having)
+        if name not in offers
+    }
+    return Fleet(offers | adapters)
+
+
+def _adapters(offer: Offer, having: Mapping[str, tuple[str, ...]]) -> Iterator[tuple[str, Offer]]:
+    """Each adapter of a model as an offer of its own, with those of the versions that it is
+    published with, and of their replicas those that have loaded it (`having`, by replica)."""
+    for name in sorted({name for one in offer.variants for name in one.served.adapters}):
+        variants = [one for one in offer.variants if name in one.served.adapters]
+        weights = _only(offer.weights, {one.served.version for one in variants})
+        if weights.stable is None and not weights.percent:
+            continue
+        yield (
+            name,
+            Offer(
+                weights=weights,
+                variants=tuple(
+                    Variant(
+                        one.served,
+                        tuple(at for at in one.replicas if name in having.get(at.replica, ())),
+                    )
+                    for one in variants
+                ),
+                hold_s=offer.hold_s,
+                adapter=name,
+            ),
+        )
+
+
+def _only(weights: Weights, versions: Collection[int]) -> Weights:
+    """The shares of these versions alone."""
+    if weights.canary not in versions:
+        weights = replace(weights, canary=None, percent=0.0, shadow_percent=0.0)
+    return weights if weights.stable in versions else replace(weights, stable=None)
 
 
 def _variant(served: Served, reports: Mapping[int, Sequence[ReplicaReport]]) -> Variant:

@@ -59,14 +59,19 @@ class Hearsay:
         fresh = [told for at_s, told in self._told.values() if now_s - at_s <= FORGET_S]
         return bool(fresh) and all(model in told for told in fresh)
 
-    def loads(self, model: str) -> dict[int, list[Load]]:
-        """How busy each replica of a model is, by version."""
+    def reports(self, model: str) -> dict[int, list[ReplicaReport]]:
+        """What the replicas of a model said last, by version."""
         now_s = time.monotonic()
-        found: dict[int, list[Load]] = {}
+        found: dict[int, list[ReplicaReport]] = {}
         for heard_s, report in self._replicas.values():
             if report.served.model == model and now_s - heard_s <= FORGET_S:
-                found.setdefault(report.served.version, []).append(report.load)
+                found.setdefault(report.served.version, []).append(report)
         return found
+
+    def loads(self, model: str) -> dict[int, list[Load]]:
+        """How busy each replica of a model is, by version."""
+        found = self.reports(model)
+        return {number: [one.load for one in reports] for number, reports in found.items()}
 
     def held(self, model: str) -> int:
         """Requests for a model that gateways hold."""

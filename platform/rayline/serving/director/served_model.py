@@ -7,9 +7,17 @@ replicas each version shall have; the director carries that out.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
+from rayline.errors import ServingError
+from rayline.serving.adapters import (
+    check_names_free,
+    check_publishable,
+    published,
+    with_adapters,
+    withdrawn,
+)
 from rayline.serving.director.blueprint import Blueprint
 from rayline.serving.director.watch import Watch
 from rayline.serving.rollout import choosing, transitions
@@ -22,7 +30,7 @@ from rayline.serving.rollout.transitions import Change
 from rayline.serving.rollout.version import Asked
 from rayline.serving.scaling.deciding import Decision, Room, decide, history_s
 from rayline.serving.wire import Load
-from rayline.spec import RolloutSpec
+from rayline.spec import AdapterSpec, RolloutSpec, ServeSpec
 
 MIN_DRAIN_S = 3.0
 """A version that nobody needs is kept for so long: gateways hear of a change within half a second,
@@ -92,6 +100,45 @@ class ServedModel:
         self.apply(change)
         return change, number
 
+    @property
+    def current(self) -> Blueprint:
+        """What the version is made of that answers, or is about to. Raises ServingError where
+        none is."""
+        number = self.release.stable or self.release.canary
+        if number is None:
+            raise ServingError("name", "is not served now", value=self.release.model)
+        return self.blueprints[number]
+
+    def with_adapter(
+        self, adapter: AdapterSpec, others: Sequence[ServeSpec]
+    ) -> dict[int, Blueprint]:
+        """What its versions that answer are made of with one adapter more, or with this one for the
+        one of its name. `others` are served beside it. Raises SpecError."""
+
+        def more(spec: ServeSpec) -> ServeSpec:
+            now = spec.engine.adapters
+            check_publishable(adapter, spec.name, spec.engine, [one.name for one in now])
+            return with_adapters(spec, published(now, adapter))
+
+        changed = self._changed(more)
+        for blueprint in changed.values():
+            check_names_free(blueprint.spec, others)
+        return changed
+
+    def without_adapter(self, name: str) -> dict[int, Blueprint]:
+        """The same with one adapter less. Raises SpecError where there is no such adapter."""
+        return self._changed(
+            lambda spec: with_adapters(spec, withdrawn(spec.engine.adapters, name))
+        )
+
+    def _changed(self, change: Callable[[ServeSpec], ServeSpec]) -> dict[int, Blueprint]:
+        live = (self.release.stable, self.release.canary)
+        return {
+            number: replace(blueprint, spec=change(blueprint.spec))
+            for number, blueprint in self.blueprints.items()
+            if number in live
+        }
+
     def apply(self, change: Change) -> None:
         """Make a change the present state."""
         before, self.release = self.release, change.release
@@ -123,6 +170,17 @@ class ServedModel:
         if canary is None or self.scores is not None or self.release.at_once:
             return False
         return bool(self.blueprints[canary].questions) and self.release.version(canary).is_up
+
+    @property
+    def is_settled(self) -> bool:
+        """Whether nothing of it starts, changes or goes."""
+        release = self.release
+        if release.canary is not None or any(one.state == "draining" for one in release.versions):
+            return False
+        if release.stable is None:
+            return True
+        moments = self.watch(release.stable).moments
+        return bool(moments) and moments[-1].up == self.targets.get(release.stable)
 
     def watch(self, number: int) -> Watch:
         """What is heard of a version."""
@@ -255,3 +313,13 @@ class ServedModel:
         if room is None:
             return wanted
         return decide(heard.clock_s, moments, scale, up=up, starting=starting, room=room)
+
+
+def specs_beside(model: str, models: Mapping[str, ServedModel]) -> list[ServeSpec]:
+    """Of every other model, what its versions that answer are made of."""
+    return [
+        served.blueprints[number].spec
+        for name, served in models.items()
+        for number in (served.release.stable, served.release.canary)
+        if name != model and number is not None
+    ]

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from rayline.serving.director.blueprint import Event
+from rayline.serving.director.fleet import ReplicaReport
 from rayline.serving.director.served_model import ServedModel
 from rayline.serving.rollout.gates import Verdict
 from rayline.serving.rollout.measured import Measured
 from rayline.serving.rollout.release import Release
 from rayline.serving.rollout.version import State, Version
 from rayline.serving.scaling.deciding import Decision
+from rayline.spec import AdapterSpec
 from rayline.spec.rollout import WHOLE_PERCENT
 
 
@@ -25,6 +27,19 @@ class Felt:
     """None where nothing was measured."""
     ttft_p95_ms: float | None
     tpot_p50_ms: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class AdapterStatus:
+    """One adapter of a version."""
+
+    name: str
+    source: str
+    """Where it lies."""
+    up: int
+    """Replicas of the version that answer with it."""
+    reason: str
+    """Why one of the others does not; empty where nothing is wrong."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +72,8 @@ class VersionStatus:
     """Why so many; None where it holds none."""
     felt: Felt | None
     """None where it holds no replica."""
+    adapters: tuple[AdapterStatus, ...] = ()
+    """What else it answers to."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,9 +106,12 @@ class ModelStatus:
 
 
 def model_status(
-    served: ServedModel, up: dict[int, int], held: int, events: Sequence[Event]
+    served: ServedModel,
+    reports: Mapping[int, Sequence[ReplicaReport]],
+    held: int,
+    events: Sequence[Event],
 ) -> ModelStatus:
-    """The status of a model; `up`: replicas that answer, by version."""
+    """The status of a model; `reports`: of the replicas that answer, by version."""
     release = served.release
     return ModelStatus(
         model=release.model,
@@ -101,14 +121,16 @@ def model_status(
         verdict=served.verdict,
         held=held,
         versions=tuple(
-            _version_status(served, version, up.get(version.number, 0))
+            _version_status(served, version, reports.get(version.number, ()))
             for version in reversed(release.versions)
         ),
         events=tuple(events),
     )
 
 
-def _version_status(served: ServedModel, version: Version, up: int) -> VersionStatus:
+def _version_status(
+    served: ServedModel, version: Version, reports: Sequence[ReplicaReport]
+) -> VersionStatus:
     registered = version.asked.registered
     watch = served.watches.get(version.number)
     return VersionStatus(
@@ -122,10 +144,24 @@ def _version_status(served: ServedModel, version: Version, up: int) -> VersionSt
         app=version.app,
         created_at_s=version.created_at_s,
         percent=share_of(served.release, version.number),
-        up=up,
+        up=len(reports),
         wanted=served.targets.get(version.number, 0),
         decision=served.decisions.get(version.number),
         felt=None if watch is None else _felt(watch.measured),
+        adapters=tuple(
+            _adapter_status(adapter, reports)
+            for adapter in served.blueprints[version.number].spec.engine.adapters
+        ),
+    )
+
+
+def _adapter_status(adapter: AdapterSpec, reports: Sequence[ReplicaReport]) -> AdapterStatus:
+    failures = [one.failures[adapter.name] for one in reports if adapter.name in one.failures]
+    return AdapterStatus(
+        name=adapter.name,
+        source=str(adapter.source),
+        up=sum(adapter.name in one.adapters for one in reports),
+        reason=failures[0] if failures else "",
     )
 
 

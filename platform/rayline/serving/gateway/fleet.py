@@ -49,6 +49,7 @@ class Wanted:
     """What a request needs of the fleet."""
 
     model: str
+    """Whose replicas."""
     affinity: str | None
     """Equal for requests that a common cache helps."""
     draw: float = 0.0
@@ -61,6 +62,13 @@ class Wanted:
     """Whose it is: where it has to wait, keys take turns."""
     tokens: int = 1
     """Most that it may take, prompt and answer together."""
+    adapter: str | None = None
+    """Only replicas that have loaded it can answer."""
+
+    @property
+    def name(self) -> str:
+        """What the client asked for."""
+        return self.adapter or self.model
 
 
 class Connections:
@@ -111,8 +119,7 @@ class Connections:
             try:
                 async with asyncio.timeout(10 * SYNC_PERIOD_S):
                     report = GatewayReport(self._gateway, self._held(), felt)
-                    self._fleet = await self._sync(report)
-                self._known = True
+                    self._follow(await self._sync(report))
             # Whatever it is, the fleet that is connected can still be asked.
             except Exception as wrong:  # noqa: BLE001
                 self.meter.put_back(felt)
@@ -121,6 +128,13 @@ class Connections:
             for one in self.connected.values():
                 one.caller.check(loop.time())
             await asyncio.sleep(SYNC_PERIOD_S)
+
+    def _follow(self, fleet: Fleet) -> None:
+        before, self._fleet, self._known = self._fleet.models, fleet, True
+        for name, offer in fleet.models.items():
+            # A replica that has loaded an adapter is no new connection.
+            if offer.adapter is not None and before.get(name) != offer:
+                self.freed(offer.shown.model)
 
     def _held(self) -> dict[str, int]:
         return {model: len(waiting) for model, waiting in self._waiting.items() if waiting}
@@ -156,7 +170,7 @@ class Connections:
         model is not served, too many wait, or none came free in time."""
         loop = asyncio.get_running_loop()
         begun_s = loop.time()
-        self.check_served(wanted.model)
+        self.check_served(wanted.name)
         room = self._room(wanted.model)
         # Who comes while others wait waits behind them.
         found = None if len(room) else self._free(wanted)
@@ -164,7 +178,7 @@ class Connections:
             left_s = begun_s + self._longest_hold_s(wanted.model) - loop.time()
             if left_s <= 0 or not await room.wait(wanted.key, wanted.tokens, left_s):
                 raise RefusedError(self._busy(wanted.model))
-            self.check_served(wanted.model)
+            self.check_served(wanted.name)
             found = self._free(wanted)
             if found is not None:
                 # There may be room for more than one.
@@ -178,17 +192,27 @@ class Connections:
             )
         return self._waiting[model]
 
-    def wanted(self, model: str, affinity: str | None, key: ApiKey, tokens: int) -> Wanted:
-        """What a new request needs, of `key` and of so many tokens at most."""
-        return Wanted(model, affinity, next(self._draws), key=key, tokens=tokens)
+    def wanted(self, name: str, affinity: str | None, key: ApiKey, tokens: int) -> Wanted:
+        """What a new request for `name` needs, of `key` and of so many tokens at most."""
+        model, adapter = self._meant(name)
+        draw = next(self._draws)
+        return Wanted(model, affinity, draw, key=key, tokens=tokens, adapter=adapter)
 
-    def shadow(self, model: str) -> Wanted | None:
+    def shadow(self, name: str) -> Wanted | None:
         """What a copy of a request needs, whose answer nobody waits for; None for most requests,
         and where it would have to wait."""
-        offer = self._fleet.models.get(model)
+        offer = self._fleet.models.get(name)
         version = None if offer is None else copied(offer.weights, next(self._shadow_draws))
-        wanted = Wanted(model, None, version=version)
+        model, adapter = self._meant(name)
+        wanted = Wanted(model, None, version=version, adapter=adapter)
         return wanted if version is not None and self._free(wanted) is not None else None
+
+    def _meant(self, name: str) -> tuple[str, str | None]:
+        """The model and the adapter that a client means."""
+        offer = self._fleet.models.get(name)
+        if offer is None or offer.adapter is None:
+            return name, None
+        return offer.shown.model, name
 
     def _longest_hold_s(self, model: str) -> float:
         """Longer where a replica has to start first."""
@@ -222,6 +246,7 @@ class Connections:
             if one.served.model == wanted.model
             and not one.caller.leaving
             and replica not in wanted.avoid
+            and self._has_adapter(replica, wanted.adapter)
         ]
         version = wanted.version
         if version is None:
@@ -236,10 +261,17 @@ class Connections:
         )
         return None if chosen is None else same[chosen.replica]
 
+    def _has_adapter(self, replica: str, adapter: str | None) -> bool:
+        if adapter is None:
+            return True
+        offer = self._fleet.models.get(adapter)
+        variants = () if offer is None else offer.variants
+        return any(at.replica == replica for one in variants for at in one.replicas)
+
     def _version(self, wanted: Wanted, up: set[int]) -> int | None:
         """The version that answers: the one whose share it falls into, or another that answers
         where none of its replicas is up."""
-        offer = self._fleet.models.get(wanted.model)
+        offer = self._fleet.models.get(wanted.name)
         if offer is None:
             return max(up, default=None)
         version = choose(offer.weights, wanted.affinity, wanted.draw)

@@ -105,14 +105,14 @@ class Front:
         """Settle and record a request, however it ended. `status` is that of HTTP."""
         journey, usage = visit.journey, visit.journey.usage
         self.fleet.meter.end(journey)
-        self.meters.open_requests.labels(journey.model).dec()
+        self.meters.open_requests.labels(journey.name).dec()
         version = None if journey.version is None else str(journey.version)
         outcome = _outcome(journey)
         one = Answered(
             request_id=visit.request_id,
             at_s=visit.pass_.at_s,
             route=visit.route,
-            model=journey.model,
+            model=journey.name,
             version=version or "",
             key=visit.pass_.key.name,
             address=visit.address,

@@ -22,7 +22,7 @@ from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route as Path
 from starlette.types import Receive, Scope, Send
 
-from rayline.serving.director.fleet import Served
+from rayline.serving.director.fleet import Offer
 from rayline.serving.gateway.fleet import Connections
 from rayline.serving.gateway.front import Front, Visit
 from rayline.serving.gateway.journey import Journey
@@ -134,22 +134,24 @@ def _answers(front: Front, entry: Entry, by_itself: Endpoint | None) -> Endpoint
     return answer
 
 
-def model_card(served: Served) -> Tree:
-    """A model as /v1/models shows it."""
+def model_card(name: str, offer: Offer) -> Tree:
+    """A model, or an adapter of one, as /v1/models shows it: as its stable version has it."""
+    served = offer.shown
+    parent = {} if offer.adapter is None else {"parent": served.model}
     return {
-        "id": served.model,
+        "id": name,
         "object": "model",
         "created": served.created_s,
         "owned_by": "rayline",
         "max_model_len": served.max_model_len,
         "revision": served.revision,
         "version": served.version,
+        **parent,
     }
 
 
 def _cards(fleet: Connections) -> list[Tree]:
-    """Each model, as its stable version has it."""
-    return [model_card(offer.shown) for _, offer in sorted(fleet.fleet.models.items())]
+    return [model_card(name, offer) for name, offer in sorted(fleet.fleet.models.items())]
 
 
 @dataclass(slots=True)

@@ -33,6 +33,9 @@ class Journey:
         self._wanted = wanted
         self._call: Call | None = None
         self.model = wanted.model
+        """Whose replicas answer."""
+        self.name = wanted.name
+        """What the client asked for: the model, or an adapter of it."""
         self.begun_s = perf_counter()
         self._emitted: list[int] = []
         self._sent = self._ended = self._whole = False

@@ -22,11 +22,12 @@ from ray import serve
 from rayline.errors import ServingError
 from rayline.serving.director.fleet import REPORT_PERIOD_S, ReplicaAddress, ReplicaReport, Served
 from rayline.serving.loop import LoopThread
+from rayline.serving.replica.publishing import Publishing
 from rayline.serving.replica.starting import start_engine
 from rayline.serving.requests import Tree
 from rayline.serving.settings import APP, DIRECTOR
 from rayline.serving.wire import Listener
-from rayline.spec import Device, ServeSpec
+from rayline.spec import AdapterSpec, Device, ServeSpec
 
 logger = logging.getLogger(__name__)
 
@@ -42,6 +43,8 @@ class Replica:
         self._served = served
         self._thread = LoopThread("engine")
         self._engine = await self._thread.run(start_engine(self._spec, device))
+        self._publishing = Publishing(self._engine, self._spec)
+        self._following: asyncio.Task[None] | None = None
         self._probe: asyncio.Task[None] | None = None
         self._probed_at_s = 0.0
         self._director = serve.get_deployment_handle(DIRECTOR, APP)
@@ -60,11 +63,26 @@ class Replica:
 
     async def _report(self) -> None:
         while True:
-            report = ReplicaReport(self._served, self._address, self._engine.load())
+            published = self._publishing
+            report = ReplicaReport(
+                self._served,
+                self._address,
+                self._engine.load(),
+                published.names,
+                published.failures,
+            )
             # A director that is being replaced hears of it a second later.
             with contextlib.suppress(Exception):
-                await self._director.report.remote(report)
+                self._follow(await self._director.report.remote(report))
             await asyncio.sleep(REPORT_PERIOD_S)
+
+    def _follow(self, wanted: tuple[AdapterSpec, ...] | None) -> None:
+        """Load and withdraw adapters, beside the reports. None where the director was not told,
+        because a config file of Serve's deployed this: then they are as the spec says."""
+        if self._following is None or self._following.done():
+            adapters = self._spec.engine.adapters if wanted is None else wanted
+            following = self._thread.run(self._publishing.follow(adapters))
+            self._following = asyncio.create_task(following)
 
     async def _watch_engine(self) -> None:
         while not self._engine.dead:  # noqa: ASYNC110 - vLLM has a flag for it and no event

@@ -1,6 +1,4 @@
-"""From a ServeSpec to an engine that has computed something, with its adapters; and where it does
-not come up, why not.
-"""
+"""From a ServeSpec to an engine that has computed something; where it does not come up, why not."""
 
 from __future__ import annotations
 
@@ -10,11 +8,9 @@ import re
 from pathlib import Path
 
 from rayline.errors import RaylineError, ServingError
-from rayline.planner import read_model_shape
-from rayline.serving.adapters import resolve_adapter
 from rayline.serving.rehearsal import Rehearsal
 from rayline.serving.settings import llm_config_fields
-from rayline.serving.weights import LocalWeights, local_weights
+from rayline.serving.weights import local_weights
 from rayline.serving.wire import Engine
 from rayline.spec import Device, ServeSpec
 
@@ -24,7 +20,8 @@ _LOG_TAIL_BYTES = 64 * 1024
 
 
 async def start_engine(spec: ServeSpec, device: Device) -> Engine:
-    """An engine that has computed something. Called within the event loop that it is used in.
+    """An engine that has computed something; its adapters come after (publishing.py). Called
+    within the event loop that it is used in.
 
     Raises SpecError or CheckpointError for what it is to read, ServingError with vLLM's own last
     words where it does not come up.
@@ -48,20 +45,10 @@ async def start_engine(spec: ServeSpec, device: Device) -> Engine:
         raise ServingError("engine", f"vLLM did not start: {reason}") from wrong
     try:
         await engine.probe()
-        await _add_adapters(engine, spec, weights)
     except BaseException:
         await asyncio.to_thread(engine.stop)
         raise
     return engine
-
-
-async def _add_adapters(engine: Engine, spec: ServeSpec, weights: LocalWeights) -> None:
-    if not spec.engine.adapters:
-        return
-    shape = read_model_shape(weights.folder)
-    for adapter in spec.engine.adapters:
-        found = await asyncio.to_thread(resolve_adapter, adapter, shape, spec.engine, spec.tracking)
-        await engine.add_adapter(found.name, found.folder)
 
 
 def _own_output() -> str:
