@@ -17,7 +17,7 @@ import pydantic
 import pytest
 from langchain_openai import ChatOpenAI, OpenAIEmbeddings
 
-from support.deployed import HIDDEN, Served, served, small_cluster
+from support.deployed import HIDDEN, Gateway, Served, served, small_cluster
 
 pytestmark = [pytest.mark.engines, pytest.mark.timeout(300)]
 
@@ -42,21 +42,23 @@ CHOICE: Any = {"type": "function", "function": {"name": "tell"}}
 
 
 @pytest.fixture(scope="module")
-def cluster() -> Iterator[None]:
-    with small_cluster():
-        yield
+def gateway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
+    with small_cluster(tmp_path_factory.mktemp("gateway")) as gateway:
+        yield gateway
 
 
 @pytest.fixture(scope="class")
-def generating(cluster: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+def generating(gateway: Gateway, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     engine = {"tool_call_parser": "hermes", "structured_outputs": "guidance"}
-    with served(tmp_path_factory.mktemp("generating"), {"engine": engine}) as one:
+    with served(gateway, tmp_path_factory.mktemp("generating"), {"engine": engine}) as one:
         yield one
 
 
 @pytest.fixture(scope="class")
-def embedding(cluster: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
-    with served(tmp_path_factory.mktemp("embedding"), {"engine": {"task": "embed"}}) as one:
+def embedding(gateway: Gateway, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    with served(
+        gateway, tmp_path_factory.mktemp("embedding"), {"engine": {"task": "embed"}}
+    ) as one:
         yield one
 
 

@@ -27,7 +27,8 @@ def deployed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     # A body without max_tokens gets what the model has room for.
     engine = {"max_model_len": 128, "structured_outputs": "guidance"}
     spec = {"limits": {"max_output_tokens": 8}, "engine": engine}
-    with small_cluster(), served(tmp_path_factory.mktemp("fuzz"), spec) as one:
+    folder = tmp_path_factory.mktemp("fuzz")
+    with small_cluster(folder) as gateway, served(gateway, folder, spec) as one:
         yield one
 
 

@@ -265,6 +265,12 @@ def test_nothing_reports_home_and_only_hub_models_may_reach_the_hub():
     assert "HF_HUB_OFFLINE" not in environment(spec(engine=drafted), "cpu")
 
 
+def test_guidance_is_given_tools_in_words_that_it_knows():
+    held = environment(spec(engine={"structured_outputs": "guidance"}), "cpu")
+    assert held["VLLM_ENFORCE_STRICT_TOOL_CALLING"] == "0"
+    assert "VLLM_ENFORCE_STRICT_TOOL_CALLING" not in environment(spec(), "cpu")
+
+
 def test_serve_starts_drains_and_judges_as_the_spec_says():
     wanted = spec(scale={"min_replicas": 2, "max_replicas": 5}, drain_s=13, health_timeout_s=20)
     options = replica_options(wanted, "cpu")

@@ -23,6 +23,10 @@ HIDDEN = 64
 ENGINE = {"max_model_len": 512, "max_num_seqs": 8, "kv_cache_gib": 0.25}
 
 
+Gateway = dict[str, Any]
+"""As a ServeSpec has it."""
+
+
 @dataclass(frozen=True)
 class Served:
     """Where a client goes, and with what."""
@@ -33,8 +37,8 @@ class Served:
 
 
 @contextmanager
-def small_cluster() -> Iterator[None]:
-    """Ray on this machine, for as long as it is held."""
+def small_cluster(folder: Path) -> Iterator[Gateway]:
+    """Ray on this machine, for as long as it is held, and the gateway of its deployments."""
     ray.init(
         address="local",
         num_cpus=2,
@@ -43,21 +47,21 @@ def small_cluster() -> Iterator[None]:
         logging_level=logging.ERROR,
     )
     try:
-        yield
+        yield {"port": free_port(), "store": f"sqlite:///{folder}/serving.db"}
     finally:
         serve.shutdown()
         ray.shutdown()
 
 
 @contextmanager
-def served(folder: Path, spec: dict[str, Any]) -> Iterator[Served]:
-    """A deployment that asks for a key. Called with Ray running."""
+def served(gateway: Gateway, folder: Path, spec: dict[str, Any]) -> Iterator[Served]:
+    """A deployment that asks for a key."""
     model = write_tiny_model(folder / "model", hidden=HIDDEN, heads=2)
     deployment = ServeSpec.parse(
         {
             "name": "bot",
             "model": {"directory": str(model)},
-            "gateway": {"port": free_port(), "store": f"sqlite:///{folder}/serving.db"},
+            "gateway": gateway,
             "drain_s": 1,
             "ready_timeout_s": 200,
             **spec,
@@ -65,7 +69,7 @@ def served(folder: Path, spec: dict[str, Any]) -> Iterator[Served]:
         }
     )
     endpoint = deploy(deployment)
-    key = open_keys(deployment.gateway.store).create(KeySpec(name="tests")).secret
+    key = open_keys(deployment.gateway.store).create(KeySpec(name=folder.name)).secret
     time.sleep(1.0)
     yield Served(endpoint.url, key, deployment.name)
     undeploy(deployment.name)

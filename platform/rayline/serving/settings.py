@@ -221,6 +221,10 @@ def environment(spec: ServeSpec, device: Device) -> dict[str, str]:
         "VLLM_NO_USAGE_STATS": "1",
         "DO_NOT_TRACK": "1",
     }
+    if spec.engine.structured_outputs == "guidance":
+        # What vLLM makes of tools by default only xgrammar can read. Without it, guidance is given
+        # the schema of the tool that must be called.
+        variables["VLLM_ENFORCE_STRICT_TOOL_CALLING"] = "0"
     speculation = spec.engine.speculation
     models = [spec.model, speculation.model if speculation is not None else None]
     if all(model is None or model.hub is None for model in models):
