@@ -45,7 +45,7 @@ def test_deploy_serves_until_it_is_told_to_end(
     assert told[-1].startswith("serving until Ctrl-C"), serving.process.communicate()
     capsys.readouterr()
 
-    url = f"http://127.0.0.1:{tree['port']}/v1"
+    url = f"http://127.0.0.1:{tree['gateway']['port']}/v1"
     words = ["chat", "Hello", "--url", url, "--max-tokens", "8", "--temperature", "0", "--json"]
     assert run(words) == 0
     first = json.loads(capsys.readouterr().out)

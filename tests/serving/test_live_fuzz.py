@@ -15,7 +15,7 @@ from support.asking import PLAIN
 from support.attacking import attack, knock
 from support.deployed import Served, served, small_cluster
 
-pytestmark = [pytest.mark.serve, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.engines, pytest.mark.timeout(900)]
 
 CASES = 1000
 """Of each route; test_fuzz.py has ten times as many of the same without an engine."""

@@ -23,7 +23,7 @@ from rayline.serving import deploy, publish, status, withdraw
 from rayline.serving.director.status import AdapterStatus
 from rayline.spec import AdapterSpec, ServeSpec
 
-pytestmark = [pytest.mark.ray, pytest.mark.timeout(240)]
+pytestmark = [pytest.mark.engines, pytest.mark.timeout(240)]
 
 TURNS = [{"role": "user", "content": "what is the capital of France"}]
 
