@@ -6,10 +6,12 @@ Each asks the cluster's director. Called by the driver, on a joined cluster.
 from __future__ import annotations
 
 import time
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from ray import serve
 from ray.exceptions import RayActorError, RayTaskError
+from ray.serve.handle import DeploymentHandle
 
 from rayline.errors import RaylineError, ServingError
 from rayline.serving.director.status import ModelStatus
@@ -69,7 +71,7 @@ def ask_director(method: str, *arguments: object) -> Any:
     while True:
         left_s = max(1.0, deadline_s - time.monotonic())
         try:
-            return getattr(handle, method).remote(*arguments).result(timeout_s=left_s)
+            return _answer(handle, method, arguments, left_s)
         except RayTaskError as wrong:
             if isinstance(wrong.cause, RaylineError):
                 raise wrong.cause from None
@@ -97,3 +99,16 @@ def ask_about(name: str, method: str, *arguments: object) -> Any:
             fix="rayline deploy serve/chat.yaml",
         )
     return ask_director(method, name, *arguments)
+
+
+def _answer(
+    handle: DeploymentHandle, method: str, arguments: tuple[object, ...], timeout_s: float
+) -> object:
+    """Asked by a thread of its own: a notebook's cells run within an event loop, and there Serve
+    refuses to wait."""
+
+    def ask() -> object:
+        return getattr(handle, method).remote(*arguments).result(timeout_s=timeout_s)
+
+    with ThreadPoolExecutor(max_workers=1) as waiting:
+        return waiting.submit(ask).result()
