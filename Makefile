@@ -60,12 +60,12 @@ test-dist: setup ## several ranks on gloo
 	$(PYTEST) -m dist
 
 test-ray: setup ## a real Ray cluster on this machine
-	$(PYTEST) -m ray
+	$(PYTEST) -m "ray and not engines"
 
 test-serve: setup ## Ray Serve with a real vLLM
 	$(PYTEST) -m serve
 
-test-engines: setup ## engines with adapters, speculation, int8; batches; others' clients (10 min, online)
+test-engines: setup ## further engines, batches, longer rollouts, others' clients (15 min, online)
 	$(PYTEST) -m engines
 
 test-gpu: setup ## one NVIDIA GPU; not part of make test

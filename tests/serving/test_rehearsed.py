@@ -22,7 +22,7 @@ from rayline.serving import Endpoint, deploy, status
 from rayline.serving.rehearsal import oracle
 from rayline.spec import ServeSpec
 
-pytestmark = [pytest.mark.ray, pytest.mark.timeout(200)]
+pytestmark = [pytest.mark.engines, pytest.mark.timeout(200)]
 
 TURNS = [{"role": "user", "content": "what is the capital of France"}]
 

@@ -141,7 +141,11 @@ def test_a_version_takes_over_under_load_and_nothing_fails(spec: ServeSpec) -> N
 
 
 def test_equal_replicas_are_not_replaced_and_their_scale_changes(spec: ServeSpec) -> None:
-    before, version = replica_processes(), status("bot").stable
+    version, deadline_s = status("bot").stable, time.monotonic() + 60
+    # Those of the version before are taken away meanwhile.
+    while len(before := replica_processes()) != 1:
+        assert time.monotonic() < deadline_s, before
+        time.sleep(0.2)
     changed = spec.changed({"rehearsal.token_ms": 1, "scale.min_replicas": 2})
     assert deploy(changed).version == version
     until(lambda found: found.up == 2)
@@ -168,6 +172,7 @@ def test_a_version_that_does_not_start_changes_nothing_and_says_so(spec: ServeSp
     assert f"version {before} goes on serving" in found.events[-1].said
 
 
+@pytest.mark.engines
 def test_a_canary_gets_its_share_is_raised_promoted_and_rolled_back(spec: ServeSpec) -> None:
     before = status("bot").stable
     assert before is not None
@@ -220,6 +225,7 @@ def test_a_slow_canary_is_rolled_back_by_itself(spec: ServeSpec) -> None:
     assert "times the stable version's" in reason
 
 
+@pytest.mark.engines
 def test_a_good_canary_arrives_by_itself(spec: ServeSpec) -> None:
     good = {"rehearsal.token_ms": 2.1, "rollout.steps": [25, 100]}
     with Load(spec) as load:
@@ -231,6 +237,7 @@ def test_a_good_canary_arrives_by_itself(spec: ServeSpec) -> None:
     assert f"version {version} gets 100 % of the requests" in said
 
 
+@pytest.mark.engines
 def test_load_brings_replicas(spec: ServeSpec) -> None:
     busy = {
         "rehearsal.token_ms": 2.1,
@@ -247,7 +254,8 @@ def test_load_brings_replicas(spec: ServeSpec) -> None:
     assert decision is not None
     assert decision.signal == "requests per replica"
     assert load.failures == {}
-    assert took_s < 30
+    # Two replicas start, on a machine of two cores, beside the load.
+    assert took_s < 90
     until(lambda found: found.up == 1)
 
 
