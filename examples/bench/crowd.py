@@ -7,6 +7,7 @@ import itertools
 import json
 import multiprocessing
 import os
+import signal
 from collections.abc import Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from dataclasses import dataclass
@@ -71,6 +72,9 @@ class Crowd:
         return self
 
     def __exit__(self, *_: object) -> None:
+        # Where something went wrong it may be asking still.
+        for pid in self.pids:
+            os.kill(pid, signal.SIGKILL)
         self._process.shutdown(cancel_futures=True)
 
     def closed(
