@@ -75,8 +75,9 @@ def litellm_python(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def through_litellm(python: Path, to: Served, what: str) -> dict[str, Any]:
     environment = {**os.environ, "LITELLM_LOCAL_MODEL_COST_MAP": "True", "PYTHONPATH": ""}
+    command = [python, LITELLM, to.url, to.key, to.model, what, json.dumps(to.blanks)]
     shown = subprocess.run(
-        [python, LITELLM, to.url, to.key, to.model, what],
+        command,
         env=environment,
         capture_output=True,
         text=True,
@@ -123,6 +124,7 @@ class TestGenerating:
     def test_openais_client_with_tools_and_schemas(self, generating: Served) -> None:
         client = openai.OpenAI(base_url=generating.url, api_key=generating.key, max_retries=0)
         asked: Any = {"model": "bot", "messages": HELLO, "temperature": 0, "max_tokens": 64}
+        asked["logit_bias"] = generating.blanks
         called = client.chat.completions.create(**asked, tools=[TOOL], tool_choice=CHOICE)
         (call,) = called.choices[0].message.tool_calls or []
         assert call.type == "function"
@@ -139,7 +141,11 @@ class TestGenerating:
         parsed = client.chat.completions.parse(**asked, response_format=Answer)
         assert isinstance(parsed.choices[0].message.parsed, Answer)
         held = client.responses.parse(
-            model="bot", input="Sure?", text_format=Answer, max_output_tokens=64
+            model="bot",
+            input="Sure?",
+            text_format=Answer,
+            max_output_tokens=64,
+            extra_body={"logit_bias": generating.blanks},
         )
         assert isinstance(held.output_parsed, Answer)
 
@@ -173,6 +179,7 @@ class TestGenerating:
             api_key=pydantic.SecretStr(generating.key),
             temperature=0,
             max_completion_tokens=64,
+            logit_bias={int(token): bias for token, bias in generating.blanks.items()},
             max_retries=0,
         )
         question = HELLO[0]["content"]

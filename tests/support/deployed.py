@@ -12,6 +12,7 @@ from typing import Any
 
 import ray
 from ray import serve
+from transformers import AutoTokenizer
 
 from rayline.models.tiny import write_tiny_model
 from rayline.serving import deploy, undeploy
@@ -34,6 +35,9 @@ class Served:
     url: str
     key: str
     model: str
+    blanks: dict[str, int]
+    """logit_bias against blanks: left alone, a random model writes them for ever where JSON lets
+    it."""
 
 
 @contextmanager
@@ -71,5 +75,10 @@ def served(gateway: Gateway, folder: Path, spec: dict[str, Any]) -> Iterator[Ser
     endpoint = deploy(deployment)
     key = open_keys(deployment.gateway.store).create(KeySpec(name=folder.name)).secret
     time.sleep(1.0)
-    yield Served(endpoint.url, key, deployment.name)
+    yield Served(endpoint.url, key, deployment.name, _against_blanks(model))
     undeploy(deployment.name)
+
+
+def _against_blanks(model: Path) -> dict[str, int]:
+    tokenizer = AutoTokenizer.from_pretrained(str(model))
+    return {str(tokenizer.encode(blank)[0]): -100 for blank in " \n\r\t"}

@@ -1,6 +1,6 @@
 """LiteLLM's client against an endpoint: run as a script in LiteLLM's own environment.
 
-    python litellm_calls.py URL KEY MODEL generate|embed
+    python litellm_calls.py URL KEY MODEL generate|embed LOGIT_BIAS
 
 It prints what came of each call as one JSON object.
 """
@@ -26,10 +26,11 @@ CHOICE = {"type": "function", "function": {"name": "tell"}}
 HELLO = [{"role": "user", "content": "What is the capital of France?"}]
 
 
-def generate(**to: Any) -> dict[str, Any]:
+def generate(logit_bias: dict[str, int], **to: Any) -> dict[str, Any]:
     ask: dict[str, Any] = {"messages": HELLO, "temperature": 0, "max_tokens": 24, **to}
     whole = litellm.completion(**ask)
     pieces = list(litellm.completion(**ask, stream=True, stream_options={"include_usage": True}))
+    ask["logit_bias"] = logit_bias
     called = litellm.completion(**ask, tools=[TOOL], tool_choice=CHOICE)
     held = litellm.completion(**ask, response_format=FORMAT)
     return {
@@ -63,11 +64,11 @@ def refused(call: Callable[[], object]) -> str:
 
 
 def main() -> None:
-    url, key, model, what = sys.argv[1:]
+    url, key, model, what, bias = sys.argv[1:]
     litellm.telemetry = False
     litellm.num_retries = 0
     to = {"model": f"openai/{model}", "api_base": url, "api_key": key}
-    print(json.dumps(generate(**to) if what == "generate" else embed(**to)))
+    print(json.dumps(generate(json.loads(bias), **to) if what == "generate" else embed(**to)))
 
 
 if __name__ == "__main__":
