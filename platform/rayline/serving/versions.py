@@ -102,7 +102,7 @@ def ask_about(name: str, method: str, *arguments: object) -> Any:
 
 
 def _answer(
-    handle: DeploymentHandle, method: str, arguments: tuple[object, ...], timeout_s: float
+    handle: DeploymentHandle[Any], method: str, arguments: tuple[object, ...], timeout_s: float
 ) -> object:
     """Asked by a thread of its own: a notebook's cells run within an event loop, and there Serve
     refuses to wait."""
