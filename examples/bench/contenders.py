@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import httpx
 from load import Server
@@ -35,8 +36,8 @@ class Model:
 
     what: str
     write: Callable[[Path], object]
-    prompt: tuple[str, ...]
-    """Options of load.py."""
+    prompt: dict[str, Any]
+    """What chat_questions is told."""
 
 
 def write_tiny(folder: Path) -> None:
@@ -53,12 +54,12 @@ def write_smollm2(folder: Path) -> None:
 
 MODELS = {
     # 19 tokens of the chat's own, and a byte a token.
-    "tiny": Model("Llama of 2.6 M parameters, fp32", write_tiny, ("--letters", "13")),
+    "tiny": Model("Llama of 2.6 M parameters, fp32", write_tiny, {"letters": 13}),
     # 14 of the chat's own, and a letter with the space before it is one.
     "smollm2": Model(
         "SmolLM2-135M-Instruct, fp32",
         write_smollm2,
-        ("--letters", "18", "--between", " ", "--system", ""),
+        {"letters": 18, "between": " ", "system": ""},
     ),
 }
 

@@ -36,6 +36,16 @@ class Tree:
         """The processes that there are now."""
         return members(self.root.pid)
 
+    def pause(self) -> None:
+        """Stop every process of it, those that watch first."""
+        for process in self.members():
+            process.suspend()
+
+    def go_on(self) -> None:
+        """Let every process of it run."""
+        for process in self.members():
+            process.resume()
+
     def check(self) -> None:
         """Raise RuntimeError, with its last lines, where it has ended."""
         if self.root.poll() is not None:
@@ -44,6 +54,7 @@ class Tree:
     def end(self) -> None:
         """Ask the root to end, then end whoever is left."""
         tree = self.members()
+        self.go_on()
         if self.root.poll() is None:
             self.root.terminate()
         _, left = psutil.wait_procs(tree, timeout=ENDING_S)

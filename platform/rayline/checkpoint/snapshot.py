@@ -22,7 +22,7 @@ import json
 import mmap
 import os
 import struct
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -30,6 +30,7 @@ from typing import Any, Self
 import torch
 import xxhash
 
+from rayline.checkpoint.copying import ALIGNMENT_BYTES, aligned, copy_in, places
 from rayline.checkpoint.header import CheckpointHeader
 from rayline.errors import CheckpointError
 from rayline.parallel.piece import Piece
@@ -45,11 +46,8 @@ it is wanted, digest of head and body."""
 _PREFIX_BYTES = 64
 _SENT_AT = 40
 _EMPTY, _WRITING, _WHOLE = 0, 1, 2
-_ALIGNMENT_BYTES = 64
 _HEAD_SPARE_BYTES = 1 << 17
 """Room for what a head says beyond the first one's length: numbers grow, reports are added."""
-_CHUNK_BYTES = 1 << 18
-"""Copied and hashed at a time: what stays in a core's cache meanwhile."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,7 +122,7 @@ def put_generation(file: int, mark: SnapshotMark, generation: memoryview) -> Non
 def _resized(file: int, needed_bytes: int) -> int:
     """Make room for generations of `needed_bytes`; returns the file's new size. What it held is
     forgotten first, so that no mark outlives the layout that it belongs to."""
-    capacity = _aligned(needed_bytes + _HEAD_SPARE_BYTES, mmap.PAGESIZE)
+    capacity = aligned(needed_bytes + _HEAD_SPARE_BYTES, mmap.PAGESIZE)
     os.truncate(file, 0)
     os.truncate(file, _PLACES * capacity)
     # The outbox takes memory once something is posted. What is taken here cannot be missing later,
@@ -255,7 +253,7 @@ class SnapshotArea:
         area[begin : begin + len(head)] = head
         digest.update(head)
         with memoryview(area) as view:
-            _copy_in(view, begin + len(head), pieces, digest)
+            copy_in(view, begin + len(head), pieces, digest)
         _PREFIX.pack_into(
             area, at, _WRITING, mark.step, mark.epoch, len(head), body_bytes, 0, digest.digest()
         )
@@ -317,43 +315,12 @@ def _head(header: CheckpointHeader, pieces: Sequence[Piece], reports: Sequence[s
             "owner": piece.owner,
             "at": at,
         }
-        for piece, at in _places(pieces)
+        for piece, at in places(pieces)
     ]
     tree = {"header": told, "pieces": entries, "reports": list(reports)}
     text = json.dumps(tree, separators=(",", ":")).encode()
-    return text + b" " * (-len(text) % _ALIGNMENT_BYTES)
-
-
-def _places(pieces: Sequence[Piece]) -> Iterator[tuple[Piece, int]]:
-    """Each piece with where it begins in the body."""
-    at = 0
-    for piece in pieces:
-        yield piece, at
-        at = _aligned(at + piece.data.nbytes, _ALIGNMENT_BYTES)
+    return text + b" " * (-len(text) % ALIGNMENT_BYTES)
 
 
 def _body_bytes(pieces: Sequence[Piece]) -> int:
-    return sum(_aligned(piece.data.nbytes, _ALIGNMENT_BYTES) for piece in pieces)
-
-
-def _aligned(size_bytes: int, unit_bytes: int) -> int:
-    return -(-size_bytes // unit_bytes) * unit_bytes
-
-
-def _copy_in(
-    view: memoryview, begin: int, pieces: Sequence[Piece], digest: xxhash.xxh3_128
-) -> None:
-    """Copy the pieces behind `begin`, and feed the digest what now lies there, padding included."""
-    for piece, at in _places(pieces):
-        first = begin + at
-        end = first + _aligned(piece.data.nbytes, _ALIGNMENT_BYTES)
-        if piece.data.numel():
-            flat = piece.data.detach().reshape(-1)
-            target = torch.frombuffer(view, dtype=flat.dtype, count=flat.numel(), offset=first)
-            width = flat.element_size()
-            chunk = max(1, _CHUNK_BYTES // width)
-            for low in range(0, flat.numel(), chunk):
-                high = min(low + chunk, flat.numel())
-                target[low:high].copy_(flat[low:high])
-                digest.update(view[first + low * width : first + high * width])
-        digest.update(view[first + piece.data.nbytes : end])
+    return sum(aligned(piece.data.nbytes) for piece in pieces)
