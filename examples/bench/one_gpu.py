@@ -155,6 +155,7 @@ def main() -> None:
     """Parse, measure, write the dated result file."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--steps", type=int, default=6)
+    parser.add_argument("--models", nargs="+", choices=list(SHAPES), default=list(SHAPES))
     parser.add_argument("--out", type=Path, default=None)
     options = parser.parse_args()
     gpu = torch.cuda.is_available()
@@ -164,7 +165,7 @@ def main() -> None:
         "cpu:gloo,cuda:nccl" if gpu else "gloo", store=store, rank=0, world_size=1
     )
     rows = []
-    for case in CASES:
+    for case in (one for one in CASES if one["model"] in options.models):
         try:
             rows.append(measure(case, device, options.steps))
         except torch.OutOfMemoryError:

@@ -4,7 +4,8 @@
 
 A snapshot is copied, hashed and marked; a post for storage is the same for what a rank owns. Both
 are on the step's path; everything else is done by the keeper's process. Compared is torch's copy of
-the same tensors, which is what the state costs to move at all. One process, one thread.
+the same tensors to the host, which is what the state costs to move at all. One process, one thread;
+the state lies on the GPU where there is one.
 """
 
 from __future__ import annotations
@@ -28,11 +29,17 @@ SIZES_MIB = (16, 64, 256)
 TENSOR_MIB = 2
 
 
-def state_of(mib: int) -> list[Piece]:
+def state_of(mib: int, device: str) -> list[Piece]:
     """So many float32 tensors of 2 MiB, all owned."""
     rows = TENSOR_MIB * 2**20 // 4 // 512
     return [
-        Piece(f"weight/{number}", (rows, 512), (0, 0), torch.randn(rows, 512), owner=True)
+        Piece(
+            f"weight/{number}",
+            (rows, 512),
+            (0, 0),
+            torch.randn(rows, 512, device=device),
+            owner=True,
+        )
         for number in range(mib // TENSOR_MIB)
     ]
 
@@ -47,10 +54,10 @@ def median_s(act: Callable[[int], None], times: int) -> float:
     return statistics.median(seconds[3:])
 
 
-def cost_of(mib: int, times: int) -> dict[str, float]:
+def cost_of(mib: int, times: int, device: str) -> dict[str, float]:
     """Seconds, and how they relate to the plain copy."""
-    pieces = state_of(mib)
-    targets = [torch.empty_like(piece.data) for piece in pieces]
+    pieces = state_of(mib, device)
+    targets = [torch.empty_like(piece.data, device="cpu") for piece in pieces]
 
     def header(step: int) -> CheckpointHeader:
         return CheckpointHeader(step, 8 * step, ParallelPlan(), "native", "spec", "model", {})
@@ -86,12 +93,16 @@ def main() -> None:
     parser.add_argument("--times", type=int, default=15)
     options = parser.parse_args()
     torch.set_num_threads(1)
+    gpu = torch.cuda.is_available()
+    device = "cuda" if gpu else "cpu"
     leave_result(
         __file__,
         __doc__,
         f"--times {options.times}",
+        variant="-gpu" if gpu else "",
         versions={name: version(name) for name in ("torch", "xxhash")},
-        states={f"{mib} MiB": cost_of(mib, options.times) for mib in SIZES_MIB},
+        device=torch.cuda.get_device_name() if gpu else "cpu",
+        states={f"{mib} MiB": cost_of(mib, options.times, device) for mib in SIZES_MIB},
     )
 
 

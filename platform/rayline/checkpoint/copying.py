@@ -1,8 +1,7 @@
 """Tensors into host memory, hashed on the way: the part of a snapshot that is on the step's path.
 
-On a CPU a chunk is copied and hashed while it is in the core's cache. From a GPU chunks go through
-two page-locked buffers: while the card sends one of them, the one before is put in its place and
-hashed. Into memory that is not page-locked a card sends a third as fast, and the area cannot be:
+A chunk is copied and hashed while it is in the core's cache. What lies on a GPU goes through two
+page-locked buffers: while the card fills one of them, the other is put in its place. Into memory that is not page-locked a card sends a third as fast, and the area cannot be:
 other processes map it.
 """
 
@@ -48,11 +47,11 @@ def copy_in(view: memoryview, begin: int, pieces: Sequence[Piece], digest: xxhas
             )
             if flat.is_cuda:
                 staging = staging or _Staging(flat.device)
-                arrived = staging.chunks(flat)
+                arrived = staging.parts(flat)
             else:
-                arrived = iter(flat.split(_CHUNK_BYTES))
+                arrived = iter((flat,))
             low = first
-            for chunk in arrived:
+            for chunk in (chunk for part in arrived for chunk in part.split(_CHUNK_BYTES)):
                 high = low + chunk.numel()
                 target[low - first : high - first].copy_(chunk)
                 digest.update(view[low:high])
@@ -70,8 +69,8 @@ class _Staging:
         self._sent = [torch.cuda.Event(), torch.cuda.Event()]
         self._device = device
 
-    def chunks(self, flat: torch.Tensor) -> Iterator[torch.Tensor]:
-        """The bytes of `flat`, on the host, in order; each chunk is good until the next is asked
+    def parts(self, flat: torch.Tensor) -> Iterator[torch.Tensor]:
+        """The bytes of `flat`, on the host, in order; each part is good until the next is asked
         for."""
         parts = flat.split(_STAGED_BYTES)
         self._send(parts, 0)
