@@ -1,8 +1,8 @@
 """Tensors into host memory, hashed on the way: the part of a snapshot that is on the step's path.
 
 A chunk is copied and hashed while it is in the core's cache. What lies on a GPU goes through two
-page-locked buffers: while the card fills one of them, the other is put in its place. Into memory that is not page-locked a card sends a third as fast, and the area cannot be:
-other processes map it.
+page-locked buffers: while the card fills one of them, the other is put in its place. Into memory
+that is not page-locked a card sends a third as fast, and the area cannot be: others map it.
 """
 
 from __future__ import annotations
