@@ -1,6 +1,7 @@
 """The lock, what is asked of it, and what is built from it, all say the same."""
 
 import re
+import sysconfig
 import tomllib
 from pathlib import Path
 
@@ -76,3 +77,11 @@ def test_the_image_gets_what_it_copies(root: Path) -> None:
         for source in line.split():
             assert f"!{source}" in allowed, f"{source} is ignored"
             assert (root / source).exists(), f"{source} does not exist"
+
+
+def test_nothing_runs_at_every_start_but_what_is_known() -> None:
+    """A line of a .pth file that begins with `import` runs whenever Python starts: the way in of
+    several poisoned packages."""
+    places = [Path(sysconfig.get_path(name)) for name in ("purelib", "platlib")]
+    found = {file.name for place in places for file in place.glob("*.pth")}
+    assert found <= {"_rayline.pth", "distutils-precedence.pth"}
