@@ -4,23 +4,36 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import sys
 from dataclasses import fields as fields_of
+from logging.handlers import RotatingFileHandler
+from pathlib import Path
 
 from rayline.serving.gateway.answered import Answered
 
 _logger = logging.getLogger("rayline.access")
+_FILE_BYTES = 64 * 2**20
+_FILES_KEPT = 5
+_OUTPUT = "/proc/self/fd/1"
 _FIELDS = tuple(field.name for field in fields_of(Answered))
 
 
 def open_access_log() -> None:
-    """Write it to this process's output, which Ray keeps in a file of its own."""
-    if not _logger.handlers:
-        lines = logging.StreamHandler(sys.stdout)
-        lines.setFormatter(logging.Formatter("%(message)s"))
-        _logger.addHandler(lines)
-        _logger.setLevel(logging.INFO)
-        _logger.propagate = False
+    """Write it to rayline-access-PID.log among Ray's logs, where `ray logs` finds it; without Ray
+    to this process's output. Ray sends each line of an actor's output through its control store to
+    every driver, which is dear at a line a request."""
+    if _logger.handlers:
+        return
+    lines: logging.Handler = logging.StreamHandler(sys.stdout)
+    output = Path(os.path.realpath(_OUTPUT))
+    if output.name.startswith("worker-") and output.suffix == ".out":
+        file = output.with_name(f"rayline-access-{os.getpid()}.log")
+        lines = RotatingFileHandler(file, maxBytes=_FILE_BYTES, backupCount=_FILES_KEPT)
+    lines.setFormatter(logging.Formatter("%(message)s"))
+    _logger.addHandler(lines)
+    _logger.setLevel(logging.INFO)
+    _logger.propagate = False
 
 
 def log_access(one: Answered) -> None:
