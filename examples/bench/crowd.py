@@ -1,5 +1,5 @@
-"""Clients in a process of their own, whose questions have known answers. Imported by
-serving_survival.py."""
+"""Clients in a process of their own, whose questions have known answers. Imported by the scripts
+beside it."""
 
 from __future__ import annotations
 
@@ -87,9 +87,10 @@ class Crowd:
         seconds: float | None = None,
         checked: bool = True,
         leave_after: int | None = None,
+        key: str | None = None,
     ) -> Future[list[Answer]]:
         """See load.closed_loop and Catalogue.questions."""
-        asked = (url, catalogue, at_once, count, seconds, checked, leave_after)
+        asked = (url, catalogue, at_once, count, seconds, checked, leave_after, key)
         return self._process.submit(_closed, *asked)
 
     def open(
@@ -107,9 +108,10 @@ def _closed(
     seconds: float | None,
     checked: bool,
     leave_after: int | None,
+    key: str | None,
 ) -> list[Answer]:
     questions = catalogue.questions(count, checked=checked, leave_after=leave_after)
-    asking = closed_loop(Server(url), questions, at_once, seconds=seconds, timeout_s=TIMEOUT_S)
+    asking = closed_loop(Server(url, key), questions, at_once, seconds=seconds, timeout_s=TIMEOUT_S)
     return uvloop.run(asking)
 
 

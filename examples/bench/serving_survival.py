@@ -299,7 +299,7 @@ def spec_of(options: argparse.Namespace, scene: str, folder: Path) -> ServeSpec:
     }
     if options.engine == "rehearsal":
         tree["rehearsal"] = {"slots": SLOTS, "first_token_ms": 20, "token_ms": 5}
-    return ServeSpec.parse(tree).changed(CHANGES[scene])
+    return ServeSpec.parse(tree).changed(CHANGES.get(scene, {}))
 
 
 def play(name: str, options: argparse.Namespace, folder: Path) -> dict[str, Any]:
