@@ -23,6 +23,7 @@ import statistics
 import tempfile
 import threading
 import time
+from contextlib import suppress
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -35,6 +36,8 @@ from rayline.spec import StepReport
 
 SETTLED_S = 30.0
 """After a recovery a new spare imports torch for some 20 s, on the same two cores."""
+LOOK_S = 1.0
+COMPUTING_PERCENT = 5.0
 
 
 class Killer(threading.Thread):
@@ -58,15 +61,23 @@ class Killer(threading.Thread):
 
 
 def running_ranks() -> list[psutil.Process]:
-    """The processes in which a rank trains: Ray calls them by the method that they are in."""
-    found = []
+    """The processes in which a rank trains: of all workers those that compute, which a spare does
+    not once it has imported torch."""
+    workers = []
     for process in psutil.Process().children(recursive=True):
-        try:
-            if "Worker.run" in " ".join(process.cmdline()):
-                found.append(process)
-        except psutil.Error:
-            continue
-    return sorted(found, key=lambda process: process.pid)
+        with suppress(psutil.Error):
+            if " ".join(process.cmdline()).startswith("ray::Worker"):
+                process.cpu_percent()
+                workers.append(process)
+    time.sleep(LOOK_S)
+    return sorted((one for one in workers if _computes(one)), key=lambda process: process.pid)
+
+
+def _computes(process: psutil.Process) -> bool:
+    try:
+        return process.cpu_percent() > COMPUTING_PERCENT
+    except psutil.Error:
+        return False
 
 
 def measure(minutes: float, mean_gap_s: float, seed: int, spares: int) -> dict[str, Any]:
@@ -98,6 +109,8 @@ def measure(minutes: float, mean_gap_s: float, seed: int, spares: int) -> dict[s
                 stop.set()
 
         outcome = train(job, observers=[observe], stop=stop)
+        if not killer.kills:
+            raise RuntimeError("nothing was killed: no worker computed whenever it was looked")
     recoveries = [(one.seen_s, one.step_s) for one in outcome.recoveries]
     return goodput(ends_s, killer.kills, recoveries)
 
