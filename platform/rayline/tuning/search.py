@@ -82,6 +82,14 @@ def _run_trials(
         if job.model not in shapes:
             shapes[job.model] = _shape(job)
         job.check(shapes[job.model])
+        if job.resources.labels:
+            raise SpecError(
+                "job.resources.labels",
+                "Ray Tune places a trial's group without labels",
+                value=job.resources.labels,
+                allowed="{}",
+                fix="ask for the nodes by job.resources.custom",
+            )
         refuse_impossible(trial_bundles(job, nodes()))
 
     def config(draw: Draw) -> dict[str, Any]:
