@@ -1,4 +1,4 @@
-"""Why something waits: one sentence from made-up facts, for each reason and each mixture of them."""
+"""Why something waits: one sentence from made-up facts, for each reason and each mixture."""
 
 from collections.abc import Mapping
 from dataclasses import replace
@@ -97,7 +97,9 @@ def test_a_node_that_would_hold_it_is_draining_or_dying() -> None:
     draining = Leaving(node("b", 8), "draining", NOW_S + 40)
     told = why_pending(two_by(4), facts(node("a", 2), leaving=(draining,)))
     assert told.kind == "leaving"
-    assert told.reason == "node bbbbbbbb (10.0.0.2), which would hold it, is draining and goes in 40 s"
+    assert (
+        told.reason == "node bbbbbbbb (10.0.0.2), which would hold it, is draining and goes in 40 s"
+    )
     silent = Leaving(node("b", 8), "silent")
     told = why_pending(two_by(4), facts(node("a", 2), leaving=(silent,)))
     assert "is dying: its node manager does not answer" in told.reason
@@ -155,7 +157,9 @@ def test_what_no_type_of_node_has_never_comes() -> None:
     assert told.kind == "impossible"
     assert "no node that the autoscaler may launch has more" in told.reason
     unknown = NodeType("large", {}, 1, 9)
-    assert why_pending(two_by(8), facts(node("a", 4), scaling=Scaling((unknown,)))).kind == "scaling"
+    assert (
+        why_pending(two_by(8), facts(node("a", 4), scaling=Scaling((unknown,)))).kind == "scaling"
+    )
 
 
 def test_a_label_that_a_type_of_node_bears_may_come() -> None:
