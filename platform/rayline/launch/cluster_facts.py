@@ -108,5 +108,7 @@ class ClusterFacts:
     scaling: Scaling | None = None
     """None where no nodes come by themselves."""
     environment_failures: tuple[EnvironmentFailure, ...] = ()
+    asked: tuple[Bundle, ...] = ()
+    """The kinds of bundles that Ray was asked for and has no place for yet."""
     now_s: float = 0.0
     """Unix time of the look."""

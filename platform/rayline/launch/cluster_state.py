@@ -72,6 +72,7 @@ def look_at_cluster() -> ClusterFacts:
         holders=(*_groups(jobs), *_loose_actors(actors, jobs)),
         scaling=scaling_of(status),
         environment_failures=tuple(_environment_failures(actors)),
+        asked=tuple(_asked(status)),
         now_s=time.time(),
     )
 
@@ -119,6 +120,14 @@ def answers(node: Mapping[str, Any], timeout_s: float) -> bool:
             # To be refused is an answer.
             return wrong.code() not in silent
     return True
+
+
+def _asked(status: ClusterStatus) -> Iterator[Bundle]:
+    """Of placement groups, tasks and actors alike."""
+    demands = status.resource_demands
+    for demand in [*demands.placement_group_demand, *demands.ray_task_actor_demand]:
+        for request in demand.bundles_by_count:
+            yield dict(request.bundle)
 
 
 def _submitted_jobs() -> dict[str, str]:
