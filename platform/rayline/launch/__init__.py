@@ -6,7 +6,8 @@
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from rayline.launch.doctor import Finding, doctor
+from rayline.launch.doctor import doctor
+from rayline.launch.finding import Finding
 
 if TYPE_CHECKING:
     from rayline.launch.job_status import JobStatus as JobStatus
