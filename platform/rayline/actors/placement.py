@@ -86,7 +86,7 @@ class Placement:
             if time.monotonic() - began_s > timeout_s:
                 raise self._not_in_time(timeout_s)
             if time.monotonic() > look_s:
-                why = self._why()
+                why = why_waiting(self._bundles, self._labels)
                 if why is not None and (
                     told is None or (why.kind, why.fix) != (told.kind, told.fix)
                 ):
@@ -143,18 +143,8 @@ class Placement:
             bundle_label_selector=[self._labels] * len(self._bundles) if self._labels else None,
         )
 
-    def _why(self) -> Pending | None:
-        """Why it has no room yet; None where Ray does not say."""
-        job = ray.get_runtime_context().get_job_id()
-        try:
-            wanted = Wanted(self._bundles, self._labels, job, _REMEDIES)
-            return why_pending(wanted, look_at_cluster())
-        except (ray.exceptions.RayError, grpc.RpcError, OSError, RuntimeError) as wrong:
-            log.info("Ray does not say why: %s", wrong)
-            return None
-
     def _not_in_time(self, timeout_s: float) -> PlacementError:
-        why = self._why()
+        why = why_waiting(self._bundles, self._labels)
         because = "" if why is None else f": {why.reason}"
         return PlacementError(
             "resources.placement_timeout_s",
@@ -166,6 +156,19 @@ class Placement:
             if why is None
             else f"{why.fix}, lower the plan, or wait longer",
         )
+
+
+def why_waiting(
+    bundles: Sequence[Bundle], labels: Mapping[str, str] | None = None
+) -> Pending | None:
+    """Why bundles that this driver asked for have no room yet; None where Ray does not say. Takes
+    at most about 4 s."""
+    job = ray.get_runtime_context().get_job_id()
+    try:
+        return why_pending(Wanted(bundles, labels or {}, job, _REMEDIES), look_at_cluster())
+    except (ray.exceptions.RayError, grpc.RpcError, OSError, RuntimeError) as wrong:
+        log.info("Ray does not say why: %s", wrong)
+        return None
 
 
 def refuse_impossible(
