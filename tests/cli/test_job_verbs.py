@@ -295,6 +295,21 @@ def test_what_ray_job_submit_sends_is_watched_as_well(
     assert "its process exited with 5" in capsys.readouterr().out
 
 
+@pytest.mark.ray
+def test_the_doctor_measures_a_cluster_through_its_dashboard(
+    dashboard: str, capsys: pytest.CaptureFixture[str], folder: Folder
+) -> None:
+    folder("unused", "")
+    run(["doctor", "--probe", "--address", dashboard, "--json"])
+    found = {each["name"]: each for each in json.loads(capsys.readouterr().out)}
+    assert found["ray on the nodes"]["level"] == "ok", found
+    assert found["python on the nodes"]["text"].endswith(", as here")
+    assert "TFLOP/s in fp32" in found["matmul"]["text"]
+    # It leaves nothing behind on the cluster's list.
+    assert run(["list", "--address", dashboard]) == 0
+    assert "rayline-doctor-" not in capsys.readouterr().out
+
+
 def test_a_working_directory_that_is_too_large_is_refused_before_anything_is_sent(
     capsys: pytest.CaptureFixture[str], folder: Folder
 ) -> None:

@@ -15,8 +15,10 @@ os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 
 from rayline.actors.placement import Placement, refuse_impossible
 from rayline.errors import PlacementError
+from rayline.launch import probes
 from rayline.launch.capacity import Bundle
 from rayline.launch.cluster_state import look_at_cluster
+from rayline.launch.node_health import node_findings
 from rayline.launch.pending import Pending, Wanted, why_pending
 
 pytestmark = pytest.mark.ray
@@ -95,6 +97,22 @@ def test_a_gang_that_holds_it_is_named(two_nodes: Any, caplog: pytest.LogCapture
         late.release()
     finally:
         rival.release()
+
+
+def test_every_node_is_measured_and_the_network_between_them(two_nodes: Any) -> None:
+    document = probes.measure_cluster()
+    assert [node.get("problem") for node in document["nodes"]] == [None] * 3
+    assert {node["ray_gpus"] for node in document["nodes"]} == {0.0, 2.0, 4.0}
+    assert all(node["matmul"][0]["flops_per_s"] > 1e8 for node in document["nodes"])
+    group = document["group"]
+    assert group["backend"] == "gloo"
+    assert group["bytes_per_s"] > 1e6
+    assert {link["from"] for link in group["links"]} == {
+        node["node_id"] for node in document["nodes"]
+    }
+    told = {each.name: each for each in node_findings(document, {"python": None})}
+    assert (told["clock"].level, told["all-reduce"].level) == ("ok", "ok")
+    assert "3 nodes within 0.0" in told["clock"].text
 
 
 def test_a_node_that_is_to_go(two_nodes: Any) -> None:
