@@ -142,7 +142,12 @@ def test_a_runtime_environment_that_fails_is_told_with_its_error() -> None:
             "launch",
             "could not launch large (no quota)",
         ),
-        (Scaling(refuses=True), "limit", "nothing it may launch would do"),
+        (
+            Scaling(refused=({"GPU": 1.0}, {"GPU": 4.0, "CPU": 4.0})),
+            "limit",
+            "nothing it may launch would do",
+        ),
+        (Scaling(refused=({"GPU": 1.0},)), "scaling", "has not launched any yet"),
         (Scaling(launches=(Launch("x", 1, stage="setting-up"),)), "scaling", "1 x x setting-up"),
     ],
 )

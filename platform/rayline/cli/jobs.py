@@ -11,7 +11,7 @@ import typer
 from rayline.cli.options import DryRun, JobsUrl, Json, Sets, SpecFile, Verbose
 from rayline.cli.plans import show_job_plan, show_search_plan
 from rayline.cli.rollout import show_served
-from rayline.cli.screen import Screen, duration_text
+from rayline.cli.screen import Screen, duration_text, plain
 from rayline.errors import InterruptedByUser
 
 if TYPE_CHECKING:
@@ -118,7 +118,7 @@ def status(
     screen.table(_COLUMNS, [_row(found)])
     if found.waiting or found.reason:
         screen.say(f"{found.waiting or found.reason}")
-    screen.result(found)
+    screen.result(_document(found))
 
 
 def list_(address: JobsUrl = None, json: Json = False, verbose: Verbose = False) -> None:
@@ -168,7 +168,7 @@ def stop(
     found = client.status(job_id)
     if dry_run or found.ended:
         screen.say(f"{job_id} {found.state}" + ("" if found.ended else "; it would be stopped"))
-        screen.result(found)
+        screen.result(_document(found))
         return
     screen.say(f"{job_id} may take {found.grace_s:g} s to end by itself, then it is killed")
     began_s = time.monotonic()
@@ -176,7 +176,7 @@ def stop(
     took_s = time.monotonic() - began_s
     how = "killed, it had not ended" if took_s > found.grace_s else "ended by itself"
     screen.say(f"{job_id} {ended.state}: {how} within {min(took_s, found.grace_s):.0f} s")
-    screen.result(ended)
+    screen.result(_document(ended))
 
 
 def _follow(screen: Screen, client: Client, job_id: str) -> None:
@@ -192,7 +192,7 @@ def _follow(screen: Screen, client: Client, job_id: str) -> None:
     if ended.state == "stopped":
         raise InterruptedByUser(job_id, "was stopped before its end")
     screen.say(f"{job_id} {ended.state}" + (f": {ended.reason}" if ended.reason else ""))
-    screen.result(ended)
+    screen.result(_document(ended))
     raise typer.Exit(ended.exit_code or 0)
 
 
@@ -213,7 +213,12 @@ def _show_jobs(screen: Screen, client: Client) -> None:
         screen.table(_COLUMNS, [_row(job) for job in found])
     else:
         screen.say("no job was submitted to this cluster")
-    screen.result(found)
+    screen.result([_document(job) for job in found])
+
+
+def _document(job: JobStatus) -> dict[str, object]:
+    """What `--json` prints of a job."""
+    return {**plain(job), "exit_code": job.exit_code, "reason": job.reason}
 
 
 def _row(job: JobStatus) -> tuple[object, ...]:

@@ -80,8 +80,8 @@ class Scaling:
     failures: tuple[LaunchFailure, ...] = ()
     most_workers: int | None = None
     """Nodes beside the head that may run at once, of all types together."""
-    refuses: bool = False
-    """It says itself that nothing it may launch would do for some of what is asked."""
+    refused: tuple[Bundle, ...] = ()
+    """The kinds of bundles of which it says itself that nothing it may launch would do."""
 
 
 @dataclass(frozen=True, slots=True)

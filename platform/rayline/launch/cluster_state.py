@@ -23,9 +23,10 @@ import psutil
 import ray
 import yaml
 from ray._private.state import state as global_state
+from ray._raylet import GcsClient
 from ray.autoscaler.v2.schema import ClusterStatus, NodeInfo
 from ray.autoscaler.v2.sdk import get_cluster_status
-from ray.core.generated import gcs_pb2
+from ray.core.generated import autoscaler_pb2, gcs_pb2
 from ray.experimental.internal_kv import _internal_kv_get
 
 from rayline.launch.capacity import Bundle, Node
@@ -150,16 +151,14 @@ def _groups(jobs: Mapping[str, str]) -> Iterator[Holder]:
         group = gcs_pb2.PlacementGroupTableData.FromString(raw)
         if group.state != gcs_pb2.PlacementGroupTableData.CREATED:
             continue
-        held: dict[str, Counter[str]] = {}
+        held: dict[str, Bundle] = {}
         for bundle in group.bundles:
-            amounts = held.setdefault(bundle.node_id.hex(), Counter())
+            amounts = held.setdefault(bundle.node_id.hex(), {})
             for name, amount in bundle.unit_resources.items():
-                # Ray gives every bundle a resource of its own name.
-                if not name.startswith("bundle"):
-                    amounts[name] += amount  # type: ignore[assignment]
+                amounts[name] = amounts.get(name, 0.0) + amount
         job = jobs.get(group.creator_job_id.hex(), "")
         name = group.name or f"placement group {group.placement_group_id.hex()[:8]}"
-        yield Holder(_who(name, job), {node: dict(each) for node, each in held.items()}, job)
+        yield Holder(_who(name, job), held, job)
 
 
 def _actors() -> list[Any]:
@@ -218,7 +217,21 @@ def scaling_of(status: ClusterStatus) -> Scaling | None:
     for launch in launches:
         counts[launch.node_type] += launch.count
     types, most_workers = _limits(counts)
-    return Scaling(types, tuple(launches), tuple(failures), most_workers)
+    refused = () if types else tuple(_refused())
+    return Scaling(types, tuple(launches), tuple(failures), most_workers, refused)
+
+
+def _refused() -> Iterator[Bundle]:
+    """What the newer autoscaler says it can launch nothing for, which its status leaves out."""
+    client = GcsClient(address=ray.get_runtime_context().gcs_address)
+    raw = client.get_cluster_status(timeout_s=_STATUS_TIMEOUT_S)
+    state = autoscaler_pb2.GetClusterStatusReply.FromString(raw).autoscaling_state
+    requests = list(state.infeasible_resource_requests)
+    for gang in state.infeasible_gang_resource_requests:
+        requests.extend(gang.requests)
+        requests.extend(each for one in gang.bundle_selectors for each in one.resource_requests)
+    for request in requests:
+        yield dict(request.resources_bundle)
 
 
 def _typed(names: Iterable[str]) -> list[str]:

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from rayline.launch.capacity import (
+    GRAIN,
     Bundle,
     Node,
     Shortage,
@@ -168,7 +169,7 @@ def _growing(
 ) -> Pending | None:
     """What an autoscaler has to do with it; None where it has nothing."""
     if not scaling.types:
-        if scaling.refuses:
+        if any(_alike(bundle, each) for bundle in wanted.bundles for each in scaling.refused):
             return Pending(
                 "limit",
                 "the autoscaler is at its limit: it says that nothing it may launch would do",
@@ -193,6 +194,12 @@ def _growing(
         return _on_its_way(scaling, {each.name for each in fitting}, now_s)
     more = sum(_room_to_grow(each, scaling) for each in fitting)
     return _at_limit(fitting, scaling, f", {more} more would not do" if more else "")
+
+
+def _alike(one: Bundle, other: Bundle) -> bool:
+    return all(
+        abs(one.get(name, 0.0) - other.get(name, 0.0)) < GRAIN for name in one.keys() | other.keys()
+    )
 
 
 def _room_to_grow(node_type: NodeType, scaling: Scaling) -> int:
