@@ -305,9 +305,6 @@ def test_the_doctor_measures_a_cluster_through_its_dashboard(
     assert found["ray on the nodes"]["level"] == "ok", found
     assert found["python on the nodes"]["text"].endswith(", as here")
     assert "TFLOP/s in fp32" in found["matmul"]["text"]
-    # It leaves nothing behind on the cluster's list.
-    assert run(["list", "--address", dashboard]) == 0
-    assert "rayline-doctor-" not in capsys.readouterr().out
 
 
 def test_a_working_directory_that_is_too_large_is_refused_before_anything_is_sent(
@@ -346,8 +343,8 @@ def test_a_job_that_fails_fails_here_with_its_own_code(
     assert f"{job_id} failed" in shown
 
     assert run(["status", "--address", dashboard, "--json"]) == 0
-    (listed,) = json.loads(capsys.readouterr().out)
-    assert (listed["job_id"], listed["state"]) == (job_id, "failed")
+    newest, *_ = json.loads(capsys.readouterr().out)
+    assert (newest["job_id"], newest["state"], newest["exit_code"]) == (job_id, "failed", 2)
 
     assert run(["logs", job_id, "--address", dashboard]) == 0
     assert "model.registry: " in capsys.readouterr().out

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import time
 from collections.abc import Iterator, Mapping
@@ -99,6 +100,7 @@ def test_a_gang_that_holds_it_is_named(two_nodes: Any, caplog: pytest.LogCapture
         rival.release()
 
 
+@pytest.mark.engines
 def test_every_node_is_measured_and_the_network_between_them(two_nodes: Any) -> None:
     document = probes.measure_cluster()
     assert [node.get("problem") for node in document["nodes"]] == [None] * 3
@@ -140,7 +142,7 @@ def test_a_node_that_is_to_go(two_nodes: Any) -> None:
     assert accepted, reason
     why = told("leaving", [wanted])
     assert f"node {node_id[:8]}" in why.reason
-    assert "is draining and goes in 5" in why.reason
+    assert re.search(r"is draining and goes in (5\d|60) s", why.reason)
     ray.kill(cache)
 
 

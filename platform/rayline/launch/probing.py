@@ -1,12 +1,11 @@
 """The probes, run: here, or on every node of a cluster as a job that brings them along.
 
 A job needs nothing but the dashboard, which is all of a cluster that most users reach, and nothing
-of rayline on the nodes. It is taken off the cluster's list once it has ended.
+of rayline on the nodes.
 """
 
 from __future__ import annotations
 
-import contextlib
 import json
 import secrets
 import shutil
@@ -15,7 +14,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from rayline.errors import RaylineError
+from rayline.errors import PlacementError, RaylineError
 from rayline.launch import probes
 from rayline.launch.finding import Finding
 from rayline.launch.node_health import node_findings
@@ -53,12 +52,11 @@ def _measured_by_job(address: str) -> dict[str, Any]:
         )
     try:
         wait(job_id, address=address, timeout_s=_TIMEOUT_S)
-        document = document_in(logs(job_id, address=address))
-    finally:
-        with contextlib.suppress(RaylineError), reaching(address):
-            stop(job_id, address=address)
-            client.delete_job(job_id)
-    return document
+    except PlacementError:
+        # It hangs, in spite of all its time limits.
+        stop(job_id, address=address)
+        raise
+    return document_in(logs(job_id, address=address))
 
 
 def document_in(log: str) -> dict[str, Any]:
