@@ -135,13 +135,14 @@ class Placement:
         return f"{len(self._bundles)} x ({in_words(self._bundles[0])})"
 
     def _asked_for(self) -> PlacementGroup:
-        return placement_group(
+        group: PlacementGroup = placement_group(
             self._bundles,
             strategy="PACK",
             # Ray wants no two groups of one name.
             name=f"gang {self._name} {secrets.token_hex(2)}" if self._name else "",
             bundle_label_selector=[self._labels] * len(self._bundles) if self._labels else None,
         )
+        return group
 
     def _not_in_time(self, timeout_s: float) -> PlacementError:
         why = why_waiting(self._bundles, self._labels)

@@ -23,7 +23,7 @@ import psutil
 import ray
 import yaml
 from ray._private.state import state as global_state
-from ray._raylet import GcsClient
+from ray._raylet import GcsClient  # type: ignore[attr-defined]
 from ray.autoscaler.v2.schema import ClusterStatus, NodeInfo
 from ray.autoscaler.v2.sdk import get_cluster_status
 from ray.core.generated import autoscaler_pb2, gcs_pb2
@@ -41,6 +41,9 @@ from rayline.launch.cluster_facts import (
     Scaling,
 )
 
+_TABLES: Any = gcs_pb2
+_AUTOSCALER: Any = autoscaler_pb2
+"""Protocol buffers make their classes when they are imported: no checker of types sees them."""
 _STATUS_TIMEOUT_S = 3
 _KNOCK_TIMEOUT_S = 1.0
 _KNOCKED_NODES = 256
@@ -50,7 +53,6 @@ _V1_STATUS_KEY = "__autoscaling_status"
 """Where the older autoscaler keeps its status, as JSON."""
 _UNTYPED_NODE = "node_"
 """How Ray calls a node (followed by its id) that no autoscaler launched."""
-_SUPERVISOR = "JobSupervisor"
 
 
 def look_at_cluster() -> ClusterFacts:
@@ -136,7 +138,7 @@ def _submitted_jobs() -> dict[str, str]:
     table = global_state._connect_and_get_accessor().get_job_table(
         skip_submission_job_info_field=True, skip_is_running_tasks_field=True
     )
-    parsed = [gcs_pb2.JobTableData.FromString(each) for each in table]
+    parsed = [_TABLES.JobTableData.FromString(each) for each in table]
     return {
         each.job_id.hex(): each.config.metadata["job_submission_id"]
         for each in parsed
@@ -148,8 +150,8 @@ def _groups(jobs: Mapping[str, str]) -> Iterator[Holder]:
     """The placement groups that have their room."""
     table = global_state._connect_and_get_accessor().get_placement_group_table()
     for raw in table:
-        group = gcs_pb2.PlacementGroupTableData.FromString(raw)
-        if group.state != gcs_pb2.PlacementGroupTableData.CREATED:
+        group = _TABLES.PlacementGroupTableData.FromString(raw)
+        if group.state != _TABLES.PlacementGroupTableData.CREATED:
             continue
         held: dict[str, Bundle] = {}
         for bundle in group.bundles:
@@ -164,13 +166,13 @@ def _groups(jobs: Mapping[str, str]) -> Iterator[Holder]:
 def _actors() -> list[Any]:
     """Ray's records of its actors; of those that died, Ray keeps the newest."""
     table = global_state._connect_and_get_accessor().get_actor_table(None, None)
-    return [gcs_pb2.ActorTableData.FromString(each) for each in table]
+    return [_TABLES.ActorTableData.FromString(each) for each in table]
 
 
 def _loose_actors(actors: Iterable[Any], jobs: Mapping[str, str]) -> Iterator[Holder]:
     """The actors that hold something outside of any placement group."""
     for actor in actors:
-        if actor.state != gcs_pb2.ActorTableData.ALIVE or actor.placement_group_id.strip(b"\xff"):
+        if actor.state != _TABLES.ActorTableData.ALIVE or actor.placement_group_id.strip(b"\xff"):
             continue
         held: Bundle = {name: amount for name, amount in actor.required_resources.items() if amount}
         if held:
@@ -186,7 +188,7 @@ def _who(name: str, job: str) -> str:
 def _environment_failures(actors: Iterable[Any]) -> Iterator[EnvironmentFailure]:
     """Actors that died for want of their environment, the newest first."""
     for actor in sorted(actors, key=lambda each: -each.end_time):
-        if actor.state == gcs_pb2.ActorTableData.DEAD and actor.death_cause.HasField(
+        if actor.state == _TABLES.ActorTableData.DEAD and actor.death_cause.HasField(
             "runtime_env_failed_context"
         ):
             error = actor.death_cause.runtime_env_failed_context.error_message
@@ -225,7 +227,7 @@ def _refused() -> Iterator[Bundle]:
     """What the newer autoscaler says it can launch nothing for, which its status leaves out."""
     client = GcsClient(address=ray.get_runtime_context().gcs_address)
     raw = client.get_cluster_status(timeout_s=_STATUS_TIMEOUT_S)
-    state = autoscaler_pb2.GetClusterStatusReply.FromString(raw).autoscaling_state
+    state = _AUTOSCALER.GetClusterStatusReply.FromString(raw).autoscaling_state
     requests = list(state.infeasible_resource_requests)
     for gang in state.infeasible_gang_resource_requests:
         requests.extend(gang.requests)

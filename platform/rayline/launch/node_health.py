@@ -138,7 +138,7 @@ def _speeds(nodes: Sequence[Facts]) -> Iterator[Finding]:
         kinds.setdefault((each["name"], each["precision"]), []).append((node, each))
     for (kind, precision), found in kinds.items():
         middle = statistics.median(each["flops_per_s"] for _, each in found)
-        peak = device_peak_flops_per_s(kind, precision)
+        peak = device_peak_flops_per_s(kind, "fp32" if precision == "fp32" else "bf16")
         slow = False
         for node, each in found:
             where = f"{_name(node)} {each['device']}"

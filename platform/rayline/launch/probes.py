@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import json
+import logging
 import os
 import platform
 import shutil
@@ -71,7 +72,8 @@ class Prober:
 
         with socket.socket() as probe:
             probe.bind(("", 0))
-            return ray.util.get_node_ip_address(), probe.getsockname()[1]
+            here: str = ray.util.get_node_ip_address()  # type: ignore[no-untyped-call]
+            return here, probe.getsockname()[1]
 
     def join(self, rank: int, count: int, host: str, port: int, backend: str) -> None:
         """Become a rank of one group over all nodes."""
@@ -144,7 +146,7 @@ def measure_cluster() -> dict[str, Any]:
     import ray
 
     nodes = [node for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
-    free = ray._private.state.available_resources_per_node()
+    free = ray._private.state.available_resources_per_node()  # type: ignore[no-untyped-call]
     probers = [_prober(ray, node, free.get(node["NodeID"], {})) for node in nodes]
     found = [
         {
@@ -305,7 +307,7 @@ def main() -> None:
     """The script: measure the cluster that this process runs in, print the document."""
     import ray
 
-    ray.init(address="auto", log_to_driver=False, logging_level="WARNING")
+    ray.init(address="auto", log_to_driver=False, logging_level=logging.WARNING)
     sys.stdout.write(MARK + json.dumps(measure_cluster()) + "\n")
 
 
