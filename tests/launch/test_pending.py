@@ -112,6 +112,11 @@ def test_a_runtime_environment_that_fails_is_told_with_its_error() -> None:
     told = why_pending(two_by(2), facts(node("a", 8), environment_failures=(failed,)))
     assert told.kind == "environment"
     assert "of Worker cannot be set up (pip: no such package nope)" in told.reason
+    traced = replace(
+        failed, error="[Node 10.0.0.1] Traceback (most recent call last):\n  File x\nOSError: no\n"
+    )
+    told = why_pending(two_by(2), facts(node("a", 8), environment_failures=(traced,)))
+    assert "(OSError: no)" in told.reason
     another = replace(failed, job="0200")
     old = replace(failed, at_s=NOW_S - 5000)
     told = why_pending(two_by(2), facts(node("a", 8), environment_failures=(another, old)))

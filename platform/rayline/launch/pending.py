@@ -69,7 +69,7 @@ def why_pending(wanted: Wanted, facts: ClusterFacts) -> Pending:
             return Pending(
                 "environment",
                 f"the runtime environment of {failure.who} cannot be set up "
-                f"({_first_line(failure.error)})",
+                f"({_gist(failure.error)})",
                 "mend its runtime_env; the whole story is in runtime_env_setup-*.log on the node",
             )
     everything = [*facts.nodes, *(each.node for each in facts.leaving)]
@@ -238,7 +238,7 @@ def _on_its_way(scaling: Scaling, names: set[str], now_s: float) -> Pending:
         newest = max(failed, key=lambda each: each.at_s or 0.0)
         return Pending(
             "launch",
-            f"the autoscaler could not launch {newest.node_type} ({_first_line(newest.reason)})",
+            f"the autoscaler could not launch {newest.node_type} ({_gist(newest.reason)})",
             "ask the provider for quota or another zone, or allow another type in the cluster YAML",
         )
     if coming:
@@ -308,6 +308,9 @@ def _ago(since_s: float | None, now_s: float) -> str:
     return "" if since_s is None else f" {max(0.0, now_s - since_s):.0f} s ago"
 
 
-def _first_line(text: str) -> str:
+def _gist(text: str) -> str:
+    """The line that says what went wrong: of a traceback the last one, else the first."""
     lines = [line.strip() for line in text.strip().splitlines() if line.strip()]
-    return lines[0][:200] if lines else "no reason was given"
+    if not lines:
+        return "no reason was given"
+    return lines[-1 if any("Traceback (most recent" in line for line in lines) else 0][:200]
