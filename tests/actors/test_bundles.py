@@ -7,16 +7,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rayline.actors.bundles import (
-    Bundle,
-    Node,
     gang_bundles,
     memory_bundles,
     neighbourly,
-    shortage,
     uses_gpu,
     worker_bundle,
 )
 from rayline.errors import SpecError
+from rayline.launch.capacity import Bundle, Node, shortage
 from rayline.spec import ParallelPlan, ResourceSpec
 
 

@@ -115,13 +115,23 @@ def listens(port: int) -> bool:
 GROWS = """
 import sys, time
 from rayline.actors import cluster, placement
+from rayline.errors import PlacementError
+from rayline.launch.cluster_state import look_at_cluster
+from rayline.launch.pending import Wanted, why_pending
 cluster.ensure_ray(sys.argv[1])
 deadline = time.monotonic() + 30
 while not cluster.cluster_autoscales():
     assert time.monotonic() < deadline, "never seen to grow"
     time.sleep(0.2)
 placement.refuse_impossible([{"GPU": 4.0}])
-print("grows")
+try:
+    placement.refuse_impossible([{"GPU": 5.0}])
+except PlacementError as refused:
+    print(refused.problem)
+began = time.monotonic()
+print(why_pending(Wanted([{"GPU": 4.0}] * 2), look_at_cluster()))
+print(why_pending(Wanted([{"GPU": 4.0}]), look_at_cluster()).kind)
+print(time.monotonic() - began < 5)
 """
 
 
@@ -133,7 +143,14 @@ def test_a_cluster_that_grows_is_waited_for(growing_cluster: str) -> None:
         timeout=120,
         check=False,
     )
-    assert told.stdout.endswith("grows\n"), told.stderr
+    assert told.returncode == 0, told.stderr
+    refused, limit, one, in_time = told.stdout.splitlines()
+    assert refused.startswith("needs 5 GPUs on one node; the largest node has 0, and no node that")
+    assert limit.startswith(
+        "the autoscaler is at its limit (0 of at most 1 large, 1 more would not"
+    )
+    assert "raise max_workers of large" in limit
+    assert (one, in_time) == ("scaling", "True")
 
 
 def test_an_address_where_nothing_listens_is_told() -> None:

@@ -11,11 +11,11 @@ from typing import Any
 import pytest
 
 from rayline.actors import controller
-from rayline.actors.bundles import Node
 from rayline.actors.chaos import faulty_rank
 from rayline.actors.driver import train
 from rayline.actors.elastic import Elastic, with_own_room
 from rayline.errors import PlacementError
+from rayline.launch.capacity import Node
 from rayline.spec import Fault, JobSpec, ModelShape, StepReport, TrainResult, WorkerContext
 from rayline.tracking import read_run
 from rayline.train.link import Link

@@ -10,11 +10,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from rayline.actors.bundles import Node
 from rayline.actors.tokenizing import RowTokenizer, idle_cpus, tokenize_on_cluster
 from rayline.data import ShardTask, SourceFile, TokenCache, load_dataset, shards
 from rayline.data.source import FilePart
 from rayline.errors import SpecError
+from rayline.launch.capacity import Node
 from rayline.models.tiny import byte_tokenizer
 from rayline.spec import JobSpec
 

@@ -24,6 +24,7 @@ VERBS = (
     "export",
     "import",
     "keys",
+    "list",
     "logs",
     "models",
     "plan",

@@ -2,6 +2,10 @@
 
 import socket
 import sqlite3
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
 import pytest
@@ -9,6 +13,7 @@ import pytest
 from rayline.launch import Finding, doctor
 from rayline.launch.doctor import (
     address_findings,
+    collectives_finding,
     compiler_finding,
     cpu_finding,
     gpu_finding,
@@ -16,6 +21,7 @@ from rayline.launch.doctor import (
     space_finding,
     store_finding,
     token_finding,
+    tracking_finding,
 )
 
 
@@ -105,6 +111,8 @@ def test_an_address_that_the_environment_overrides_is_an_error() -> None:
     assert list(address_findings(None, {})) == []
     (finding,) = address_findings(None, {"RAY_AUTH_MODE": "disabled"})
     assert finding.level == "warning"
+    (finding,) = address_findings(None, {"RAY_AUTH_MODE": "token"})
+    assert finding.level == "ok"
     (finding,) = address_findings(None, {"RAY_AUTH_MODE": "tokens"})
     assert finding.level == "error"
 
@@ -134,3 +142,49 @@ def test_a_store_that_is_no_database_is_told(tmp_path: Path) -> None:
     (tmp_path / "mlflow.db").unlink()
     sqlite3.connect(tmp_path / "mlflow.db").execute("CREATE TABLE runs (id)")
     assert store_finding("sqlite:///mlflow.db", tmp_path).level == "ok"
+
+
+@contextmanager
+def answering(status: int, text: str) -> Iterator[str]:
+    class Answer(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(status if self.path == "/health" else 404)
+            self.end_headers()
+            self.wfile.write(text.encode())
+
+        def log_message(self, *words: object) -> None:
+            pass
+
+    with HTTPServer(("127.0.0.1", 0), Answer) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+
+
+@pytest.mark.parametrize(
+    ("status", "text", "level", "words"),
+    [
+        (200, "OK", "ok", "answers"),
+        (401, "", "warning", "asks who you are"),
+        (200, "<html>", "error", "not as MLflow does"),
+        (502, "", "error", "answers 502"),
+    ],
+)
+def test_an_mlflow_server_is_asked(
+    status: int, text: str, level: str, words: str, tmp_path: Path
+) -> None:
+    with answering(status, text) as uri:
+        finding = tracking_finding(uri, tmp_path)
+    assert (finding.level, words in finding.text) == (level, True)
+    assert bool(finding.fix) == (level != "ok")
+
+
+def test_an_mlflow_server_that_is_not_there(tmp_path: Path) -> None:
+    assert tracking_finding("http://127.0.0.1:9", tmp_path).level == "error"
+    assert tracking_finding("databricks", tmp_path).level == "ok"
+
+
+def test_what_ranks_meet_over() -> None:
+    assert "gloo" in collectives_finding(False, None).text
+    assert collectives_finding(True, "2.30.1").text == "NCCL 2.30.1"
+    assert collectives_finding(True, None).level == "error"

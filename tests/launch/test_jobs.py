@@ -10,6 +10,8 @@ import pytest
 
 from rayline.errors import SpecError
 from rayline.launch import JobStatus, submit
+from rayline.launch.job_status import waiting_for
+from rayline.launch.submission import chosen_environment, next_attempt
 
 if TYPE_CHECKING:
     from conftest import ProtectedCluster
@@ -23,7 +25,7 @@ from rayline import launch
 from rayline.errors import RaylineError
 address, working_dir, spec, *overrides = sys.argv[1:]
 try:
-    job = launch.submit(spec, overrides, address=address, working_dir=working_dir)
+    job = launch.submit(spec, overrides, address=address, working_dir=working_dir).job_id
     ended = launch.wait(job, address=address, timeout_s=200, on_log=sys.stdout.write)
     whole = launch.logs(job, address=address)
     print("\\njob", job, ended.state, ended.driver_exit_code, len(whole))
@@ -37,7 +39,7 @@ STOP = """
 import json, sys, time
 from rayline import launch
 address, working_dir, spec, *overrides = sys.argv[1:]
-job = launch.submit(spec, overrides, address=address, working_dir=working_dir)
+job = launch.submit(spec, overrides, address=address, working_dir=working_dir).job_id
 while "step 2 " not in launch.logs(job, address=address):
     assert not launch.status(job, address=address).ended, launch.logs(job, address=address)
     time.sleep(0.5)
@@ -158,7 +160,10 @@ def test_nothing_listens_and_another_address_is_set(
         ("failed", 2, 2),
         ("failed", 5, 5),
         ("failed", None, 4),
-        ("failed", -9, 4),
+        ("failed", -9, 137),
+        ("failed", 137, 137),
+        ("failed", 3, 3),
+        ("failed", 300, 4),
         ("stopped", None, 130),
         ("stopped", 0, 130),
     ],
@@ -195,3 +200,73 @@ def test_a_spec_outside_the_working_directory_is_refused(tmp_path: Path) -> None
     (tmp_path / "jobs" / "train.py").write_text("")
     with pytest.raises(SpecError, match="would not travel"):
         submit(QUICKSTART, address="http://127.0.0.1:1", working_dir=tmp_path)
+
+
+def job(job_id: str, state: str, code: int | None = None, message: str = "") -> JobStatus:
+    return JobStatus(job_id, state, "python x", message, code, None, None)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("code", "message", "reason"),
+    [
+        (3, "Job entrypoint command failed ...", "its process exited with 3"),
+        (-9, "", "its process was killed by SIGKILL, as the kernel does where memory is short"),
+        (143, "", "its process was killed by SIGTERM"),
+        (None, "\nruntime_env setup failed: pip\nmore", "runtime_env setup failed: pip"),
+        (None, "", "Ray lost it"),
+    ],
+)
+def test_how_a_job_failed_is_told_in_a_line(code: int | None, message: str, reason: str) -> None:
+    assert job("j", "failed", code, message).reason == reason
+    assert job("j", "succeeded", 0).reason == ""
+
+
+def test_a_job_says_what_it_waits_for() -> None:
+    assert waiting_for("pending", "set up", "") == "set up"
+    told = "waiting for room for 2 x (4 GPUs): gang a holds 8"
+    assert waiting_for("running", "", f"begun\n{told}\n\n") == told
+    assert waiting_for("running", "", f"{told}\nstep 1 loss 3\n") == ""
+    assert waiting_for("failed", "", told) == ""
+
+
+@pytest.mark.parametrize(
+    ("known", "again", "job_id", "is_new", "words"),
+    [
+        ([], False, "a-12345678", True, ""),
+        ([("b-12345678", "running")], False, "a-12345678", True, ""),
+        ([("a-12345678", "pending")], False, "a-12345678", False, "waits as a-12345678"),
+        ([("a-12345678", "running")], False, "a-12345678", False, "runs as a-12345678"),
+        ([("a-12345678", "succeeded")], False, "a-12345678", False, "succeeded as"),
+        ([("a-12345678", "succeeded")], True, "a-12345678-2", True, "succeeded before"),
+        ([("a-12345678", "failed")], False, "a-12345678-2", True, "failed before"),
+        (
+            [("a-12345678", "failed"), ("a-12345678-10", "running"), ("a-12345678-9", "stopped")],
+            False,
+            "a-12345678-10",
+            False,
+            "runs as a-12345678-10",
+        ),
+        ([("a-12345678-2", "stopped")], False, "a-12345678-3", True, "was stopped before"),
+    ],
+)
+def test_a_spec_is_sent_once_and_then_followed(
+    known: list[tuple[str, str]], again: bool, job_id: str, is_new: bool, words: str
+) -> None:
+    meant = next_attempt("a-12345678", [job(name, state) for name, state in known], again)
+    assert (meant.job_id, meant.is_new) == (job_id, is_new)
+    assert words in meant.note
+    assert bool(words) == bool(meant.note)
+
+
+def test_the_environment_travels_by_name_alone() -> None:
+    here = {"HF_TOKEN": "secret", "OTHER": "x", "RAY_ADDRESS": "y"}
+    assert chosen_environment([], here) == {}
+    assert chosen_environment(["HF_TOKEN"], here) == {"HF_TOKEN": "secret"}
+    for name, words in {
+        "A": "is not set",
+        "HF_TOKEN=b": "seen by others",
+        "RAY_ADDRESS": "own",
+    }.items():
+        with pytest.raises(SpecError, match=words) as refused:
+            chosen_environment([name], here)
+        assert refused.value.subject == "--env"

@@ -5,10 +5,11 @@ train(job) ── Placement ── Gang ── Worker ── rayline.train.loop.
                  └─ Controller ─┘   (decisions: bundles, seating, failure: plain functions)
 """
 
-from rayline.actors.bundles import Node, shortage, trial_bundles
+from rayline.actors.bundles import trial_bundles
 from rayline.actors.cluster import cluster_autoscales, ensure_ray, join_ray, nodes
 from rayline.actors.driver import JobOutcome, job_of_run, train
-from rayline.actors.placement import refuse_impossible
+from rayline.actors.placement import refuse_impossible, why_waiting
+from rayline.launch.capacity import Node, shortage
 
 __all__ = [
     "JobOutcome",
@@ -22,4 +23,5 @@ __all__ = [
     "shortage",
     "train",
     "trial_bundles",
+    "why_waiting",
 ]

@@ -1,4 +1,4 @@
-"""What a gang asks of the cluster, and whether the cluster could ever give it: arithmetic, no Ray.
+"""What a gang asks of the cluster: arithmetic, no Ray.
 
 The bundle is the unit of locality. One bundle holds one tensor group, and Ray never splits a bundle
 over nodes, so a tensor group never straddles them. All bundles of a gang are alike: which of them a
@@ -8,39 +8,12 @@ stages) lie on the same node or on the next.
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from math import ceil, floor
 
 from rayline.errors import SpecError
+from rayline.launch.capacity import GRAIN, Bundle, Node
 from rayline.spec import JobSpec, ParallelPlan, ResourceSpec
-
-Bundle = dict[str, float]
-"""Ray resource name to amount."""
-
-_GRAIN = 1e-4
-"""Ray counts resources in ten-thousandths."""
-
-
-@dataclass(frozen=True, slots=True)
-class Node:
-    """One node of the cluster and its resources, by Ray's names: CPU, GPU, custom ones."""
-
-    id: str
-    address: str
-    total: dict[str, float]
-    available: dict[str, float]
-
-
-@dataclass(frozen=True, slots=True)
-class Shortage:
-    """Why bundles cannot be placed, however long one waits."""
-
-    resource: str
-    """Ray's name of what lacks most."""
-    text: str
-    """What is needed and what there is."""
 
 
 def uses_gpu(resources: ResourceSpec, nodes: Iterable[Node]) -> bool:
@@ -96,34 +69,10 @@ def memory_bundles(plan: ParallelPlan, worker_bytes: int) -> list[Bundle]:
     return [{"memory": float(plan.tensor * worker_bytes)} for _ in range(groups)]
 
 
-def shortage(bundles: Sequence[Bundle], nodes: Sequence[Node]) -> Shortage | None:
-    """Why `nodes`, were they all free, could not hold `bundles`; None where they could.
-
-    Each kind of bundle is looked at by itself, which is exact for a gang: its bundles are alike.
-    """
-    kinds = Counter(tuple(sorted(bundle.items())) for bundle in bundles)
-    for items, count in kinds.items():
-        kind = dict(items)
-        room = sum(_holds(node, kind) for node in nodes)
-        if room == 0:
-            return _too_large(kind, nodes)
-        if room < count:
-            scarcest = min(kind, key=lambda name: sum(_holds(n, {name: kind[name]}) for n in nodes))
-            wanted = f"needs {count} x ({in_words(kind)})"
-            return Shortage(scarcest, f"{wanted}; the nodes have room for {room} of them")
-    return None
-
-
 def neighbourly(node_of_bundle: Sequence[str]) -> list[int]:
     """Indices of bundles, those on one node side by side; nodes in the order of appearance."""
     first = {node: index for index, node in reversed(list(enumerate(node_of_bundle)))}
     return sorted(range(len(node_of_bundle)), key=lambda index: first[node_of_bundle[index]])
-
-
-def in_words(bundle: Bundle) -> str:
-    """Such as `4 GPUs, 2 CPUs`."""
-    order = sorted(bundle, key=lambda name: (name != "GPU", name != "CPU", name))
-    return ", ".join(_amount(name, bundle[name]) for name in order) or "nothing"
 
 
 def _times(count: int, amount: float) -> float:
@@ -134,32 +83,4 @@ def _gpus(workers: int, share: float) -> float:
     """GPUs that `workers` need side by side. A part of a GPU is never spread over two of them."""
     if share >= 1 or workers * share <= 1:
         return _times(workers, share)
-    return float(ceil(workers / floor(1 / share + _GRAIN)))
-
-
-def _holds(node: Node, bundle: Bundle) -> int:
-    """How many such bundles the node, were it free, could hold."""
-    return min(floor(node.total.get(name, 0.0) / need + _GRAIN) for name, need in bundle.items())
-
-
-def _too_large(bundle: Bundle, nodes: Sequence[Node]) -> Shortage:
-    """The shortage where not even one such bundle finds a node."""
-    order = sorted(bundle, key=lambda name: (name != "GPU", name))
-    for name in order:
-        most = max((node.total.get(name, 0.0) for node in nodes), default=0.0)
-        if most + _GRAIN < bundle[name]:
-            shown = f"{most / 2**30:.1f} GiB" if name == "memory" else f"{most:g}"
-            wanted = f"needs {_amount(name, bundle[name])} on one node"
-            return Shortage(name, f"{wanted}; the largest node has {shown}")
-    each = "; ".join(
-        in_words({name: node.total.get(name, 0.0) for name in bundle}) for node in nodes
-    )
-    wanted = f"needs {in_words(bundle)} on one node"
-    return Shortage(order[0], f"{wanted}; no node has all of it: {each}")
-
-
-def _amount(name: str, amount: float) -> str:
-    if name == "memory":
-        return f"{amount / 2**30:.1f} GiB of memory"
-    plural = "s" if name in ("CPU", "GPU") and amount != 1 else ""
-    return f"{amount:g} {name}{plural}"
+    return float(ceil(workers / floor(1 / share + GRAIN)))

@@ -1,14 +1,11 @@
 """The Ray cluster: joined or started, and what its nodes have.
 
-Ray has no public call for what is free on each node, nor for whether a cluster grows by itself.
-Both are read from the autoscaler's status, the source of `ray status` (ray.autoscaler.v2.sdk, Ray
-2.60); tests/actors/test_cluster.py holds that. Nor has it one for the nodes that are to go, which
-Ray Train reads from the same place as this does. Nothing else here reads the cluster's state.
+What a cluster's state says is read in launch/cluster_state.py, but for the nodes that are to go,
+which Ray Train reads from the same place as this does.
 """
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import signal
@@ -18,24 +15,16 @@ import time
 from collections.abc import Iterable
 from typing import Any
 
-import grpc
 import ray
 from ray._private.state import state as global_state
-from ray.autoscaler.v2.schema import ClusterStatus
-from ray.autoscaler.v2.sdk import get_cluster_status
-from ray.experimental.internal_kv import _internal_kv_get
 
-from rayline.actors.bundles import Node
 from rayline.errors import PlacementError, SpecError
+from rayline.launch.capacity import Node
+from rayline.launch.cluster_state import answers, cluster_status, node_of, scaling_of
 
-_UNTYPED_NODE = "node_"
-"""How Ray calls a node (followed by its id) that no autoscaler launched."""
 _KNOCK_TIMEOUT_S = 5.0
-_HEALTH_CHECK = "/grpc.health.v1.Health/Check"
 _DEATH_TIMEOUT_S = 60.0
 _LOOK_S = 0.2
-_V1_STATUS_KEY = "__autoscaling_status"
-"""Where the older autoscaler keeps its status, as JSON."""
 
 
 def ensure_ray(address: str | None = None) -> None:
@@ -96,13 +85,11 @@ def _remedy(message: str) -> str:
 
 def nodes() -> list[Node]:
     """The nodes that are alive and stay. Figures are up to a second old."""
-    status, going = _status(), draining_nodes()
+    status, going = cluster_status(), draining_nodes()
     return [
-        Node(
-            node.node_id or "", node.ip_address, node.total_resources(), node.available_resources()
-        )
-        for node in [*status.active_nodes, *status.idle_nodes]
-        if node.node_id not in going
+        node_of(each)
+        for each in [*status.active_nodes, *status.idle_nodes]
+        if each.node_id not in going
     ]
 
 
@@ -123,7 +110,7 @@ def lost_nodes(suspects: Iterable[str]) -> set[str]:
     gone = set()
     for suspect in suspects:
         deadline_s = time.monotonic() + _DEATH_TIMEOUT_S
-        while (node := _known(suspect)) is not None and not _answers(node):
+        while (node := _known(suspect)) is not None and not answers(node, _KNOCK_TIMEOUT_S):
             if time.monotonic() > deadline_s:
                 break
             time.sleep(_LOOK_S)
@@ -138,36 +125,6 @@ def _known(node_id: str) -> dict[str, Any] | None:
     return next((one for one in known if one["NodeID"] == node_id and one["Alive"]), None)
 
 
-def _answers(node: dict[str, Any]) -> bool:
-    """Whether a node's manager answers the question that Ray's control store asks it too. Not
-    whether it listens: for a process that is stopped the kernel goes on to accept connections."""
-    address = f"{node['NodeManagerAddress']}:{node['NodeManagerPort']}"
-    with grpc.insecure_channel(address) as channel:
-        try:
-            channel.unary_unary(_HEALTH_CHECK)(b"", timeout=_KNOCK_TIMEOUT_S)
-        except grpc.RpcError as wrong:
-            silent = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED)
-            # To be refused is an answer.
-            return wrong.code() not in silent
-    return True
-
-
 def cluster_autoscales() -> bool:
-    """Whether nodes may yet come by themselves, so that what no node holds now may fit later.
-
-    A launcher gives the nodes it starts a type; on a laptop and on a cluster made by hand there is
-    none, whichever of Ray's two autoscalers reports.
-    """
-    status = _status()
-    names = [
-        node.ray_node_type_name
-        for node in [*status.active_nodes, *status.idle_nodes, *status.pending_nodes]
-    ]
-    names += [launch.ray_node_type_name for launch in status.pending_launches]
-    older = json.loads(_internal_kv_get(_V1_STATUS_KEY) or "{}").get("autoscaler_report") or {}
-    names += (older.get("node_type_mapping") or {}).values()
-    return any(name and not name.startswith(_UNTYPED_NODE) for name in names)
-
-
-def _status() -> ClusterStatus:
-    return get_cluster_status(ray.get_runtime_context().gcs_address)
+    """Whether nodes may yet come by themselves, so that what no node holds now may fit later."""
+    return scaling_of(cluster_status()) is not None

@@ -279,7 +279,9 @@ class Controller:
         if job is None:
             raise self._elastic.no_room(cluster.nodes())
         self._assignment = replace(self._assignment, job=job)
-        self._placement = Placement(self._elastic.bundles(job))
+        self._placement = Placement(
+            self._elastic.bundles(job), name=job.name, labels=job.resources.labels
+        )
         self._gang = Gang(self._assignment, self._gang.epoch)
         log.warning("%s takes the place of %s", job.plan, before)
         self._on_event("replanned", f"{job.plan} takes the place of {before}")

@@ -16,11 +16,11 @@ import ray
 from ray.actor import ActorHandle
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from rayline.actors.bundles import Bundle
 from rayline.actors.environment import workers_environment
 from rayline.actors.placement import Placement
 from rayline.actors.seating import Whereabouts, bundle_of_rank
 from rayline.actors.worker import Worker
+from rayline.launch.capacity import Bundle
 from rayline.spec import ParallelPlan
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ray.util.placement_group import PlacementGroup
@@ -26,6 +26,7 @@ from rayline.actors.recovery import Recovery
 from rayline.actors.tokenizing import tokenize_on_cluster
 from rayline.actors.worker import RankFunction, train_rank
 from rayline.errors import InterruptedByUser, SpecError
+from rayline.launch.capacity import Node
 from rayline.planner import estimate_memory, read_model_shape
 from rayline.spec import (
     DataSpec,
@@ -131,13 +132,26 @@ def _placement(
     """Room for the job, not reserved yet. Raises PlacementError where the cluster could not hold it
     even if it were idle, and not under a narrower plan either."""
     bundles = gang_bundles(job.plan, job.resources, gpu)
-    if elastic is None or not elastic.could_fit(cluster.nodes()):
+    labels = job.resources.labels
+    nodes = cluster.nodes()
+    if elastic is None or not elastic.could_fit(nodes):
         if lent is None:
-            refuse_impossible(bundles)
+            refuse_impossible(bundles, labels, nearest=_nearest(Elastic(job, shape, gpu), nodes))
         if not gpu:
             worker_bytes = estimate_memory(shape, job).total_bytes
-            refuse_impossible(memory_bundles(job.plan, worker_bytes))
-    return Placement(bundles, lent)
+            refuse_impossible(memory_bundles(job.plan, worker_bytes), labels)
+    return Placement(bundles, lent, name=job.name, labels=labels)
+
+
+def _nearest(elastic: Elastic, nodes: Sequence[Node]) -> str:
+    """The options that make the job one which the nodes, were they idle, could hold."""
+    idle = [replace(node, available=node.total) for node in nodes]
+    fitting = elastic.fitting(idle)
+    if fitting is None or fitting.plan == elastic.wanted.plan:
+        return ""
+    before, after = elastic.wanted.plan.flat(), fitting.plan.flat()
+    changes = [f"--set plan.{key}={after[key]}" for key in after if after[key] != before[key]]
+    return " ".join(changes)
 
 
 def anchored_job(job: JobSpec, home: Path) -> JobSpec:

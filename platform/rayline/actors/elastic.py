@@ -6,16 +6,9 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
-from rayline.actors.bundles import (
-    Bundle,
-    Node,
-    gang_bundles,
-    in_words,
-    memory_bundles,
-    shortage,
-    worker_bundle,
-)
+from rayline.actors.bundles import gang_bundles, memory_bundles, worker_bundle
 from rayline.errors import PlacementError
+from rayline.launch.capacity import Bundle, Node, bearing, in_words, shortage
 from rayline.planner import estimate_memory, narrower_plans, widest_that_fits
 from rayline.spec import JobSpec, ModelShape
 
@@ -63,13 +56,14 @@ class Elastic:
         )
 
     def _fits(self, job: JobSpec, free: Sequence[Node], nodes: Sequence[Node]) -> bool:
-        if shortage(self.bundles(job), free) is not None:
+        labels = job.resources.labels
+        if shortage(self.bundles(job), bearing(free, labels)) is not None:
             return False
         if self.gpu:
             return True
         # Memory is not asked of Ray, so what is free of it is not known: only what there is.
         worker_bytes = estimate_memory(self.shape, job).total_bytes
-        return shortage(memory_bundles(job.plan, worker_bytes), nodes) is None
+        return shortage(memory_bundles(job.plan, worker_bytes), bearing(nodes, labels)) is None
 
 
 def with_own_room(nodes: Sequence[Node], held: Iterable[tuple[str, Bundle]]) -> list[Node]:

@@ -20,7 +20,6 @@ import ray
 from ray.exceptions import RayError, RayTaskError
 
 from rayline.actors import cluster
-from rayline.actors.bundles import Bundle
 from rayline.actors.crew import Crew
 from rayline.actors.effort import Effort
 from rayline.actors.failure import Failure, death_of, failure_of, hang_of, slow_of, worker_name
@@ -33,6 +32,7 @@ from rayline.actors.seating import NO_SNAPSHOTS, Opened, contexts, one_device, s
 from rayline.actors.vigil import Vigil
 from rayline.actors.worker import RankFunction, warm_modules
 from rayline.errors import InterruptedByUser, PlacementError, RaylineError
+from rayline.launch.capacity import Bundle
 from rayline.spec import JobSpec, ModelShape, StepReport, TrainResult
 
 log = logging.getLogger(__name__)

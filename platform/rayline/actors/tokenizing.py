@@ -14,9 +14,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
-from rayline.actors.bundles import Node
 from rayline.actors.environment import workers_environment
 from rayline.errors import RaylineError
+from rayline.launch.capacity import Node
 from rayline.spec import JobSpec
 from rayline.train.tokens import ShardDone, ShardTask, Tokenizing, do_task, make_tokens
 

@@ -49,7 +49,8 @@ _VERBS = (
     ("Train", following.attach, "rayline attach 9f2c61d0"),
     ("Look back", records.runs, "rayline runs --limit 5"),
     ("On a cluster", jobs.submit, "rayline submit jobs/specs/quickstart.yaml"),
-    ("On a cluster", jobs.status, "rayline status"),
+    ("On a cluster", jobs.status, "rayline status quickstart-1a2b3c4d"),
+    ("On a cluster", jobs.list_, "rayline list"),
     ("On a cluster", jobs.logs, "rayline logs quickstart-1a2b3c4d"),
     ("On a cluster", jobs.stop, "rayline stop quickstart-1a2b3c4d"),
 )

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Annotated
 
 import typer
 
 from rayline.cli.deployment_plans import deployment_document, show_deployment_plan
-from rayline.cli.options import JobsUrl, Json, Sets, SpecFile, Verbose
+from rayline.cli.options import JobsUrl, Json, Sets, SpecFile, TrackingUri, Verbose
 from rayline.cli.plans import plan_document, show_job_plan
 from rayline.cli.screen import Screen
 from rayline.errors import PlacementError
@@ -49,14 +50,29 @@ def is_serve_spec(file: Path) -> bool:
     return serving > training
 
 
-def doctor(address: JobsUrl = None, json: Json = False, verbose: Verbose = False) -> None:
+def doctor(
+    address: JobsUrl = None,
+    probe: Annotated[
+        bool,
+        typer.Option(
+            "--probe",
+            help="Measure this machine, or every node of the cluster: matrix products, the network "
+            "between nodes, clocks, versions. A minute; it wants the GPUs idle.",
+        ),
+    ] = False,
+    tracking_uri: TrackingUri = None,
+    json: Json = False,
+    verbose: Verbose = False,
+) -> None:
     """Check this machine, and a cluster where one is given; say how to mend each fault.
 
     Exit code 3 where something would fail."""
     from rayline.sdk import Client
+    from rayline.spec import TrackingSpec
 
     screen = Screen(json_wanted=json, verbose=verbose)
-    findings = Client(jobs_url=address).doctor()
+    tracking = TrackingSpec() if tracking_uri is None else TrackingSpec(uri=tracking_uri)
+    findings = Client(jobs_url=address, tracking=tracking).doctor(probe=probe)
     screen.table(
         ["", "check", "found", "to do"],
         [(finding.level, finding.name, finding.text, finding.fix) for finding in findings],

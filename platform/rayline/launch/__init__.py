@@ -6,21 +6,33 @@
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from rayline.launch.doctor import Finding, doctor
+from rayline.launch.doctor import doctor
+from rayline.launch.finding import Finding
 
 if TYPE_CHECKING:
-    from rayline.launch.jobs import JobStatus as JobStatus
+    from rayline.launch.job_status import JobStatus as JobStatus
     from rayline.launch.jobs import list_jobs as list_jobs
     from rayline.launch.jobs import logs as logs
     from rayline.launch.jobs import status as status
     from rayline.launch.jobs import stop as stop
-    from rayline.launch.jobs import submit as submit
     from rayline.launch.jobs import wait as wait
+    from rayline.launch.submission import Submission as Submission
+    from rayline.launch.submission import submit as submit
 
-_JOBS = ("JobStatus", "list_jobs", "logs", "status", "stop", "submit", "wait")
+_HOMES = {
+    "JobStatus": "job_status",
+    "Submission": "submission",
+    "list_jobs": "jobs",
+    "logs": "jobs",
+    "status": "jobs",
+    "stop": "jobs",
+    "submit": "submission",
+    "wait": "jobs",
+}
 __all__ = [
     "Finding",
     "JobStatus",
+    "Submission",
     "doctor",
     "list_jobs",
     "logs",
@@ -32,6 +44,6 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    if name in _JOBS:
-        return getattr(import_module("rayline.launch.jobs"), name)
+    if name in _HOMES:
+        return getattr(import_module(f"rayline.launch.{_HOMES[name]}"), name)
     raise AttributeError(f"module 'rayline.launch' has no attribute {name!r}")

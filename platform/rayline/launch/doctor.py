@@ -15,17 +15,14 @@ import sqlite3
 import stat
 import subprocess
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import PackageNotFoundError, distributions, version
 from pathlib import Path
-from typing import Literal
 
 import httpx
 
 from rayline.launch.addresses import address_conflict, token_file
+from rayline.launch.finding import Finding
 from rayline.spec import TrackingSpec
-
-Level = Literal["ok", "warning", "error"]
 
 _PACKAGES = {
     "ray": ("ray", "train"),
@@ -44,39 +41,48 @@ _SHM_WANTED_BYTES = 1 * _GIB
 _ASK_TIMEOUT_S = 5.0
 
 
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """One thing that was looked at."""
-
-    name: str
-    level: Level
-    """error: something will fail; warning: something may, or is slower than it could be."""
-    text: str
-    """What was found."""
-    fix: str = ""
-    """What to do; empty where nothing needs to be done."""
-
-
-def doctor(address: str | None = None, folder: Path | None = None) -> list[Finding]:
+def doctor(
+    address: str | None = None,
+    folder: Path | None = None,
+    *,
+    probe: bool = False,
+    tracking_uri: str | None = None,
+) -> list[Finding]:
     """Look at this machine, the cluster at `address` (its dashboard) and the working directory.
 
-    Takes seconds, raises nothing.
+    Takes seconds, raises nothing. `probe` measures this machine as well, or every node of the
+    cluster: matrix products, the network between nodes, clocks, versions. That takes a minute.
     """
     home = folder or Path.cwd()
-    return [
+    gpus = _nvidia_smi()
+    findings = [
         python_finding(platform.python_version()),
         *package_findings(),
-        gpu_finding(_nvidia_smi()),
+        gpu_finding(gpus),
+        collectives_finding(gpus is not None, _nccl()),
         cpu_finding(_cpu_flags()),
         compiler_finding(shutil.which(os.environ.get("CXX", "g++"))),
         *address_findings(address, os.environ),
         token_finding(token_file(os.environ)),
         *_port_findings(),
         *(space_finding(*place) for place in _places(home)),
-        store_finding(TrackingSpec().uri, home),
+        tracking_finding(tracking_uri or TrackingSpec().uri, home),
         _working_dir_finding(home),
         *([] if address is None else [_cluster_finding(address)]),
     ]
+    if probe:
+        findings += _probe_findings(address)
+    return findings
+
+
+def _probe_findings(address: str | None) -> Iterator[Finding]:
+    try:
+        from rayline.launch.probing import probe_findings
+    except ModuleNotFoundError as missing:
+        yield Finding("probes", "warning", str(missing), "pip install 'rayline[train]'")
+        return
+    here = {name: _version(name) for name in (*_PACKAGES, "rayline")}
+    yield from probe_findings(address, {"python": platform.python_version(), **here})
 
 
 def python_finding(found: str) -> Finding:
@@ -140,6 +146,22 @@ def _nvidia_smi() -> str | None:
     return told.stdout or told.stderr
 
 
+def collectives_finding(has_gpu: bool, nccl: str | None) -> Finding:
+    """What ranks on this machine exchange tensors over; `nccl` is the version that torch brings."""
+    if not has_gpu:
+        return Finding("collectives", "ok", "gloo, as on every machine without GPUs")
+    if nccl is None:
+        told = "GPUs, and no NCCL: ranks on them cannot meet"
+        return Finding("collectives", "error", told, "rm -rf .venv && make setup LOCK=gpu")
+    return Finding("collectives", "ok", f"NCCL {nccl}")
+
+
+def _nccl() -> str | None:
+    names = (package.metadata["Name"] or "" for package in distributions())
+    found = next((name for name in names if name.startswith("nvidia-nccl")), None)
+    return None if found is None else _version(found)
+
+
 def cpu_finding(flags: frozenset[str]) -> Finding:
     """Whether this CPU computes bf16 by itself, which vLLM and bf16 training gain from."""
     cores = f"{len(os.sched_getaffinity(0))} cores"
@@ -182,6 +204,8 @@ def address_findings(address: str | None, environment: Mapping[str, str]) -> Ite
     mode = environment.get("RAY_AUTH_MODE")
     if mode is not None and mode.lower() not in ("token", "disabled"):
         yield Finding("RAY_AUTH_MODE", "error", mode, "set it to token or disabled, or unset it")
+    elif mode is not None and mode.lower() == "token":
+        yield Finding("RAY_AUTH_MODE", "ok", "token: clusters are opened by the token only")
     elif mode == "disabled":
         yield Finding(
             "RAY_AUTH_MODE",
@@ -241,6 +265,26 @@ def space_finding(name: str, free_bytes: int, wanted_bytes: int) -> Finding:
         else "make room, or give output_dir a place on another disk"
     )
     return Finding(name, "warning", f"{text}, {wanted_bytes / _GIB:.0f} GiB wanted", fix)
+
+
+def tracking_finding(uri: str, home: Path) -> Finding:
+    """Whether the store that runs are written to can be reached."""
+    if uri.startswith("sqlite:///"):
+        return store_finding(uri, home)
+    if not uri.startswith(("http://", "https://")):
+        return Finding("tracking", "ok", f"{uri}: not looked at; MLflow opens it")
+    fix = "start the server (mlflow server), or let its port through; or set tracking.uri"
+    try:
+        answer = httpx.get(f"{uri.rstrip('/')}/health", timeout=_ASK_TIMEOUT_S)
+    except (httpx.HTTPError, httpx.InvalidURL) as wrong:
+        return Finding("tracking", "error", f"{uri} does not answer: {wrong}", fix)
+    if answer.status_code in (401, 403):
+        way = "export MLFLOW_TRACKING_USERNAME and _PASSWORD, or MLFLOW_TRACKING_TOKEN"
+        return Finding("tracking", "warning", f"{uri} asks who you are", way)
+    if answer.status_code != 200 or answer.text.strip() != "OK":
+        told = f"{uri}/health answers {answer.status_code}, not as MLflow does"
+        return Finding("tracking", "error", told, fix)
+    return Finding("tracking", "ok", f"{uri} answers")
 
 
 def store_finding(uri: str, home: Path) -> Finding:

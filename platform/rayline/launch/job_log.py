@@ -1,13 +1,17 @@
 """A submitted job's log as it grows: read over a websocket, taken up again where it broke off.
 
 The dashboard sends a log from its beginning on every connection, so what was handed on already is
-skipped after a reconnect. Reading has a thread and an event loop of its own: a notebook's main
-thread runs a loop already.
+skipped after a reconnect. A connection that is closed says nothing of the job: a dashboard that
+goes down closes it in good order too. So only the job's own end is the log's, and then the whole
+log is asked for once, in case that its last lines did not come over.
+
+Reading has a thread and an event loop of its own: a notebook's main thread runs a loop already.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import queue
 import threading
 import time
@@ -29,9 +33,10 @@ class JobLog:
         self._client = client
         self._job_id = job_id
         self._on_log = on_log
-        self._pieces: queue.SimpleQueue[str | None] = queue.SimpleQueue()
-        """What was read; None once the log is complete."""
-        self._complete = on_log is None
+        self._pieces: queue.SimpleQueue[str] = queue.SimpleQueue()
+        """What was read, in order, nothing twice."""
+        self._handed = 0
+        """Characters that were handed on."""
         self._loop = asyncio.new_event_loop()
         self._reading: asyncio.Task[None] | None = None
         self._thread: threading.Thread | None = None
@@ -55,22 +60,29 @@ class JobLog:
         self._loop.close()
 
     def follow(self, seconds: float) -> None:
-        """Hand on what comes within `seconds`."""
+        """Hand on what comes within `seconds`; without a listener, sleep."""
         deadline_s = time.monotonic() + seconds
-        while (left_s := deadline_s - time.monotonic()) > 0 and not self._complete:
+        while (left_s := deadline_s - time.monotonic()) > 0:
             try:
-                piece = self._pieces.get(timeout=left_s)
+                self._hand_on(self._pieces.get(timeout=left_s))
             except queue.Empty:
                 return
-            if piece is None:
-                self._complete = True
-            elif self._on_log is not None:
-                self._on_log(piece)
 
-    @property
-    def complete(self) -> bool:
-        """Whether everything was handed on, or nothing is wanted."""
-        return self._complete
+    def finish(self) -> None:
+        """Hand on all that is left of the log of a job that has ended. Raises what the client
+        raises where the cluster does not answer."""
+        if self._on_log is None:
+            return
+        whole: str = self._client.get_job_logs(self._job_id)
+        while not self._pieces.empty():
+            self._hand_on(self._pieces.get())
+        # Where the node that held the log is gone, there is less of it than came over before.
+        self._hand_on(whole[self._handed :])
+
+    def _hand_on(self, piece: str) -> None:
+        self._handed += len(piece)
+        if self._on_log is not None and piece:
+            self._on_log(piece)
 
     def _run(self) -> None:
         if self._reading is not None:
@@ -81,15 +93,12 @@ class JobLog:
         handed = 0
         while True:
             seen = 0
-            try:
+            # aiohttp, Ray and the operating system each have errors of their own for a broken line.
+            with contextlib.suppress(Exception):
                 async for piece in self._client.tail_job_logs(self._job_id):
                     # Of a piece that reaches beyond what was handed on, the rest is new.
                     if new := piece[max(0, handed - seen) :]:
                         self._pieces.put(new)
                     seen += len(piece)
                     handed = max(handed, seen)
-                self._pieces.put(None)
-                return
-            # aiohttp, Ray and the operating system each have errors of their own for a broken line.
-            except Exception:  # noqa: BLE001
-                await asyncio.sleep(_RETRY_S)
+            await asyncio.sleep(_RETRY_S)

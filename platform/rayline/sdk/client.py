@@ -317,8 +317,9 @@ class Client(ClusterJobs, ServedModels, ServingAccess):
         if ray is not None and ray.is_initialized():
             ray.shutdown()
 
-    def doctor(self) -> list[Finding]:
-        """What stands in the way of training and serving here, and at `jobs_url` where given."""
+    def doctor(self, *, probe: bool = False) -> list[Finding]:
+        """What stands in the way of training and serving here, and at `jobs_url` where given.
+        `probe` measures the machine, or every node there, which takes a minute."""
         from rayline.launch import doctor
 
-        return doctor(self.jobs_url)
+        return doctor(self.jobs_url, probe=probe, tracking_uri=self.tracking.uri)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -9,7 +10,7 @@ from typing import TYPE_CHECKING
 from rayline.errors import needing
 
 if TYPE_CHECKING:
-    from rayline.launch import JobStatus
+    from rayline.launch import JobStatus, Submission
 
 
 class ClusterJobs:
@@ -20,19 +21,37 @@ class ClusterJobs:
         self.jobs_url = jobs_url
 
     def submit(
-        self, spec_file: str | Path, overrides: Sequence[str] = (), working_dir: str | Path = "."
-    ) -> str:
-        """Send a job or search spec to the cluster and return the job's id at once.
+        self,
+        spec_file: str | Path,
+        overrides: Sequence[str] = (),
+        working_dir: str | Path = ".",
+        *,
+        environment: Sequence[str] = (),
+        grace_s: int | None = None,
+        again: bool = False,
+    ) -> Submission:
+        """Send a job or search spec to the cluster, unless it runs or ran there, and return at
+        once.
 
-        `working_dir` travels along; it holds the spec and jobs/.
+        `working_dir` travels along; it holds the spec and jobs/. Of the environment only the
+        variables named travel. `grace_s` is what a stop leaves it to save a checkpoint and end;
+        `again` sends a spec that runs or ran. `is_new` of the result says whether it was sent.
 
-            job_id = client.submit("jobs/specs/quickstart.yaml", ["optim.lr=1e-3"])
-            client.wait(job_id, on_log=print).exit_code
+            sent = client.submit("jobs/specs/quickstart.yaml", ["optim.lr=1e-3"])
+            client.wait(sent.job_id, on_log=print).exit_code
         """
         with needing("train"):
-            from rayline.launch import submit
+            from rayline.launch.submission import GRACE_S, chosen_environment, submit
 
-        return submit(spec_file, overrides, address=self.jobs_url, working_dir=working_dir)
+        return submit(
+            spec_file,
+            overrides,
+            address=self.jobs_url,
+            working_dir=working_dir,
+            environment=chosen_environment(environment, os.environ),
+            grace_s=GRACE_S if grace_s is None else grace_s,
+            again=again,
+        )
 
     def jobs(self) -> list[JobStatus]:
         """The jobs that were submitted to the cluster, newest first."""
@@ -42,7 +61,7 @@ class ClusterJobs:
         return list_jobs(address=self.jobs_url)
 
     def status(self, job_id: str) -> JobStatus:
-        """Where a submitted job stands."""
+        """Where a submitted job stands, and why it waits where it does."""
         with needing("train"):
             from rayline.launch import status
 
@@ -74,7 +93,8 @@ class ClusterJobs:
         return logs(job_id, address=self.jobs_url)
 
     def stop(self, job_id: str) -> JobStatus:
-        """End a submitted job and return once it has ended."""
+        """End a submitted job and return once it has ended: by itself, with a checkpoint, or killed
+        once its grace is over."""
         with needing("train"):
             from rayline.launch import stop
 

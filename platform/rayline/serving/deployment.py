@@ -18,25 +18,22 @@ from ray import serve
 from ray.serve.config import ProxyLocation
 from ray.serve.exceptions import RayServeException
 
-from rayline.errors import PlacementError, RaylineError, ServingError
+from rayline.errors import RaylineError, ServingError
 from rayline.serving.access.store import anchored
 from rayline.serving.app import FRONT_IMPORT_PATH, IMPORT_PATH, asked, build_front, draw
 from rayline.serving.director import applications
 from rayline.serving.director.blueprint import Blueprint
 from rayline.serving.director.status import ModelStatus, VersionStatus
-from rayline.serving.director.surroundings import surroundings
-from rayline.serving.preflight import check_cache, check_port, check_room, missing_now
+from rayline.serving.preflight import check_cache, check_port
 from rayline.serving.publishing import wait_for_adapters
 from rayline.serving.requests import Tree
 from rayline.serving.rollout.version import is_app_of
-from rayline.serving.settings import APP, CONTROLLER_ENVIRONMENT, replica_bundles
+from rayline.serving.room import replicas_watch, reserve_room
+from rayline.serving.settings import APP, CONTROLLER_ENVIRONMENT
 from rayline.serving.versions import ask_director, front, status
 from rayline.spec import GatewaySpec, ServeSpec
 from rayline.spec.rollout import WHOLE_PERCENT
 
-FREE_WAIT_S = 8.0
-"""How long to wait for resources that something else is about to give back, such as a job that
-has just ended."""
 POLL_S = 0.5
 _EVERY_INTERFACE = ("0.0.0.0", "::")  # noqa: S104 - compared, not bound
 _HEAD_RESOURCE = "node:__internal_head__"
@@ -177,30 +174,16 @@ def _check_room(blueprint: Blueprint, *, update: bool) -> None:
     spec = blueprint.spec
     nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
     check_cache(spec, blueprint.device, nodes)
-    if surroundings().grows:
-        # What no node holds now, one may hold soon.
-        return
-    bundles = replica_bundles(spec, blueprint.device)
     least = max(1, spec.scale.min_replicas)
-    check_room(bundles, least, nodes)
     # An update starts one replica before it stops one.
-    wanted = 1 if update else least
-    deadline_s = time.monotonic() + FREE_WAIT_S
-    while short := missing_now(bundles, wanted, ray.available_resources()):
-        if time.monotonic() > deadline_s:
-            raise PlacementError(
-                "cpus_per_replica" if blueprint.device == "cpu" else "engine.tensor_parallel_size",
-                f"something else holds the cluster's resources: {short}",
-                value=spec.name,
-                fix="end what runs there (ray status shows it), or lower what a replica takes",
-            )
-        time.sleep(POLL_S)
+    reserve_room(spec, blueprint.device, least, now=1 if update else least)
 
 
 def _wait_until_up(blueprint: Blueprint, number: int) -> None:
     """Until the version answers, with all or with its first share. Raises ServingError with the
     reason where it does not come up; the director gives it up after ready_timeout_s."""
     spec = blueprint.spec
+    say_why_it_waits = replicas_watch(spec, blueprint.device)
     while True:
         known = status(spec.name)
         version = known.version(number)
@@ -210,6 +193,7 @@ def _wait_until_up(blueprint: Blueprint, number: int) -> None:
             )
         if _has_arrived(known, version, blueprint):
             break
+        say_why_it_waits()
         time.sleep(POLL_S)
     _wait_for_gateway(spec)
 

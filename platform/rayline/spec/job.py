@@ -67,6 +67,8 @@ class ResourceSpec(Document):
     """Ray GPUs held by one worker where device is gpu."""
     custom: dict[str, float] = {}
     """Further Ray resources that one worker holds, by name."""
+    labels: dict[str, str] = {}
+    """Labels that every node of the gang bears, such as `ray.io/accelerator-type: H100`."""
     placement_timeout_s: float = Field(default=120.0, gt=0)
     """Longest wait for the placement group; afterwards the error says what was wanted and what each
     node has."""

@@ -10,6 +10,7 @@ from typing import Any
 from ray.tune import Callback
 from ray.tune.experiment import Trial as TuneTrial
 
+from rayline.actors import why_waiting
 from rayline.errors import PlacementError
 from rayline.spec import TuneSpec
 from rayline.tuning.drawing import Drawing
@@ -65,11 +66,14 @@ class Following(Callback):
         limit_s = draw.job.resources.placement_timeout_s
         if time.monotonic() - self._something_ran_s > limit_s:
             bundles = waiting[0].config["bundles"]
+            why = why_waiting([bundle for bundle in bundles if bundle])
+            way = "see what holds the cluster (`ray status`)" if why is None else why.fix
             self.refused = PlacementError(
                 "resources.placement_timeout_s",
-                f"no room for trial {draw.number} within {limit_s:g} s; it needs {bundles}",
+                f"no room for trial {draw.number} within {limit_s:g} s; it needs {bundles}"
+                + ("" if why is None else f": {why.reason}"),
                 value=limit_s,
-                fix="see what holds the cluster (`ray status`), or give the trials a smaller plan",
+                fix=f"{way}, or give the trials a smaller plan",
             )
             raise self.refused
 

@@ -68,6 +68,17 @@ def search(spec: TuneSpec, *, observers: Sequence[TrialObserver] = ()) -> Search
     return SearchOutcome(run.run_id, trials, str(best_file))
 
 
+def _refuse_labels(job: JobSpec) -> None:
+    if job.resources.labels:
+        raise SpecError(
+            "job.resources.labels",
+            "Ray Tune places a trial's group without labels",
+            value=job.resources.labels,
+            allowed="{}",
+            fix="ask for the nodes by job.resources.custom",
+        )
+
+
 def _run_trials(
     spec: TuneSpec,
     scheduler: TrialScheduler,
@@ -82,6 +93,7 @@ def _run_trials(
         if job.model not in shapes:
             shapes[job.model] = _shape(job)
         job.check(shapes[job.model])
+        _refuse_labels(job)
         refuse_impossible(trial_bundles(job, nodes()))
 
     def config(draw: Draw) -> dict[str, Any]:
