@@ -27,10 +27,10 @@ _MATRIX_PRIORS = {
 
 _ATTENTION_PRIORS = {
     "volta": 0.4,
-    "ampere": 0.6,
+    "ampere": 0.65,
     "ada": 0.5,
-    "hopper": 0.55,
-    "blackwell": 0.6,
+    "hopper": 0.65,
+    "blackwell": 0.65,
     "cdna3": 0.4,
     "cpu": 0.5,
 }
@@ -48,8 +48,10 @@ class Curves:
     """By how much longer products take whose widths are no multiples of 64."""
     attention: dict[str, float] = field(default_factory=lambda: dict(_ATTENTION_PRIORS))
     """Share of the bf16 peak that fused attention reaches, by generation: kernels of 2024."""
-    early: float = 0.7
-    """Speed of earlier kernels over theirs."""
+    early: float = 0.4
+    """Speed of earlier kernels over theirs; many computed what the causal mask leaves out."""
+    grouped: float = 2.0
+    """Width at which products of experts reach half of their speed, over that of others."""
     cast: float = 1.0
     """Passes over memory that turn inputs of products to 8 bits, over one read and one write."""
     routing: float = 4.0
@@ -60,8 +62,10 @@ class Curves:
     """Times that where kernels are not fused."""
     scores: float = 1.0
     """Passes over scores that are kept in memory, over the count in `step_time`."""
-    launch_s: float = 8e-6
+    launch_s: float = 2e-5
     """From one launch to the next."""
+    routing_launches: float = 4.0
+    """Launches of a layer with experts over those of another."""
     memory: float = 0.85
     """Share of the memory's bandwidth that kernels reach."""
     nvlink: float = 0.7
@@ -103,11 +107,13 @@ SPREADS = {
     "attention": 0.15,
     "early": 0.3,
     "cast": 0.5,
+    "grouped": 0.5,
     "routing": 0.5,
     "elementwise": 0.4,
     "unfused": 0.3,
     "scores": 0.4,
     "launch_s": 0.4,
+    "routing_launches": 0.5,
     "memory": 0.1,
     "nvlink": 0.25,
     "nic": 0.25,

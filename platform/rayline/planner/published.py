@@ -36,7 +36,7 @@ _HABITS: tuple[tuple[str, Habits], ...] = (
     ("llm-foundry", _FSDP_2023),
     ("lit-gpt FSDP", replace(_FSDP_2023, fused=1)),
     ("fms-fsdp", replace(_FSDP_2023, fused=1, recent=1)),
-    ("InternEvo", Habits(recent=0, fused=0, gradient_bytes=2)),
+    ("InternEvo", Habits(recent=0, fused=0, gradient_bytes=2, sums_whole=1)),
     ("Megatron-Bridge", replace(_NEMO, graphed=0.5)),
     ("NeMo", _NEMO),
     ("torchtitan", replace(_FSDP_2023, fused=1, recent=1, gradient_bytes=4)),

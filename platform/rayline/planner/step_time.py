@@ -107,10 +107,16 @@ def rank_weights(c: Columns) -> tuple[Numbers, Numbers, Numbers]:
 
 
 def _product_s(
-    c: Columns, k: Curves, rows: Numbers, across: Numbers, out: Numbers, count: Numbers | float = 1
+    c: Columns,
+    k: Curves,
+    rows: Numbers,
+    across: Numbers,
+    out: Numbers,
+    count: Numbers | float = 1.0,
+    grouped: Numbers | float = 1.0,
 ) -> Numbers:
     """`count` products of rows x across with across x out."""
-    half = k.half_width * c.peak / c.hbm / c.element_bytes
+    half = k.half_width * grouped * c.peak / c.hbm / c.element_bytes
     share = k.matrix_of(c.curve)
     for width in (rows, across, out):
         share = share * width / (width + half)
@@ -131,11 +137,13 @@ def _layer(c: Columns, k: Curves) -> _Layer:
     rows = rows / np.where(c.experts > 0, shared, 1.0)
     width = c.ffn / per_token / experts_split
     times = np.where(c.experts > 0, tokens * per_token / shared / rows, 1.0)
+    grouped = np.where(c.experts > 0, k.grouped, 1.0)
     products = (
-        _product_s(c, k, tokens, c.hidden, (c.query + 2 * c.key) / split)
+        # What comes before the attention, squeezed or not, is as much as its weights say.
+        _product_s(c, k, tokens, c.hidden, (c.attention_weights / c.hidden - c.query) / split)
         + _product_s(c, k, tokens, c.query / split, c.hidden)
-        + _product_s(c, k, rows, c.hidden, (c.ffn_matrices - 1) * width, times)
-        + _product_s(c, k, rows, width, c.hidden, times)
+        + _product_s(c, k, rows, c.hidden, (c.ffn_matrices - 1) * width, times, grouped)
+        + _product_s(c, k, rows, width, c.hidden, times, grouped)
     )
     core, core_back = _attention_s(c, k)
     whole = np.where(c.sequence > 0, split, 1.0)
@@ -147,7 +155,8 @@ def _layer(c: Columns, k: Curves) -> _Layer:
     )
     moved = moved + 2 * k.routing * c.element_bytes * (c.experts > 0) * tokens * per_token * c.hidden / whole
     passes = k.elementwise * np.where(c.fused > 0, 1.0, k.unfused) * moved / (c.hbm * k.memory)
-    launched = k.launch_s * _LAUNCHES * (1 - c.graphed)
+    kernels = _LAUNCHES * np.where(c.fused > 0, 0.6, 1.0) * np.where(c.experts > 0, k.routing_launches, 1.0)
+    launched = k.launch_s * kernels * (1 - c.graphed)
     forward = _later(products + core + passes, launched)
     backward = _later(2 * products + core_back + _BACKWARD_PASSES * passes, 1.5 * launched)
     again = np.where(c.recompute >= 2, forward, np.where(c.recompute > 0, core, 0.0))
@@ -291,9 +300,9 @@ def _ring_s(
     """Seconds a byte of each weight takes to be gathered from, or summed over, `ranks` that stand
     `apart` from one another. Ranks of one node share out their NICs."""
     beside = np.clip(c.node / (c.tensor * apart), 1.0, ranks)
-    beside = np.where(c.one_link > 0, 1.0, beside)
+    shared = np.where(c.one_link > 0, 1.0, beside)
     near = c.nvlink * k.nvlink
-    link = np.where(ranks <= beside, near, np.minimum(near, c.nic * k.nic * beside))
+    link = np.where(ranks <= beside, near, np.minimum(near, c.nic * k.nic * shared))
     return (ranks - 1) / ranks * weights / link
 
 
