@@ -146,6 +146,24 @@ class Habits:
     """Parameters are gathered one by one from their owners, over one link at a time."""
     sums_whole: float = 0.0
     """With ZeRO 1, gradients are summed on every rank rather than on their owner."""
+    copy_bytes: float = 2.0
+    """Of one weight to compute with, which each rank has whole unless it gathers layer by layer."""
+    master_bytes: float = 0.0
+    """Of one weight that its owner keeps besides, where `state_bytes` does not count it."""
+    state_bytes: float = 12.0
+    """Of what the owner of a weight keeps for the optimizer, a master copy among it."""
+    gradient_held: float = 2.0
+    """Of one gradient that every rank keeps, unless ZeRO shares them out."""
+    gradient_own: float = 0.0
+    """Of one gradient that its owner keeps besides."""
+    holds_gradients: float = 0.0
+    """Whether a pipeline keeps whole gradients, whatever ZeRO shares out."""
+    step_bytes: float = 0.0
+    """Of copies for one weight while its owner steps, in memory that others don't get back."""
+    logit_bytes: float = 10.0
+    """Of one logit with what is made of it: 16 bits, float32, and its gradient."""
+    norm_extra: float = 0.0
+    """Tensors of the hidden width that norms keep besides their input and output."""
     recent: float = 1.0
     """Attention kernels of 2024 and later."""
 
@@ -180,6 +198,8 @@ class Layout:
     """Whether the optimizer's states lie in the host's memory."""
     ulysses: float = 0
     """Whether the context axis exchanges heads rather than keys and values."""
+    recomputed: float = 1
+    """Share of the layers that are computed again."""
     reuse: float = 0
     """Whether the backward pass computes elementwise operations again (recompute selective)."""
     gpipe: float = 0

@@ -24,7 +24,7 @@ a node of 8."""
 _PRECISIONS = {"amp_bf16": "bf16", "amp_fp8": "fp8", "mxfp8": "fp8", "nvfp4": "fp4", "": "bf16"}
 
 _MEGATRON_2021 = Habits(flash=0, hides_data=0, fused=0, recent=0, gradient_bytes=2)
-_DEEPSPEED = replace(_MEGATRON_2021, sums_whole=1)
+_DEEPSPEED = replace(_MEGATRON_2021, sums_whole=1, step_bytes=6)
 _FSDP_2023 = Habits(
     hides_data=1, gathers_layers=1, fused=0, gradient_bytes=2, recent=0, weight_bytes=2
 )
@@ -36,8 +36,11 @@ _HABITS: tuple[tuple[str, Habits], ...] = (
     ("llm-foundry", _FSDP_2023),
     ("lit-gpt FSDP", replace(_FSDP_2023, fused=1)),
     ("fms-fsdp", replace(_FSDP_2023, fused=1, recent=1)),
-    ("InternEvo", Habits(recent=0, fused=0, gradient_bytes=2, sums_whole=1)),
-    ("Megatron-Bridge", replace(_NEMO, graphed=0.5)),
+    ("InternEvo", Habits(recent=0, fused=0, gradient_bytes=2, sums_whole=1, step_bytes=10)),
+    ("Megatron-Bridge 25", _NEMO),
+    ("Megatron-Bridge 26.02", replace(_NEMO, graphed=0.5)),
+    ("Megatron-Bridge 26.04", replace(_NEMO, graphed=0.5)),
+    ("Megatron-Bridge", replace(_NEMO, graphed=0.8)),
     ("NeMo", _NEMO),
     ("torchtitan", replace(_FSDP_2023, fused=1, recent=1, gradient_bytes=4)),
     ("nanotron", Habits(hides_data=0, fused=0)),
@@ -128,6 +131,8 @@ def read_run(row: Mapping[str, str], name: str) -> MeasuredRun:
     machines = _machines(row)
     layout, habits = _layout(row, machines.gpus, habits)
     tokens = _number(row, "seq_len")
+    if tokens is None and _memory(row) is not None:
+        tokens = 2048.0
     if tokens is None:
         raise ValueError("tells no seq_len")
     precision = row.get("precision") or ""
@@ -221,9 +226,10 @@ def _layout(row: Mapping[str, str], gpus: int, habits: Habits) -> tuple[Layout, 
     if data < 1 or data * tensor * pipeline * context != gpus:
         raise ValueError("its plan does not come to its n_gpus")
     batch = _number(row, "global_batch")
-    if batch is None:
-        raise ValueError("tells no global_batch")
     microbatch = _number(row, "micro_batch") or 1
+    if batch is None:
+        # Who tells no batch computes it at once, or in as many parts as fill the pipeline.
+        batch = data * microbatch * pipeline
     zero, shard, gathers = _zero(row.get("zero_stage") or "", data * context)
     framework = (row.get("framework") or "").lower()
     nvidia = "nemo" in framework or "bridge" in framework
@@ -238,7 +244,10 @@ def _layout(row: Mapping[str, str], gpus: int, habits: Habits) -> tuple[Layout, 
     told = {"full": 2.0, "selective": 1.0, "none": 0.0}
     recompute = told.get(row.get("recompute") or "", untold)
     if "BF16" in (row.get("zero_stage") or ""):
-        habits = replace(habits, gradient_bytes=4)
+        # DeepSpeed's optimizer for bf16 sums gradients in float32, beside those of 16 bits.
+        habits = replace(habits, gradient_bytes=4, gradient_held=6)
+    # fms-fsdp's selective checkpointing computes every second block again.
+    every_other = recompute == 1 and habits.gathers_layers > 0
     sequence = (row.get("seq_parallel") or "").lower() in ("1", "1.0", "true", "yes", "sp")
     return (
         Layout(
@@ -254,7 +263,8 @@ def _layout(row: Mapping[str, str], gpus: int, habits: Habits) -> tuple[Layout, 
             microbatch=microbatch,
             microbatches=max(1.0, batch / (data * microbatch)),
             sequence=float(sequence or (nvidia and tensor > 1)),
-            recompute=recompute,
+            recompute=2.0 if every_other else recompute,
+            recomputed=0.5 if every_other else 1.0,
         ),
         habits,
     )

@@ -160,7 +160,7 @@ def _layer(c: Columns, k: Curves) -> _Layer:
     forward = _later(products + core + passes, launched)
     backward = _later(2 * products + core_back + _BACKWARD_PASSES * passes, 1.5 * launched)
     again = np.where(c.recompute >= 2, forward, np.where(c.recompute > 0, core, 0.0))
-    again = again + c.reuse * passes
+    again = c.recomputed * again + c.reuse * passes
     return _Layer(forward, backward + again, _within_layers_s(c, k, core + core_back))
 
 
