@@ -88,6 +88,10 @@ class Curves:
     """Share of a step by which twice as many nodes wait longer for the slowest."""
     step_s: float = 0.02
     """What a step costs beside all that."""
+    reserved_gib: float = 3.0
+    """Context of the device and buffers of communication."""
+    fragments: float = 0.25
+    """Share of activations on top of them that the allocator holds and cannot use."""
 
     def matrix_of(self, curve: Numbers) -> Numbers:
         """The share of the peak for each column."""
@@ -125,6 +129,8 @@ SPREADS = {
     "pipeline_exposed": 0.5,
     "jitter": 0.7,
     "step_s": 0.7,
+    "reserved_gib": 0.3,
+    "fragments": 0.5,
 }
 """By how much each figure may be off before anything was measured, as the standard deviation of its
 logarithm."""

@@ -14,14 +14,10 @@ from dataclasses import dataclass, fields
 import numpy as np
 
 from rayline.planner.columns import Columns, Numbers
+from rayline.planner.curves import Curves
 from rayline.planner.step_time import rank_tokens, rank_weights
 
 GIB = 2.0**30
-RESERVED_GIB = 2.5
-"""CUDA's context (1.27 GiB on a V100, 1.54 on an A100, measured by bigscience) and NCCL's
-buffers."""
-FRAGMENTS = 0.08
-"""Share of activations that the allocator cannot use."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +38,7 @@ class StageMemory:
         return np.sum([getattr(self, field.name) for field in fields(self)], axis=0)
 
 
-def predict_memory(c: Columns) -> StageMemory:
+def predict_memory(c: Columns, curves: Curves) -> StageMemory:
     """The first worker of a pipeline holds most microbatches, the last one the logits: the one
     that needs more of the two counts."""
     dense, experts, table = rank_weights(c)
@@ -57,7 +53,7 @@ def predict_memory(c: Columns) -> StageMemory:
     gradients = np.where(shares, c.gradient_own * own + c.copy_bytes * near, 0.0)
     gradients = np.where(shares, gradients, c.gradient_held * held + c.gradient_own * own)
     activations, logits = _first_or_last(c)
-    fragments = FRAGMENTS * (activations + logits)
+    fragments = curves.fragments * (activations + logits)
     steps = c.step_bytes * own
     return StageMemory(
         weights=weights + c.master_bytes * own,
@@ -65,7 +61,7 @@ def predict_memory(c: Columns) -> StageMemory:
         optimizer=c.state_bytes * own * (1 - c.offload),
         activations=activations,
         logits=logits,
-        buffers=RESERVED_GIB * GIB + fragments + steps,
+        buffers=curves.reserved_gib * GIB + fragments + steps,
     )
 
 

@@ -224,12 +224,18 @@ def _within_layers_s(c: Columns, k: Curves, core_s: Numbers) -> Numbers:
 
 
 def _context_s(c: Columns, k: Curves, core_s: Numbers) -> Numbers:
-    tokens, link = rank_tokens(c), _link(c, k, c.tensor * c.context)
+    tokens, span = rank_tokens(c), c.tensor * c.context
+    link = _link(c, k, span)
     pair = 2 * c.element_bytes * tokens * c.key / c.tensor
     ring = 3 * (c.context - 1) * pair / link
     ring = _not_hidden(ring, core_s, k.overlap)
+    # Each turn is launched, waited for, and its part merged into the result in float32.
+    merged = 40 * tokens * c.query / c.tensor / (c.hbm * k.memory)
+    turn = 3 * (2 * k.launch_s + k.near_s) + merged
+    ring = ring + (c.context - 1) * turn
     exchanged = c.element_bytes * tokens * (2 * c.query + 2 * c.key) / c.tensor
-    heads = 2 * (c.context - 1) / c.context * exchanged / link + 8 * k.near_s
+    heads = 2 * (c.context - 1) / c.context * exchanged / link
+    heads = heads + 8 * (k.near_s + k.launch_s + k.far_s * np.maximum(0.0, c.context - 1))
     return np.where(c.context > 1, np.where(c.ulysses > 0, heads, ring), 0.0)
 
 
