@@ -39,6 +39,9 @@ SCHEDULE_BUBBLES: dict[Schedule, float] = {
 }
 """Share of 1F1B's bubble that a schedule leaves, before the stages of a worker are counted; a test
 holds it against the schedules as they are played through."""
+LEAST_TOKENS = 4096
+"""Of a sequence that a context rank keeps: no published run has fewer, so nothing says that a
+prediction holds there."""
 _MOST_CHUNKS = 8
 _CLOSE = 1.1
 """How far beyond the memory an estimate of columns may lie for the plan to be counted exactly."""
@@ -208,7 +211,7 @@ def _grid(
     gpus, node = machines.gpus, machines.node
     tensor = [t for t in _divisors(gpus) if t <= node and _cuts(shape, t)]
     pipeline = [p for p in _divisors(gpus) if p <= shape.layers]
-    context = [c for c in _divisors(gpus) if c <= 64 and load.tokens % (2 * c) == 0]
+    context = [c for c in _divisors(gpus) if _shares_out(load.tokens, c)]
     axes = [
         (t, p, c, gpus // (t * p * c))
         for t in tensor
@@ -240,6 +243,11 @@ def _grid(
         load,
         space,
     )
+
+
+def _shares_out(tokens: int, context: int) -> bool:
+    """Whether a context axis of this size leaves each rank enough of a sequence."""
+    return context == 1 or (tokens % (2 * context) == 0 and tokens // context >= LEAST_TOKENS)
 
 
 def _cuts(shape: ModelShape, tensor: int) -> bool:

@@ -18,6 +18,9 @@ from rayline.planner.curves import Curves
 from rayline.planner.step_time import rank_tokens, rank_weights
 
 GIB = 2.0**30
+SEGMENTS = 0.25
+"""What an allocator with expandable segments (PyTorch since 2.1) leaves of those fragments: steps
+of one shape fill the same blocks again. Not fitted: no published run with it tells its memory."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +56,7 @@ def predict_memory(c: Columns, curves: Curves) -> StageMemory:
     gradients = np.where(shares, c.gradient_own * own + c.copy_bytes * near, 0.0)
     gradients = np.where(shares, gradients, c.gradient_held * held + c.gradient_own * own)
     activations, logits = _first_or_last(c)
-    fragments = curves.fragments * (activations + logits)
+    fragments = curves.fragments * np.where(c.recent > 0, SEGMENTS, 1.0) * (activations + logits)
     steps = c.step_bytes * own
     return StageMemory(
         weights=weights + c.master_bytes * own,
@@ -72,9 +75,10 @@ def _first_or_last(c: Columns) -> tuple[Numbers, Numbers]:
     kept, whole = _layer_bytes(c)
     ahead = np.where(c.gpipe > 0, c.microbatches, np.minimum(c.microbatches, c.pipeline))
     more = np.where(c.chunks > 1, 1 + (c.pipeline - 1) / (c.pipeline * c.chunks), 1.0)
-    again = np.where(c.recompute >= 2, whole, 0.0)
+    again = np.where((c.recompute >= 2) | (c.reuse > 0), whole, 0.0)
     one = tokens * per_stage * kept
-    first = np.where(c.pipeline > 1, ahead * more, 1.0) * one + tokens * again
+    most = np.minimum(c.microbatches, ahead * more)
+    first = np.where(c.pipeline > 1, most, 1.0) * one + tokens * again
     last = np.where(c.gpipe > 0, c.microbatches, 1.0) * one + tokens * again
     split = np.where(c.chunks > 1, more * ahead / np.maximum(1.0, c.chunks), 1.0)
     last = np.where(c.chunks > 1, np.maximum(last, split * one + tokens * again), last)
@@ -98,5 +102,8 @@ def _layer_bytes(c: Columns) -> tuple[Numbers, Numbers]:
     )
     all_bytes = outside + products + scores
     source = size * c.hidden / whole
-    kept = np.where(c.recompute >= 2, source, np.where(c.recompute > 0, outside + products, all_bytes))
+    core = np.where(c.recompute > 0, outside + products, all_bytes)
+    # Without what is computed again: inputs and results of products, and of the attention.
+    matrices = 3 * source + size * (2 * c.query + 2 * c.key + 2 * c.ffn) / c.tensor
+    kept = np.where(c.recompute >= 2, source, np.where(c.reuse > 0, matrices, core))
     return kept, all_bytes
