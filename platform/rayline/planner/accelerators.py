@@ -77,6 +77,8 @@ _KINDS = (
     Accelerator("L4", "ada", 121, 242, 0, 22.0, 300, 16, 12, 8, 72, 0.80),
     Accelerator("L40S", "ada", 362, 733, 0, 44.3, 864, 32, 50, 8, 350, 1.86),
     Accelerator("H100", "hopper", 989.5, 1979, 0, 79.1, 3350, 450, 400, 8, 700, 3.93),
+    # Meta's Grand Teton: HBM2e and 500 W. Its peak is not told; by power, about 0.8 of the other.
+    Accelerator("H100-96G", "hopper", 790, 1580, 0, 94.9, 2400, 450, 400, 8, 500, 3.50),
     Accelerator("H100-PCIE", "hopper", 756, 1513, 0, 79.1, 2000, 300, 200, 2, 350, 2.50),
     Accelerator("H200", "hopper", 989.5, 1979, 0, 139.7, 4800, 450, 400, 8, 700, 4.98),
     Accelerator("B200", "blackwell", 2250, 4500, 9000, 178.3, 8000, 900, 400, 8, 1000, 8.60),
@@ -95,6 +97,7 @@ _OTHER_NAMES = {
     "A100-80GB": "A100-80G",
     "H100-80GB": "H100",
     "H100-SXM": "H100",
+    "H100-96GB": "H100-96G",
     "AMD-Instinct-MI300X-OAM": "MI300X",
 }
 """As Ray, clouds and papers write them."""

@@ -10,12 +10,14 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 
 from rayline.planner.columns import Columns, Numbers, stack
 from rayline.planner.curves import Curves, as_vector, from_vector, spreads
 from rayline.planner.published import MeasuredRun
+from rayline.planner.stage_memory import GIB, predict_memory
 from rayline.planner.step_time import predict_step
 
 _NOISE = 0.05
@@ -28,7 +30,7 @@ _EVENNESS = 0.6
 
 def fit_curves(runs: Sequence[MeasuredRun], start: Curves | None = None) -> Curves:
     """The curves under which `runs` come out best; only those with a step time count."""
-    before = start or Curves()
+    before = _fit_memory(runs, start or Curves())
     timed = [run for run in runs if run.step_s]
     if not timed:
         return before
@@ -37,6 +39,33 @@ def fit_curves(runs: Sequence[MeasuredRun], start: Curves | None = None) -> Curv
     per_source = Counter(run.source for run in timed)
     weights = np.array([per_source[run.source] ** -_EVENNESS for run in timed])
     return from_vector(_fit(columns, measured, weights, as_vector(before)))
+
+
+def _fit_memory(runs: Sequence[MeasuredRun], before: Curves) -> Curves:
+    """The reserve and the fragments under which peaks come out best; runs that ran out of memory
+    pull where they are predicted to fit, and those that ran where they are not."""
+    told = [run for run in runs if run.memory_gib]
+    if not told:
+        return before
+    columns = stack(run.parts for run in told)
+    measured = np.array([run.memory_gib for run in told])
+    room = np.array([run.machines.accelerator.memory_gib for run in told])
+    ran = np.isfinite(measured)
+    per_source = Counter(run.source for run in told)
+    weights = np.array([per_source[run.source] ** -_EVENNESS for run in told])
+
+    def cost(reserved: float, fragments: float) -> float:
+        curves = replace(before, reserved_gib=reserved, fragments=fragments)
+        gib = predict_memory(columns, curves).total / GIB
+        off = np.log(np.where(ran, gib / np.where(ran, measured, 1.0), gib / room))
+        off = np.where(ran, off, np.minimum(0.0, 3 * off))
+        robust = np.sqrt(1 + (off / _NOISE) ** 2) - 1
+        return float(np.sum(weights * robust))
+
+    reserves = np.linspace(0.25, 2.0, 15) * before.reserved_gib
+    fragments = np.linspace(0.0, 0.5, 11)
+    best = min((cost(r, f), float(r), float(f)) for r in reserves for f in fragments)
+    return replace(before, reserved_gib=best[1], fragments=max(best[2], 0.01))
 
 
 def _fit(c: Columns, measured: Numbers, weights: Numbers, centre: Numbers) -> Numbers:

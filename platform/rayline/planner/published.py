@@ -235,10 +235,9 @@ def _layout(row: Mapping[str, str], gpus: int, habits: Habits) -> tuple[Layout, 
     nvidia = "nemo" in framework or "bridge" in framework
     if nvidia and not row.get("zero_stage"):
         zero, shard = 1, data * context
-    if gathers:
-        habits = replace(habits, gathers_layers=1)
-    elif habits.gathers_layers and zero < 3:
-        habits = replace(habits, gathers_layers=1 if "FSDP" in (row.get("zero_stage") or "") else 0)
+    # A pipeline keeps the weights that it gathered, whatever shards them.
+    layered = (gathers or "FSDP" in (row.get("zero_stage") or "")) and pipeline == 1
+    habits = replace(habits, gathers_layers=float(layered))
     # Who keeps scores in memory, and does not say, computes layers again.
     untold = 0.0 if habits.flash else 2.0
     told = {"full": 2.0, "selective": 1.0, "none": 0.0}
