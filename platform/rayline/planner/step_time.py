@@ -204,7 +204,8 @@ def _stages(c: Columns, layer_s: Numbers, head_s: Numbers) -> tuple[Numbers, Num
     balanced = np.maximum(others * layer_s, last * layer_s + head_s)
     worst = np.where(c.balanced > 0, balanced, even * layer_s + head_s)
     worst = np.where(c.pipeline > 1, worst, all_s)
-    return worst, np.maximum(all_s, worst), np.where(c.balanced > 0, others, even)
+    held = np.where((c.balanced > 0) & (c.pipeline > 1), others, even)
+    return worst, np.maximum(all_s, worst), held
 
 
 def _link(c: Columns, k: Curves, span: Numbers) -> Numbers:
