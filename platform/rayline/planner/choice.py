@@ -38,6 +38,11 @@ class Choice:
     """The job's own plan, where it names one for as many workers; whether it fits or not."""
 
     @property
+    def load(self) -> Workload:
+        """What one step computes."""
+        return workload(self.job)
+
+    @property
     def tried(self) -> int:
         """Plans that were predicted."""
         return self.ranking.tried

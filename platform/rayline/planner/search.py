@@ -27,7 +27,7 @@ from rayline.planner.plan_grid import (
     plan_grid,
 )
 from rayline.planner.stage_memory import GIB, StageMemory, predict_memory
-from rayline.planner.step_time import StepTimes, predict_step
+from rayline.planner.step_time import StepTimes, predict_step, stage_seconds
 from rayline.spec import ModelShape, ParallelPlan
 
 _CLOSE = 1.1
@@ -195,3 +195,18 @@ def predict_plan(
     columns = _columns(shape, machines, load, grid, fused)
     times, memory = predict_step(columns, curves), predict_memory(columns, curves)
     return Candidate(plan, recompute, offload, _at(times, 0), _at(memory, 0))
+
+
+def layer_seconds(
+    candidate: Candidate,
+    shape: ModelShape,
+    machines: Machines,
+    load: Workload,
+    curves: Curves,
+) -> tuple[float, float, float]:
+    """Seconds of one microbatch under this plan: in one layer forward and backward, and in the
+    head. Called on the driver, for pictures."""
+    plan, recompute = candidate.plan, candidate.recompute
+    grid = grid_of(plan, load, recompute, offload=candidate.offload)
+    forward, backward, head = stage_seconds(_columns(shape, machines, load, grid, False), curves)
+    return float(forward[0]), float(backward[0]), float(head[0])

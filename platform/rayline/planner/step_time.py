@@ -91,6 +91,14 @@ def predict_step(c: Columns, curves: Curves) -> StepTimes:
     )
 
 
+def stage_seconds(c: Columns, curves: Curves) -> tuple[Numbers, Numbers, Numbers]:
+    """Seconds of one microbatch in one layer, forward and backward, and in the head; with what
+    layers send."""
+    layer = _layer(c, curves)
+    shared = layer.sending / 3
+    return layer.forward + shared, layer.backward + 2 * shared, _head_s(c, curves)
+
+
 def rank_tokens(c: Columns) -> Numbers:
     """Tokens of one microbatch on one rank."""
     return c.microbatch * c.tokens / c.context
