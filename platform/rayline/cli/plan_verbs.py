@@ -166,12 +166,12 @@ def _show_deployment(screen: Screen, deployment: ServeSpec) -> None:
 def _search(
     job: JobSpec, machines: Machines, top: int, calibration: Path | None
 ) -> tuple[Choice, Calibration]:
-    from rayline.planner.calibration_file import read_calibration, shipped_calibration
+    from rayline.planner.calibration_file import best_calibration
     from rayline.planner.choice import choose
     from rayline.planner.request import known_shape
     from rayline.sdk import Client
 
-    used = read_calibration(calibration) if calibration else shipped_calibration()
+    used = best_calibration(calibration)
     shape = known_shape(job) or Client().model_shape(job)
     return choose(job, shape, machines, used.curves, count=top, everything=True), used
 

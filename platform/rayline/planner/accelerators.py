@@ -85,6 +85,9 @@ _KINDS = (
     Accelerator("B300", "blackwell", 2250, 4500, 13500, 266.0, 8000, 900, 800, 8, 1200, 11.00),
     Accelerator("GB200", "blackwell", 2500, 5000, 10000, 184.0, 8000, 900, 400, 72, 1200, 9.50),
     Accelerator("GB300", "blackwell", 2500, 5000, 15000, 276.0, 8000, 900, 800, 72, 1400, 12.00),
+    # One core of a processor and what a gang over gloo's loopback reaches: orders of magnitude that
+    # `rayline plan calibrate` puts right for a machine.
+    Accelerator("CPU", "cpu", 0.2, 0, 0, 8.0, 15, 4, 10, 4096, 15, 0.05),
     Accelerator("MI300X", "cdna3", 1307.4, 2614.9, 0, 191.6, 5300, 448, 400, 8, 750, 3.40),
 )
 ACCELERATORS = {kind.name: kind for kind in _KINDS}

@@ -30,7 +30,10 @@ _EVENNESS = 0.6
 
 def fit_curves(runs: Sequence[MeasuredRun], start: Curves | None = None) -> Curves:
     """The curves under which `runs` come out best; only those with a step time count."""
-    before = _fit_memory(runs, start or Curves())
+    before = start or Curves()
+    for name, on_cpu in (("reserved_gib", False), ("process_gib", True)):
+        kind = [r for r in runs if (r.machines.accelerator.generation == "cpu") == on_cpu]
+        before = _fit_memory(kind, before, name)
     timed = [run for run in runs if run.step_s]
     if not timed:
         return before
@@ -41,8 +44,8 @@ def fit_curves(runs: Sequence[MeasuredRun], start: Curves | None = None) -> Curv
     return from_vector(_fit(columns, measured, weights, as_vector(before)))
 
 
-def _fit_memory(runs: Sequence[MeasuredRun], before: Curves) -> Curves:
-    """The reserve and the fragments under which peaks come out best; runs that ran out of memory
+def _fit_memory(runs: Sequence[MeasuredRun], before: Curves, base: str) -> Curves:
+    """The base and the fragments under which peaks come out best; runs that ran out of memory
     pull where they are predicted to fit, and those that ran where they are not."""
     told = [run for run in runs if run.memory_gib]
     if not told:
@@ -54,18 +57,24 @@ def _fit_memory(runs: Sequence[MeasuredRun], before: Curves) -> Curves:
     per_source = Counter(run.source for run in told)
     weights = np.array([per_source[run.source] ** -_EVENNESS for run in told])
 
-    def cost(reserved: float, fragments: float) -> float:
-        curves = replace(before, reserved_gib=reserved, fragments=fragments)
+    def cost(held: float, fragments: float) -> float:
+        curves = _with_memory(before, base, held, fragments)
         gib = predict_memory(columns, curves).total / GIB
         off = np.log(np.where(ran, gib / np.where(ran, measured, 1.0), gib / room))
         off = np.where(ran, off, np.minimum(0.0, 3 * off))
         robust = np.sqrt(1 + (off / _NOISE) ** 2) - 1
         return float(np.sum(weights * robust))
 
-    reserves = np.linspace(0.25, 2.0, 15) * before.reserved_gib
+    reserves = np.linspace(0.25, 2.0, 29) * getattr(before, base)
     fragments = np.linspace(0.0, 0.5, 11)
     best = min((cost(r, f), float(r), float(f)) for r in reserves for f in fragments)
-    return replace(before, reserved_gib=best[1], fragments=max(best[2], 0.01))
+    return _with_memory(before, base, best[1], max(best[2], 0.01))
+
+
+def _with_memory(curves: Curves, base: str, held: float, fragments: float) -> Curves:
+    if base == "process_gib":
+        return replace(curves, process_gib=held, fragments=fragments)
+    return replace(curves, reserved_gib=held, fragments=fragments)
 
 
 def _fit(c: Columns, measured: Numbers, weights: Numbers, centre: Numbers) -> Numbers:

@@ -1,8 +1,7 @@
 """Calibration files: the curves with what they were fitted on, as JSON.
 
-Three are looked for, the later over the earlier: the one that comes with the package, fitted on
-published runs; the one of this machine, which `rayline plan calibrate` and finished jobs write; and
-one that a command names.
+The first that there is holds: one that a command names; the one of this machine, which `rayline
+plan calibrate` writes; the one that comes with the package, fitted on published runs.
 """
 
 from __future__ import annotations
@@ -29,9 +28,6 @@ class Calibration:
     """When they were fitted."""
     fitted_on: dict[str, int] = field(default_factory=dict)
     """Runs of each source that they were fitted on."""
-    machine: dict[str, float] = field(default_factory=dict)
-    """Peak and bandwidth of this machine's processor, where they were measured here: tflops_per_s,
-    memory_gb_per_s, network_gb_per_s, memory_gib."""
     origin: str = "shipped"
     """The file."""
 
@@ -46,6 +42,13 @@ def local_calibration() -> Calibration | None:
     """The one of this machine; None where there is none."""
     file = LOCAL.expanduser()
     return read_calibration(file) if file.is_file() else None
+
+
+def best_calibration(file: Path | None = None) -> Calibration:
+    """The one in `file`, else this machine's, else the one that comes with the package."""
+    if file is not None:
+        return read_calibration(file)
+    return local_calibration() or shipped_calibration()
 
 
 def read_calibration(file: Path) -> Calibration:
@@ -92,6 +95,5 @@ def _parsed(tree: dict[str, Any], origin: str) -> Calibration:
         curves=Curves(**defaults),
         date=str(tree.get("date", "")),
         fitted_on=dict(tree.get("fitted_on", {})),
-        machine=dict(tree.get("machine", {})),
         origin=origin,
     )

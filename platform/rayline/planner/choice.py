@@ -180,8 +180,8 @@ def device_memory(
 ) -> MemoryEstimate:
     """The estimate with what the device takes besides."""
     on_cpu = machines.accelerator.generation == "cpu"
-    share = curves.fragments * (1.0 if on_cpu else SEGMENTS)
-    return estimate.on_device(curves.reserved_gib, share)
+    base_gib = curves.process_gib if on_cpu else curves.reserved_gib
+    return estimate.on_device(base_gib, curves.fragments * SEGMENTS)
 
 
 def memory_parts(estimate: MemoryEstimate) -> dict[str, float]:

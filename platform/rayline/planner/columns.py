@@ -35,6 +35,7 @@ CURVE_NAMES = (
     "cdna3-fp8",
     "cpu-fp32",
 )
+CPU_CURVE = "cpu-fp32"
 """Generation of GPU and precision: each has a share of its peak that large products reach."""
 
 
@@ -109,6 +110,8 @@ class Machines:
     """GPUs that share NVLink; 0 takes the kind's own."""
     nic_bytes_per_s: float = 0.0
     """Between nodes, a GPU's share, one direction; 0 takes the kind's own."""
+    workers_per_core: float = 1.0
+    """Workers that share one core, or one device; 1 or more. While one waits, another computes."""
 
     @property
     def node(self) -> int:
@@ -260,6 +263,7 @@ def machine_numbers(machines: Machines, precision: str) -> dict[str, float]:
         "nic": machines.nic,
         "nvlink": kind.nvlink_bytes_per_s,
         "hbm": kind.hbm_bytes_per_s,
+        "sharing": machines.workers_per_core,
         "peak": kind.peak_flops_per_s(precision),
         "bf16_peak": kind.peak_flops_per_s("bf16"),
         "element_bytes": PRECISION_BYTES[precision],
@@ -273,6 +277,6 @@ def curve_name(kind: Accelerator, precision: str) -> str:
     """Which efficiency curve holds: generation and precision, such as hopper-fp8."""
     has = {"fp8": kind.fp8_tflops, "fp4": kind.fp4_tflops}.get(precision, 1)
     if kind.generation == "cpu":
-        return "cpu-fp32"
+        return CPU_CURVE
     plain = "bf16" if precision in ("bf16", "fp16", "fp32") or not has else precision
     return f"{kind.generation}-{plain}"

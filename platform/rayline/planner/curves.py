@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, fields
 
 import numpy as np
 
-from rayline.planner.columns import CURVE_NAMES, Numbers
+from rayline.planner.columns import CPU_CURVE, CURVE_NAMES, Numbers
 
 _MATRIX_PRIORS = {
     "volta-bf16": 0.75,
@@ -90,6 +90,8 @@ class Curves:
     """What a step costs beside all that."""
     reserved_gib: float = 3.0
     """Context of the device and buffers of communication."""
+    process_gib: float = 0.6
+    """What a worker's process takes of the host's memory where it computes on a processor."""
     fragments: float = 0.25
     """Share of activations on top of them that the allocator holds and cannot use."""
 
@@ -97,6 +99,11 @@ class Curves:
         """The share of the peak for each column."""
         known = np.array([self.matrix[name] for name in CURVE_NAMES])
         return known[curve.astype(np.int64)]
+
+    def base_gib(self, curve: Numbers) -> Numbers:
+        """What a worker takes before it holds anything, for each column."""
+        on_cpu = curve == CURVE_NAMES.index(CPU_CURVE)
+        return np.where(on_cpu, self.process_gib, self.reserved_gib)
 
     def attention_of(self, curve: Numbers) -> Numbers:
         """The share of the bf16 peak for each column."""
@@ -130,10 +137,13 @@ SPREADS = {
     "jitter": 0.7,
     "step_s": 0.7,
     "reserved_gib": 0.3,
+    "process_gib": 0.5,
     "fragments": 0.5,
 }
 """By how much each figure may be off before anything was measured, as the standard deviation of its
 logarithm."""
+_WIDE = 1.0
+"""Of processors, of which the catalogue has one kind for all."""
 _LEAST = {"overlap": 1.0, "unfused": 1.0}
 _MOST = {
     "matrix": 0.95,
@@ -180,4 +190,4 @@ def from_vector(vector: Numbers) -> Curves:
 
 def spreads() -> Numbers:
     """The spread of each entry of `as_vector`."""
-    return np.array([SPREADS[figure] for figure, _ in _names()])
+    return np.array([_WIDE if "cpu" in entry else SPREADS[figure] for figure, entry in _names()])

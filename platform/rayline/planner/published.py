@@ -16,6 +16,7 @@ from rayline.errors import SpecError
 from rayline.planner.accelerators import find_accelerator
 from rayline.planner.columns import Habits, Layout, Machines, Sizes
 from rayline.planner.model_catalogue import find_sizes
+from rayline.planner.own_runs import OWN, own_layout
 
 _COLUMNS = ("source", "model", "seq_len", "gpu_type", "n_gpus", "micro_batch", "global_batch")
 _NIC_GBIT = {"1600 Gbps": 200.0, "8x 200Gb/s": 200.0, "Omni-Path": 50.0}
@@ -48,7 +49,6 @@ _HABITS: tuple[tuple[str, Habits], ...] = (
     ("Megatron", Habits(recent=0)),
     ("DeepSpeed", replace(_DEEPSPEED, flash=1, hides_data=1)),
     ("FSDP", replace(_FSDP_2023, fused=1, recent=1)),
-    ("rayline", Habits(gathers_layers=0, fused=0)),
 )
 """By a word of the framework's name; the first that fits holds."""
 
@@ -129,7 +129,10 @@ def read_run(row: Mapping[str, str], name: str) -> MeasuredRun:
     framework = row.get("framework") or ""
     habits = _habits(framework)
     machines = _machines(row)
-    layout, habits = _layout(row, machines.gpus, habits)
+    if framework.startswith(OWN):
+        layout, habits = own_layout(row)
+    else:
+        layout, habits = _layout(row, machines.gpus, habits)
     tokens = _number(row, "seq_len")
     if tokens is None and _memory(row) is not None:
         tokens = 2048.0
@@ -214,7 +217,8 @@ def _machines(row: Mapping[str, str]) -> Machines:
     link = row.get("interconnect") or ""
     gbit = next((value for word, value in _NIC_GBIT.items() if word in link), 0.0)
     node = int(_number(row, "gpus_per_node") or 0)
-    return Machines(kind, gpus, node, gbit * 1e9 / 8)
+    shared = _number(row, "workers_per_core") or 1.0
+    return Machines(kind, gpus, node, gbit * 1e9 / 8, shared)
 
 
 def _layout(row: Mapping[str, str], gpus: int, habits: Habits) -> tuple[Layout, Habits]:

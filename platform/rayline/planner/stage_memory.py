@@ -64,7 +64,7 @@ def predict_memory(c: Columns, curves: Curves) -> StageMemory:
         optimizer=c.state_bytes * own * (1 - c.offload),
         activations=activations,
         logits=logits,
-        buffers=curves.reserved_gib * GIB + fragments + steps,
+        buffers=curves.base_gib(c.curve) * GIB + fragments + steps,
     )
 
 

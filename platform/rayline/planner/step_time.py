@@ -73,10 +73,13 @@ def predict_step(c: Columns, curves: Curves) -> StepTimes:
     layer = _layer(c, curves)
     layer_s = layer.forward + layer.backward
     worst_s, all_s, layers_held = _stages(c, layer_s, _head_s(c, curves))
+    # Where several share a core, all of them compute for one another's waiting.
+    worst_s = np.where(c.sharing > 1, all_s / c.pipeline, worst_s) * c.sharing
     compute = c.microbatches * worst_s
     tensor = c.microbatches * layers_held * layer.sending
     others = all_s - worst_s + (c.pipeline - 1) * layers_held * layer.sending
-    bubble = np.where(c.pipeline > 1, c.bubble / c.chunks * others, 0.0)
+    idle = np.where(c.pipeline > 1, c.bubble / c.chunks, 0.0)
+    bubble = idle * np.maximum(0.0, 2 - c.sharing) * np.maximum(0.0, others)
     pipeline = _between_stages_s(c, curves)
     data = _data_s(c, curves, layer, worst_s)
     nodes = np.maximum(1.0, c.gpus / c.node)
@@ -326,4 +329,4 @@ def _optimizer_s(c: Columns, k: Curves) -> Numbers:
     ranks = np.where(c.zero >= 1, np.maximum(1.0, c.shard), 1.0)
     own = (dense + table) / ranks + experts / np.maximum(1.0, ranks / c.expert)
     moved = c.offload * 16 * own / _PCIE_BYTES_PER_S
-    return k.step_s + _ADAM_BYTES * own / (c.hbm * k.memory) + moved
+    return k.step_s + c.sharing * _ADAM_BYTES * own / (c.hbm * k.memory) + moved
