@@ -122,7 +122,9 @@ def left_out(
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """Errors of each group of sources under curves fitted on all others; of all published runs
     together, the single-node table aside."""
-    thin = [r for s, rows in by_source(runs).items() for r in rows[:: STRIDE if len(rows) > 500 else 1]]
+    thin = [
+        r for s, rows in by_source(runs).items() for r in rows[:: STRIDE if len(rows) > 500 else 1]
+    ]
     found: dict[str, Any] = {}
     errors = []
     for group in dict.fromkeys(key(run.source) for run in runs):
@@ -182,7 +184,9 @@ def choices(runs: Sequence[MeasuredRun], curves: Curves) -> dict[str, Any]:
         layout = run.layout
         sequences = layout.data * layout.microbatch * layout.microbatches
         key = (run.source, run.label, run.sizes, run.machines, run.precision, run.tokens)
-        groups.setdefault((*key, round(sequences, -1) or sequences, layout.recompute), []).append(run)
+        groups.setdefault((*key, round(sequences, -1) or sequences, layout.recompute), []).append(
+            run
+        )
     ratios: dict[str, list[float]] = {}
     for (source, *_), rows in groups.items():
         if len({row.layout for row in rows}) < LEAST_PLANS:
@@ -205,7 +209,8 @@ def choices(runs: Sequence[MeasuredRun], curves: Curves) -> dict[str, Any]:
 def largest_search(curves: Curves) -> dict[str, Any]:
     """The search for Llama 3 405B on 16,384 GPUs: how long, and where Meta's plan comes out."""
     shape = find_shape("meta-llama/Llama-3-405B")
-    assert shape is not None
+    if shape is None:
+        raise SystemExit("the catalogue has no Llama 3 405B")
     machines = Machines(find_accelerator("H100"), 16384)
     began = time.perf_counter()
     ranking = rank_plans(shape, machines, Workload(2048, 8192), curves)
@@ -230,7 +235,9 @@ def main() -> None:
     parser.add_argument("--runs", type=Path, action="append", required=True)
     parser.add_argument("--held-out", type=Path, action="append", default=[])
     parser.add_argument("--leave-one-out", action="store_true")
-    parser.add_argument("--ship", type=Path, help="write the fitted curves to this calibration file")
+    parser.add_argument(
+        "--ship", type=Path, help="write the fitted curves to this calibration file"
+    )
     parser.add_argument("--out", type=Path, help="result file; default: dated, in results/")
     options = parser.parse_args()
     runs, reasons = read_all(options.runs)

@@ -178,13 +178,13 @@ def machines_for(job: JobSpec, nodes: Sequence[Node], gpu: bool) -> list[Machine
     least = min(count for count in room if count)
     kind = _accelerator(nodes[biggest], gpu, room[biggest])
     shared = 1.0 if gpu else _sharing(nodes[biggest], room[biggest], job)
-    return [
-        Machines(kind, count, min(count, least), 0.0, shared) for count in range(total, 0, -1)
-    ]
+    return [Machines(kind, count, min(count, least), 0.0, shared) for count in range(total, 0, -1)]
 
 
 def _workers(node: Node, held: dict[str, float]) -> int:
-    return min(math.floor(node.total.get(name, 0.0) / amount + 1e-6) for name, amount in held.items())
+    return min(
+        math.floor(node.total.get(name, 0.0) / amount + 1e-6) for name, amount in held.items()
+    )
 
 
 def _sharing(node: Node, workers: int, job: JobSpec) -> float:

@@ -13,9 +13,7 @@ if TYPE_CHECKING:
     from rayline.planner.why import Alternative
 
 
-def show_choice(
-    screen: Screen, choice: Choice, figures: list[Economics], calibrated: str
-) -> None:
+def show_choice(screen: Screen, choice: Choice, figures: list[Economics], calibrated: str) -> None:
     """The fastest plans, the job's own beside them, and how to take the first."""
     from rayline.planner.accelerators import PRICES_OF
     from rayline.planner.choice import overrides
@@ -64,7 +62,7 @@ _COLUMNS = (
 def plan_row(candidate: Candidate) -> tuple[object, ...]:
     """What a plan is, and what it takes."""
     plan = candidate.plan
-    schedule = "" if plan.pipeline == 1 else plan.schedule
+    schedule: str = "" if plan.pipeline == 1 else plan.schedule
     if plan.stages_per_worker > 1:
         schedule += f" x{plan.stages_per_worker}"
     zero = f"{plan.zero_stage}" + (f"/{plan.replicate}" if plan.replicate > 1 else "")
@@ -122,7 +120,11 @@ def choice_document(
         "gpu_type": choice.machines.accelerator.name,
         "plans_predicted": choice.tried,
         "best": [
-            {**candidate_document(candidate), **plain(figure), "set": overrides(choice.job, candidate)}
+            {
+                **candidate_document(candidate),
+                **plain(figure),
+                "set": overrides(choice.job, candidate),
+            }
             for candidate, figure in zip(choice.best, figures, strict=False)
         ],
     }

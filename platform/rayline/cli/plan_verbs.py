@@ -56,51 +56,63 @@ rayline plan calibrate runs.csv
 """
 
 
+Spec = Annotated[
+    str,
+    typer.Argument(
+        metavar="SPEC",
+        help="YAML file of a job or a deployment; or a model: a name of the catalogue, such as "
+        "meta-llama/Llama-3-8B, its folder, or its config.json.",
+    ),
+]
+Gpus = Annotated[
+    int | None, typer.Option("--gpus", min=1, help="Search the plans for so many GPUs.")
+]
+GpuType = Annotated[
+    str | None, typer.Option("--gpu-type", help="Their kind, such as H100 or A100-80G.")
+]
+Cluster = Annotated[
+    Path | None, typer.Option("--cluster", metavar="YAML", help="Take them from this cluster.")
+]
+Top = Annotated[int, typer.Option("--top", min=1, help="Plans to show.")]
+Why = Annotated[
+    str | None,
+    typer.Option(
+        "--why",
+        metavar="FIELD=VALUE",
+        help="Say what each other value of a choice would lose, such as tensor=8.",
+    ),
+]
+Picture = Annotated[
+    Path | None,
+    typer.Option(
+        "--picture", metavar="FILE", help="Draw the first plan's timeline and memory: .svg, .html."
+    ),
+]
+Tokens = Annotated[
+    float | None, typer.Option("--tokens", min=1, help="Tokens to train on, such as 15e12.")
+]
+Price = Annotated[
+    float | None,
+    typer.Option("--price", min=0, help="Dollars for one GPU-hour, for the catalogue's."),
+]
+CurvesFile = Annotated[
+    Path | None, typer.Option("--calibration", metavar="FILE", help="Curves to predict with.")
+]
+
+
 @plan.command(_SHOW, hidden=True, epilog=_EXAMPLES)
 def plan_of(
-    spec: Annotated[
-        str,
-        typer.Argument(
-            metavar="SPEC",
-            help="YAML file of a job or a deployment; or a model: a name of the catalogue, such as "
-            "meta-llama/Llama-3-8B, its folder, or its config.json.",
-        ),
-    ],
+    spec: Spec,
     sets: Sets,
-    gpus: Annotated[
-        int | None, typer.Option("--gpus", min=1, help="Search the plans for so many GPUs.")
-    ] = None,
-    gpu_type: Annotated[
-        str | None, typer.Option("--gpu-type", help="Their kind, such as H100 or A100-80G.")
-    ] = None,
-    cluster: Annotated[
-        Path | None, typer.Option("--cluster", metavar="YAML", help="Take them from this cluster.")
-    ] = None,
-    top: Annotated[int, typer.Option("--top", min=1, help="Plans to show.")] = 5,
-    why: Annotated[
-        str | None,
-        typer.Option(
-            "--why",
-            metavar="FIELD=VALUE",
-            help="Say what each other value of a choice would lose, such as tensor=8.",
-        ),
-    ] = None,
-    picture: Annotated[
-        Path | None,
-        typer.Option(
-            "--picture", metavar="FILE", help="Draw the first plan's timeline and memory: .svg, .html."
-        ),
-    ] = None,
-    tokens: Annotated[
-        float | None, typer.Option("--tokens", min=1, help="Tokens to train on, such as 15e12.")
-    ] = None,
-    price: Annotated[
-        float | None,
-        typer.Option("--price", min=0, help="Dollars for one GPU-hour, for the catalogue's."),
-    ] = None,
-    calibration: Annotated[
-        Path | None, typer.Option("--calibration", metavar="FILE", help="Curves to predict with.")
-    ] = None,
+    gpus: Gpus = None,
+    gpu_type: GpuType = None,
+    cluster: Cluster = None,
+    top: Top = 5,
+    why: Why = None,
+    picture: Picture = None,
+    tokens: Tokens = None,
+    price: Price = None,
+    calibration: CurvesFile = None,
     json: Json = False,
     verbose: Verbose = False,
 ) -> None:
@@ -117,7 +129,9 @@ def plan_of(
     searching = gpus is not None or gpu_type is not None or cluster is not None
     if not searching and (why or picture or tokens):
         raise SpecError(
-            "--gpus", "why, pictures and days are of plans on a cluster", fix="give --gpus and --gpu-type"
+            "--gpus",
+            "why, pictures and days are of plans on a cluster",
+            fix="give --gpus and --gpu-type",
         )
     if spec.endswith((".yaml", ".yml")) and is_serve_spec(Path(spec)):
         _show_deployment(screen, ServeSpec.load(spec, sets))

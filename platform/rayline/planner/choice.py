@@ -62,6 +62,7 @@ def space_of(job: JobSpec, *, everything: bool = False) -> Space:
     which is recompute where it says none."""
     method = ("ulysses",) if job.data.packing == "documents" else ("ulysses", "ring")
     offload = (False, True) if everything else (job.offload.optimizer != "none",)
+    recompute: tuple[str, ...]
     if everything or job.recompute == "none":
         recompute = ("none",) if job.offload.activations != "none" else RECOMPUTE
     else:
@@ -107,9 +108,7 @@ def choose(
     return Choice(job, shape, machines, curves, tuple(best), ranking, own)
 
 
-def predict_job(
-    job: JobSpec, shape: ModelShape, machines: Machines, curves: Curves
-) -> Candidate:
+def predict_job(job: JobSpec, shape: ModelShape, machines: Machines, curves: Curves) -> Candidate:
     """What the job's own plan would take, with its memory counted exactly. Called on the driver,
     after `job.check`."""
     found = predict_plan(
@@ -146,12 +145,21 @@ def overrides(job: JobSpec, candidate: Candidate) -> list[str]:
 def admits(
     job: JobSpec, shape: ModelShape, machines: Machines, curves: Curves
 ) -> Callable[[Candidate], Candidate | None]:
+    """What lets a candidate pass that the job can run and whose memory, counted exactly, fits; it
+    gives it back with that memory. What was too much once is not counted again."""
     room = machines.accelerator.memory_gib * GIB
     refused: dict[tuple[object, ...], float] = {}
 
     def admit(candidate: Candidate) -> Candidate | None:
-        key = (candidate.axes, candidate.plan.microbatches, candidate.recompute)
-        key = (*key, candidate.plan.schedule, candidate.plan.stages_per_worker, candidate.offload)
+        plan = candidate.plan
+        key = (
+            candidate.axes,
+            plan.microbatches,
+            plan.schedule,
+            plan.stages_per_worker,
+            candidate.recompute,
+            candidate.offload,
+        )
         if candidate.memory_bytes >= refused.get(key, float("inf")):
             return None
         try:
@@ -175,9 +183,7 @@ def _exact(
     return replace(candidate, bytes=memory_parts(counted))
 
 
-def device_memory(
-    estimate: MemoryEstimate, machines: Machines, curves: Curves
-) -> MemoryEstimate:
+def device_memory(estimate: MemoryEstimate, machines: Machines, curves: Curves) -> MemoryEstimate:
     """The estimate with what the device takes besides."""
     on_cpu = machines.accelerator.generation == "cpu"
     base_gib = curves.process_gib if on_cpu else curves.reserved_gib

@@ -230,9 +230,7 @@ class Columns:
     def take(self, chosen: NDArray[np.int64] | NDArray[np.bool_]) -> Columns:
         """The chosen entries."""
         count = len(self)
-        return Columns(
-            {k: np.broadcast_to(a, (count,))[chosen] for k, a in self._arrays.items()}
-        )
+        return Columns({k: np.broadcast_to(a, (count,))[chosen] for k, a in self._arrays.items()})
 
     def with_arrays(self, **changed: Numbers) -> Columns:
         """A copy in which some columns are others."""

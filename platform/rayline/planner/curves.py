@@ -3,7 +3,8 @@ time or bytes of one thing. They are what `rayline plan calibrate` writes and re
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
+from typing import Any
 
 import numpy as np
 
@@ -172,12 +173,13 @@ def vector_names() -> list[str]:
 def as_vector(curves: Curves) -> Numbers:
     """Logarithms of all figures, in the order of `vector_names`."""
     values = [getattr(curves, f)[e] if e else getattr(curves, f) for f, e in _names()]
-    return np.log(np.array(values))
+    logs: Numbers = np.log(np.array(values))
+    return logs
 
 
 def from_vector(vector: Numbers) -> Curves:
     """The inverse of `as_vector`; what lies beyond what is possible is set to the limit."""
-    found: dict[str, float] = {}
+    found: dict[str, Any] = {}
     tables: dict[str, dict[str, float]] = {"matrix": {}, "attention": {}}
     for (figure, entry), value in zip(_names(), np.exp(vector).tolist(), strict=True):
         held = min(max(value, _LEAST.get(figure, 0.0)), _MOST.get(figure, np.inf))
@@ -185,7 +187,7 @@ def from_vector(vector: Numbers) -> Curves:
             tables[figure][entry] = held
         else:
             found[figure] = held
-    return Curves(**tables, **found)
+    return replace(Curves(), **found, matrix=tables["matrix"], attention=tables["attention"])
 
 
 def spreads() -> Numbers:

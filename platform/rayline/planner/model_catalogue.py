@@ -5,8 +5,6 @@ Sizes are those of the models' published config.json files or papers.
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from rayline.planner.columns import Sizes
 from rayline.spec import ModelShape
 
@@ -175,7 +173,10 @@ _ALIASES = {
 def find_shape(name: str) -> ModelShape | None:
     """The shape of the model of this name, with or without its owner; case does not matter."""
     wanted = name.strip().upper().removesuffix(" SFT").removesuffix(" LORA")
-    wanted = _ALIASES.get(wanted, wanted).upper()
+    for ending in ("-INSTRUCT", "-BASE", "-CHAT", "-HF"):
+        wanted = wanted.removesuffix(ending)
+    short = wanted.partition("/")[2] or wanted
+    wanted = _ALIASES.get(wanted, _ALIASES.get(short, wanted)).upper()
     for known, shape in SHAPES.items():
         if wanted in (known.upper(), known.upper().partition("/")[2]):
             return shape
@@ -189,6 +190,3 @@ def find_sizes(name: str) -> Sizes | None:
         return Sizes.of(shape)
     wanted = name.strip().upper().removesuffix(" SFT").removesuffix(" LORA")
     return next((size for known, size in OTHER_SIZES.items() if known.upper() == wanted), None)
-
-
-__all__ = ["OTHER_SIZES", "SHAPES", "find_shape", "find_sizes", "replace"]

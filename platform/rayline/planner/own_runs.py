@@ -107,7 +107,9 @@ def own_layout(row: Mapping[str, str]) -> tuple[Layout, Habits]:
         plan, load, row.get("recompute") or "none", offload=row.get("offload", "none") != "none"
     )
     fused = "compiled" in (row.get("framework") or "")
-    columns = {name: float(array[0]) for name, array in plan_columns(grid, load.precision, fused).items()}
+    columns = {
+        name: float(array[0]) for name, array in plan_columns(grid, load.precision, fused).items()
+    }
 
     def part(kind: type[Layout] | type[Habits]) -> dict[str, float]:
         return {f.name: columns[f.name] for f in fields(kind) if f.name in columns}

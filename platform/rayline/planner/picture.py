@@ -20,6 +20,7 @@ from rayline.spec import JobSpec, ParallelPlan
 
 _WIDTH, _LEFT, _ROW, _GAP = 1200, 110, 18, 4
 _MOST_ACTIONS = 12000
+_FONT = 'font-family="sans-serif" font-size="12"'
 _WORK_COLOURS = {"F": "#4c78a8", "B": "#f58518", "I": "#f58518", "W": "#54a24b"}
 _WORK_NAMES = {"F": "forward", "B": "backward", "I": "gradients of inputs", "W": "of weights"}
 _MEMORY_COLOURS = {
@@ -58,8 +59,7 @@ def draw(choice: Choice, candidate: Candidate) -> str:
     height = bottom + 90 + workers * (_ROW + _GAP)
     title = f"{candidate.plan}, {candidate.plan.schedule}, step {candidate.step_s:.3g} s"
     parts = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {_WIDTH} {height}" '
-        'font-family="sans-serif" font-size="12">',
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {_WIDTH} {height}" {_FONT}>',
         f'<text x="8" y="18" font-size="14">{escape(title)}</text>',
         *_legend(36, {_WORK_NAMES[work]: _WORK_COLOURS[work] for work in "FBW"}),
         *_bars_of_time(timeline, candidate.plan),

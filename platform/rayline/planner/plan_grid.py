@@ -60,9 +60,7 @@ def _divisors(size: int) -> list[int]:
     return [one for one in range(1, size + 1) if size % one == 0]
 
 
-def plan_grid(
-    shape: ModelShape, machines: Machines, load: Workload, space: Space
-) -> Grid:
+def plan_grid(shape: ModelShape, machines: Machines, load: Workload, space: Space) -> Grid:
     """Every combination of choices that the plan's own rules admit, as arrays."""
     gpus, node = machines.gpus, machines.node
     tensor = [t for t in _divisors(gpus) if t <= node and _cuts(shape, t)]
@@ -186,7 +184,7 @@ def _admitted(g: Grid, shape: ModelShape, load: Workload) -> NDArray[np.bool_]:
     alone, split = g["pipeline"] == 1, g["schedule"] >= known.index("zero_bubble")
     selective = g["recompute_kind"] == RECOMPUTE.index("selective")
     one_by_one = g["schedule"] == known.index("1f1b")
-    keep = alone | (g["pipeline"] * g["chunks"] <= shape.layers)
+    keep: NDArray[np.bool_] = alone | (g["pipeline"] * g["chunks"] <= shape.layers)
     keep &= alone | ~one_by_one | (g["microbatches"] >= g["pipeline"])
     rounds = np.maximum(1.0, np.floor(g["microbatches"] / g["pipeline"]))
     keep &= alone | one_by_one | (np.mod(g["microbatches"], rounds) == 0)

@@ -95,9 +95,7 @@ def machines_of(gpus: int | None, gpu_type: str | None, cluster: Path | None) ->
             fix="give --gpu-type with --gpus, or --cluster cluster/aws.yaml",
         )
     if gpus is None or gpus < 1:
-        raise SpecError(
-            "--gpus", "how many there are is needed", value=gpus, allowed="1 or more"
-        )
+        raise SpecError("--gpus", "how many there are is needed", value=gpus, allowed="1 or more")
     return Machines(find_accelerator(gpu_type), gpus)
 
 
@@ -105,9 +103,7 @@ def _of_cluster(file: Path, gpus: int | None, gpu_type: str | None) -> Machines:
     """The GPUs of the node type that has most of them."""
     types = read_yaml(file).get("available_node_types")
     if not isinstance(types, dict):
-        raise SpecError(
-            str(file), "is no YAML file of a cluster: it has no available_node_types"
-        )
+        raise SpecError(str(file), "is no YAML file of a cluster: it has no available_node_types")
     wanted = find_accelerator(gpu_type) if gpu_type else None
     found = []
     for node in types.values():

@@ -171,12 +171,8 @@ def _columns(
     fused: bool,
 ) -> Columns:
     """The grid as the predictions take it, with what rayline's native engine does."""
-    one = stack(
-        [(Sizes.of(shape), machines, Layout(), Habits(), load.tokens, load.precision)]
-    )
+    one = stack([(Sizes.of(shape), machines, Layout(), Habits(), load.tokens, load.precision)])
     return one.with_arrays(**plan_columns(g, load.precision, fused))
-
-
 
 
 def predict_plan(

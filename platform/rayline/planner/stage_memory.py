@@ -38,7 +38,9 @@ class StageMemory:
     @property
     def total(self) -> Numbers:
         """All of it."""
-        return np.sum([getattr(self, field.name) for field in fields(self)], axis=0)
+        parts = [getattr(self, field.name) for field in fields(self)]
+        total: Numbers = np.sum(parts, axis=0)
+        return total
 
 
 def predict_memory(c: Columns, curves: Curves) -> StageMemory:
@@ -86,7 +88,9 @@ def _first_or_last(c: Columns) -> tuple[Numbers, Numbers]:
     logits = c.logit_bytes * tokens * c.vocab / c.tensor
     ends = np.maximum(last, last - tokens * again + logits)
     first_more = (first > ends) & (c.pipeline > 1)
-    alone = np.where(first_more, first, np.where(logits > tokens * again, last - tokens * again, last))
+    alone = np.where(
+        first_more, first, np.where(logits > tokens * again, last - tokens * again, last)
+    )
     return alone, np.where(first_more | (logits <= tokens * again), 0.0, logits)
 
 
@@ -97,9 +101,7 @@ def _layer_bytes(c: Columns) -> tuple[Numbers, Numbers]:
     whole = np.where(c.sequence > 0, c.tensor, 1.0)
     outside = c.hidden * (size * (4 + c.norm_extra) + 2 * c.dropout) / whole
     products = size * (2 * c.query + 2 * c.key + c.ffn_saved * c.ffn) / c.tensor
-    scores = c.heads / c.tensor * np.where(
-        c.flash > 0, 4.0, (2 * size + c.dropout) * c.tokens
-    )
+    scores = c.heads / c.tensor * np.where(c.flash > 0, 4.0, (2 * size + c.dropout) * c.tokens)
     all_bytes = outside + products + scores
     source = size * c.hidden / whole
     core = np.where(c.recompute > 0, outside + products, all_bytes)

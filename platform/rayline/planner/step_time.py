@@ -56,7 +56,9 @@ class StepTimes:
     @property
     def total_s(self) -> Numbers:
         """The whole step."""
-        return np.sum([getattr(self, field.name) for field in fields(self)], axis=0)
+        parts = [getattr(self, field.name) for field in fields(self)]
+        total: Numbers = np.sum(parts, axis=0)
+        return total
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,14 +137,17 @@ def _product_s(
     flops = 2 * rows * across * out * (1 + k.misaligned * off)
     moved = c.element_bytes * (rows * across + across * out + rows * out)
     cast = c.low_precision * k.cast * 3 * (rows * across + rows * out) / (c.hbm * k.memory)
-    return count * (np.maximum(flops / (c.peak * share), moved / (c.hbm * k.memory)) + cast)
+    once: Numbers = np.maximum(flops / (c.peak * share), moved / (c.hbm * k.memory)) + cast
+    return count * once
 
 
 def _layer(c: Columns, k: Curves) -> _Layer:
     """One layer, forward and backward with what is computed again, and what it sends."""
     tokens, split = rank_tokens(c), c.tensor
     per_token = np.maximum(1.0, c.experts_per_token)
-    rows = np.where(c.experts > 0, tokens * c.expert * per_token / np.maximum(1.0, c.experts), tokens)
+    rows = np.where(
+        c.experts > 0, tokens * c.expert * per_token / np.maximum(1.0, c.experts), tokens
+    )
     experts_split = np.where(c.experts > 0, c.expert_tensor, split)
     shared = split / experts_split
     rows = rows / np.where(c.experts > 0, shared, 1.0)
@@ -159,14 +164,25 @@ def _layer(c: Columns, k: Curves) -> _Layer:
     core, core_back = _attention_s(c, k)
     whole = np.where(c.sequence > 0, split, 1.0)
     wide, inner, heads = _FORWARD_PASSES
-    moved = c.element_bytes * tokens * (
-        (wide + 3 * c.dropout) * c.hidden / whole
-        + inner * c.ffn_matrices / 2 * c.ffn / split
-        + heads * (c.query + 2 * c.key) / split
+    moved = (
+        c.element_bytes
+        * tokens
+        * (
+            (wide + 3 * c.dropout) * c.hidden / whole
+            + inner * c.ffn_matrices / 2 * c.ffn / split
+            + heads * (c.query + 2 * c.key) / split
+        )
     )
-    moved = moved + 2 * k.routing * c.element_bytes * (c.experts > 0) * tokens * per_token * c.hidden / whole
+    moved = (
+        moved
+        + 2 * k.routing * c.element_bytes * (c.experts > 0) * tokens * per_token * c.hidden / whole
+    )
     passes = k.elementwise * np.where(c.fused > 0, 1.0, k.unfused) * moved / (c.hbm * k.memory)
-    kernels = _LAUNCHES * np.where(c.fused > 0, 0.6, 1.0) * np.where(c.experts > 0, k.routing_launches, 1.0)
+    kernels = (
+        _LAUNCHES
+        * np.where(c.fused > 0, 0.6, 1.0)
+        * np.where(c.experts > 0, k.routing_launches, 1.0)
+    )
     launched = k.launch_s * kernels * (1 - c.graphed)
     forward = _later(products + core + passes, launched)
     backward = _later(2 * products + core_back + _BACKWARD_PASSES * passes, 1.5 * launched)
@@ -221,7 +237,9 @@ def _stages(c: Columns, layer_s: Numbers, head_s: Numbers) -> tuple[Numbers, Num
 
 def _link(c: Columns, k: Curves, span: Numbers) -> Numbers:
     """Bytes a second of one rank in a group that reaches over `span` neighbouring ranks."""
-    return np.where(span <= c.node, c.nvlink * k.nvlink, np.minimum(c.nic * k.nic, c.nvlink * k.nvlink))
+    return np.where(
+        span <= c.node, c.nvlink * k.nvlink, np.minimum(c.nic * k.nic, c.nvlink * k.nvlink)
+    )
 
 
 def _within_layers_s(c: Columns, k: Curves, core_s: Numbers) -> Numbers:
@@ -321,7 +339,8 @@ def _ring_s(
     shared = np.where(c.one_link > 0, 1.0, beside)
     near = c.nvlink * k.nvlink
     link = np.where(ranks <= beside, near, np.minimum(near, c.nic * k.nic * shared))
-    return (ranks - 1) / ranks * weights / link
+    seconds: Numbers = (ranks - 1) / ranks * weights / link
+    return seconds
 
 
 def _optimizer_s(c: Columns, k: Curves) -> Numbers:
@@ -329,4 +348,5 @@ def _optimizer_s(c: Columns, k: Curves) -> Numbers:
     ranks = np.where(c.zero >= 1, np.maximum(1.0, c.shard), 1.0)
     own = (dense + table) / ranks + experts / np.maximum(1.0, ranks / c.expert)
     moved = c.offload * 16 * own / _PCIE_BYTES_PER_S
-    return k.step_s + c.sharing * _ADAM_BYTES * own / (c.hbm * k.memory) + moved
+    seconds: Numbers = c.sharing * _ADAM_BYTES * own / (c.hbm * k.memory) + moved
+    return k.step_s + seconds

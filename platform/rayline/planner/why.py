@@ -1,5 +1,4 @@
-"""Why a plan is what it is: the best plan with each other value of one choice, and what it loses.
-"""
+"""Why a plan is what it is: the best with each other value of one choice, and what that loses."""
 
 from __future__ import annotations
 
@@ -65,14 +64,14 @@ def explain(choice: Choice, field: str, value: str) -> list[Alternative]:
         other = _fastest_with(choice, column, field, one)
         if other is not None:
             found.append(_compared(one, base, other, choice.machines))
-    return sorted(found, key=lambda one: (not one.fits, one.candidate.step_s if one.candidate else 0))
+    return sorted(
+        found, key=lambda one: (not one.fits, one.candidate.step_s if one.candidate else 0)
+    )
 
 
 def _why_column(choice: Choice, field: str) -> Numbers:
     if field not in _WHY_FIELDS:
-        raise SpecError(
-            "--why", "no such choice", value=field, allowed=", ".join(_WHY_FIELDS)
-        )
+        raise SpecError("--why", "no such choice", value=field, allowed=", ".join(_WHY_FIELDS))
     names = {"recompute": "recompute_kind", "stages_per_worker": "chunks"}
     return choice.ranking.choices[names.get(field, field)]
 
@@ -89,9 +88,7 @@ def _wanted(field: str, value: str, spoken: list[object]) -> object:
     for one in spoken:
         if str(one).lower() == value.strip().lower():
             return one
-    raise SpecError(
-        f"--why {field}", "no plan has this value", value=value, allowed=_told(spoken)
-    )
+    raise SpecError(f"--why {field}", "no plan has this value", value=value, allowed=_told(spoken))
 
 
 def _told(spoken: list[object]) -> str:
