@@ -93,14 +93,14 @@ def _bars_of_time(timeline: Timeline, plan: ParallelPlan) -> Iterator[str]:
     ends: dict[int, list[tuple[float, Action]]] = {}
     for action, end in timeline.ends.items():
         ends.setdefault(plan.worker_of_stage(action.stage), []).append((end, action))
-    drawn = 0
+    # Of a long step its begin is drawn: what follows repeats it.
+    most = _MOST_ACTIONS // (2 * plan.stages)
     for worker in range(plan.pipeline):
         y = 48 + worker * (_ROW + _GAP)
         yield f'<text x="8" y="{y + 13}">worker {worker}</text>'
         for begin, end, action in _spans(sorted(ends.get(worker, [])), timeline):
-            drawn += 1
-            if drawn > _MOST_ACTIONS:
-                return
+            if action.microbatch >= most:
+                continue
             x, width = _LEFT + begin * scale, max(0.4, (end - begin) * scale)
             yield (
                 f'<rect x="{x:.2f}" y="{y}" width="{width:.2f}" height="{_ROW}" '

@@ -100,7 +100,7 @@ def machines_of(gpus: int | None, gpu_type: str | None, cluster: Path | None) ->
 
 
 def _of_cluster(file: Path, gpus: int | None, gpu_type: str | None) -> Machines:
-    """The GPUs of the node type that has most of them."""
+    """The GPUs of the node type that can compute most."""
     types = read_yaml(file).get("available_node_types")
     if not isinstance(types, dict):
         raise SpecError(str(file), "is no YAML file of a cluster: it has no available_node_types")
@@ -117,7 +117,7 @@ def _of_cluster(file: Path, gpus: int | None, gpu_type: str | None) -> Machines:
             value=gpu_type,
             fix="give --gpus and --gpu-type",
         )
-    most = max(found, key=lambda machines: machines.gpus)
+    most = max(found, key=lambda one: one.gpus * one.accelerator.bf16_tflops)
     return Machines(most.accelerator, gpus or most.gpus, most.gpus_per_node)
 
 

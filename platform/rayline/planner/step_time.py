@@ -290,7 +290,8 @@ def _distinct(places: Numbers, draws: Numbers) -> Numbers:
 def _not_hidden(sending: Numbers, computing: Numbers, overlap: float) -> Numbers:
     """What is left of sending beside computing: none where it is far less, all but the computing
     where it is far more."""
-    return (sending**overlap + computing**overlap) ** (1 / overlap) - computing
+    together = (sending**overlap + computing**overlap) ** (1 / overlap)
+    return np.maximum(0.0, together - computing)
 
 
 def _between_stages_s(c: Columns, k: Curves) -> Numbers:
