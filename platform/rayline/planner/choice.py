@@ -14,7 +14,7 @@ import numpy as np
 from rayline.errors import SpecError
 from rayline.planner.columns import Machines
 from rayline.planner.curves import Curves
-from rayline.planner.memory import MemoryEstimate, estimate_memory
+from rayline.planner.memory import MemoryEstimate, estimate_ends, estimate_memory
 from rayline.planner.plan_grid import RECOMPUTE, Space, Workload
 from rayline.planner.search import Candidate, Ranking, best_plans, predict_plan, rank_plans
 from rayline.planner.stage_memory import GIB, SEGMENTS
@@ -167,9 +167,11 @@ def admits(
             changed.check(shape, machines.node)
         except SpecError:
             return None
-        exact = _exact(candidate, changed, shape, machines, curves)
-        if exact.memory_bytes <= room:
-            return exact
+        ends = device_memory(estimate_ends(shape, changed), machines, curves)
+        if ends.total_bytes <= room:
+            exact = _exact(candidate, changed, shape, machines, curves)
+            if exact.memory_bytes <= room:
+                return exact
         refused[key] = candidate.memory_bytes
         return None
 

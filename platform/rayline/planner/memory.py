@@ -25,7 +25,7 @@ from dataclasses import dataclass, replace
 
 from rayline.planner.parameters import ParameterCounts, count_by_component, normalizes_queries
 from rayline.planner.pipeline import peak_in_flight
-from rayline.planner.schedule import Order, action_orders
+from rayline.planner.schedule import Order, action_orders, worker_order
 from rayline.spec import Adam8bitSpec, JobSpec, ModelShape, MuonSpec, SgdSpec
 
 _FP32_BYTES = 4
@@ -86,6 +86,14 @@ def estimate_workers(shape: ModelShape, job: JobSpec) -> list[MemoryEstimate]:
     """The estimate for each place along the pipeline. Called on the driver, after `job.check`."""
     orders = action_orders(job.plan)
     return [_worker_memory(shape, job, worker, order) for worker, order in enumerate(orders)]
+
+
+def estimate_ends(shape: ModelShape, job: JobSpec) -> MemoryEstimate:
+    """The larger estimate of the first and the last worker along the pipeline: at most that of
+    `estimate_memory`, and sooner found. Called on the driver, after `job.check`."""
+    ends = {0, job.plan.pipeline - 1}
+    found = [_worker_memory(shape, job, one, worker_order(job.plan, one)) for one in sorted(ends)]
+    return max(found, key=lambda estimate: estimate.total_bytes)
 
 
 @dataclass(frozen=True, slots=True)

@@ -80,9 +80,7 @@ def plan_grid(shape: ModelShape, machines: Machines, load: Workload, space: Spac
         for count in _microbatch_counts(rows)
         for expert in _expert_sizes(shape, one[3])
     ]
-    if not rows:
-        return {name: np.zeros(0) for name in (*AXES, "microbatch")}
-    t, p, c, data, microbatch, expert = np.array(rows, dtype=np.float64).T
+    t, p, c, data, microbatch, expert = np.array(rows, dtype=np.float64).reshape(-1, 6).T
     return _with_choices(
         {
             "tensor": t,

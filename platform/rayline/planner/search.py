@@ -146,7 +146,7 @@ def best_plans(
     ranking: Ranking,
     admits: Callable[[Candidate], Candidate | None],
     count: int,
-    most_tried: int = 4000,
+    most_tried: int = 1000,
 ) -> list[Candidate]:
     """The first `count` candidates of different axes that `admits` lets pass; it gives back the
     candidate with its memory counted exactly. Called on the driver."""

@@ -13,6 +13,8 @@ from rayline.planner.plan_grid import RECOMPUTE, SCHEDULE_BUBBLES
 from rayline.planner.search import Candidate
 from rayline.planner.stage_memory import GIB
 
+_MOST_COUNTED = 60
+"""Plans with one value whose memory is counted exactly before none is said to fit."""
 _WHY_FIELDS = (
     "tensor",
     "pipeline",
@@ -104,7 +106,7 @@ def _fastest_with(
     numbers = np.unique(column)[chosen]
     admit = admits(choice.job, choice.shape, choice.machines, choice.curves)
     matching = ranking.order[np.isin(column[ranking.order], numbers)]
-    for number in matching[:200]:
+    for number in matching[:_MOST_COUNTED]:
         admitted = admit(ranking.candidate(int(number)))
         if admitted is not None:
             return admitted, True
