@@ -167,6 +167,8 @@ class Habits:
     """Of one logit with what is made of it: 16 bits, float32, and its gradient."""
     norm_extra: float = 0.0
     """Tensors of the hidden width that norms keep besides their input and output."""
+    waits: float = 0.0
+    """Whether computing a layer again waits for the device, to put random states aside."""
     recent: float = 1.0
     """Attention kernels of 2024 and later."""
 

@@ -67,6 +67,9 @@ class Curves:
     """From one launch to the next."""
     routing_launches: float = 4.0
     """Launches of a layer with experts over those of another."""
+    checkpoint_s: float = 1e-3
+    """What one layer costs whose states are put aside and back to be computed again, where a
+    framework waits for the device then."""
     memory: float = 0.85
     """Share of the memory's bandwidth that kernels reach."""
     nvlink: float = 0.7
@@ -126,6 +129,7 @@ SPREADS = {
     "scores": 0.4,
     "launch_s": 0.4,
     "routing_launches": 0.5,
+    "checkpoint_s": 1.0,
     "memory": 0.1,
     "nvlink": 0.25,
     "nic": 0.25,

@@ -188,7 +188,18 @@ def _layer(c: Columns, k: Curves) -> _Layer:
     backward = _later(2 * products + core_back + _BACKWARD_PASSES * passes, 1.5 * launched)
     again = np.where(c.recompute >= 2, forward, np.where(c.recompute > 0, core, 0.0))
     again = c.recomputed * again + c.reuse * passes
+    again = again + c.waits * (c.recompute >= 2) * k.checkpoint_s + _added_s(c, k)
     return _Layer(forward, backward + again, _within_layers_s(c, k, core + core_back))
+
+
+def _added_s(c: Columns, k: Curves) -> Numbers:
+    """The weights' gradients of one microbatch of one layer, added to those of the others before;
+    who gathers layer by layer adds what it has shared out, and that is little."""
+    held = (c.attention_weights + c.shared_weights) / c.tensor
+    held = held + c.expert_weights / (c.expert_tensor * c.expert)
+    moved = held * (2 * c.gradient_held + 2)
+    whole = (c.microbatches > 1) & (c.gathers_layers == 0)
+    return np.where(whole, moved / (c.hbm * k.memory), 0.0)
 
 
 def _attention_s(c: Columns, k: Curves) -> tuple[Numbers, Numbers]:
@@ -209,7 +220,7 @@ def _attention_s(c: Columns, k: Curves) -> tuple[Numbers, Numbers]:
 
 def _later(one: Numbers, other: Numbers) -> Numbers:
     """The later of two that go on at once, with a soft corner."""
-    return (one**4 + other**4) ** 0.25
+    return (one**8 + other**8) ** 0.125
 
 
 def _head_s(c: Columns, k: Curves) -> Numbers:
