@@ -17,8 +17,6 @@ from statistics import median
 from typing import Any
 
 from rayline.actors.bundles import Node, gang_bundles, shortage, worker_bundle
-from rayline.checkpoint import located
-from rayline.checkpoint.folder import Damaged, candidates, load_manifest
 from rayline.errors import RaylineError, SpecError
 from rayline.planner.accelerators import ACCELERATORS, Accelerator, find_accelerator
 from rayline.planner.calibration_file import Calibration, best_calibration
@@ -147,6 +145,10 @@ def recorded_plan(job: JobSpec) -> ParallelPlan | None:
     does not go on from it."""
     if job.checkpoint.resume != "auto":
         return None
+    # Behind the question: what reads checkpoints needs torch, which a driver does without.
+    from rayline.checkpoint import located
+    from rayline.checkpoint.folder import Damaged, candidates, load_manifest
+
     try:
         folders = candidates(located(job.checkpoint_directory))
     except (OSError, RaylineError) as wrong:

@@ -43,9 +43,7 @@ class PlanGroup(TyperGroup):
 plan = typer.Typer(
     cls=PlanGroup, help="Show what a job or a deployment would run, and the fastest plans for it."
 )
-_EXAMPLES = """Examples:
-
-rayline plan jobs/specs/llama-8gpu.yaml --set plan.tensor=4
+_EXAMPLES = """Example: rayline plan jobs/specs/llama-8gpu.yaml --set plan.tensor=4
 
 rayline plan jobs/specs/llama-8gpu.yaml --gpus 8 --gpu-type H100 --picture plan.html
 

@@ -24,9 +24,7 @@ _NIC_GBIT = {"1600 Gbps": 200.0, "8x 200Gb/s": 200.0, "Omni-Path": 50.0}
 a node of 8."""
 _PRECISIONS = {"amp_bf16": "bf16", "amp_fp8": "fp8", "mxfp8": "fp8", "nvfp4": "fp4", "": "bf16"}
 
-_MEGATRON_2021 = Habits(
-    flash=0, hides_data=0, fused=0, recent=0, gradient_bytes=2, waits=1
-)
+_MEGATRON_2021 = Habits(flash=0, hides_data=0, fused=0, recent=0, gradient_bytes=2, waits=1)
 _DEEPSPEED = replace(_MEGATRON_2021, sums_whole=1, step_bytes=7)
 _FSDP_2023 = Habits(
     hides_data=1, gathers_layers=1, fused=0, gradient_bytes=2, recent=0, weight_bytes=2
@@ -39,7 +37,10 @@ _HABITS: tuple[tuple[str, Habits], ...] = (
     ("llm-foundry", _FSDP_2023),
     ("lit-gpt FSDP", replace(_FSDP_2023, fused=1)),
     ("fms-fsdp", replace(_FSDP_2023, fused=1, recent=1)),
-    ("InternEvo", Habits(recent=0, fused=0, hides_data=0, gradient_bytes=2, sums_whole=1, step_bytes=13)),
+    (
+        "InternEvo",
+        Habits(recent=0, fused=0, hides_data=0, gradient_bytes=2, sums_whole=1, step_bytes=13),
+    ),
     ("Megatron-Bridge 25", _NEMO),
     ("Megatron-Bridge 26.02", replace(_NEMO, graphed=0.5)),
     ("Megatron-Bridge 26.04", replace(_NEMO, graphed=0.5)),
