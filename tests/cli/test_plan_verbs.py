@@ -83,7 +83,25 @@ def test_what_is_missing_or_contradicts_itself_is_refused(
 def test_curves_are_fitted_kept_and_used(
     capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
-    names = ["source", "model", "layers", "hidden", "heads", "vocab", "seq_len", "gpu_type", "n_gpus", "tp", "pp", "dp", "micro_batch", "global_batch", "precision", "framework", "step_time_s"]  # fmt: skip
+    names = [
+        "source",
+        "model",
+        "layers",
+        "hidden",
+        "heads",
+        "vocab",
+        "seq_len",
+        "gpu_type",
+        "n_gpus",
+        "tp",
+        "pp",
+        "dp",
+        "micro_batch",
+        "global_batch",
+        "precision",
+        "framework",
+        "step_time_s",
+    ]
     told = [
         "lab",
         "x",
