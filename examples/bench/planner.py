@@ -63,6 +63,9 @@ WHY_OFF = {
     "InternEvo": "from 256 GPUs on gradients of a small batch are summed over a network that is "
     "not told",
     "vTrain": "kernels launched from the host decide at this size, and the host is not told",
+    "Best TFLOPs": "microbatches of one sequence, which this source measured slower than others "
+    "throughout, on nodes whose PCIe and NUMA settings were mended days later",
+    "fms-fsdp": "which blocks are computed again is not told, and taken to be every second",
     "llm-foundry": "the only source with FSDP of 2023 and its attention kernel",
     "batch ramp-up": "a step of one microbatch: what a step costs besides computing",
 }

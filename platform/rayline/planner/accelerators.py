@@ -10,6 +10,7 @@ and contract, so every command that shows money takes another one.
 from __future__ import annotations
 
 import difflib
+import re
 from dataclasses import dataclass
 
 from rayline.errors import SpecError
@@ -80,6 +81,7 @@ _KINDS = (
     # Meta's Grand Teton: HBM2e and 500 W. Its peak is not told; by power, about 0.8 of the other.
     Accelerator("H100-96G", "hopper", 790, 1580, 0, 94.9, 2400, 450, 400, 8, 500, 3.50),
     Accelerator("H100-PCIE", "hopper", 756, 1513, 0, 79.1, 2000, 300, 200, 2, 350, 2.50),
+    Accelerator("H800", "hopper", 989.5, 1979, 0, 79.1, 3350, 200, 400, 8, 700, 3.00),
     Accelerator("H200", "hopper", 989.5, 1979, 0, 139.7, 4800, 450, 400, 8, 700, 4.98),
     Accelerator("B200", "blackwell", 2250, 4500, 9000, 178.3, 8000, 900, 400, 8, 1000, 8.60),
     Accelerator("B300", "blackwell", 2250, 4500, 13500, 266.0, 8000, 900, 800, 8, 1200, 11.00),
@@ -105,6 +107,29 @@ _OTHER_NAMES = {
 }
 """As Ray, clouds and papers write them."""
 
+_BY_WORDS: tuple[tuple[frozenset[str], str], ...] = tuple(
+    (frozenset(words.split()), known)
+    for words, known in (
+        ("V100 32GB", "V100-32G"),
+        ("A100 40GB", "A100-40G"),
+        ("A100 80GB", "A100-80G"),
+        ("H100 PCIE", "H100-PCIE"),
+        ("H100 96GB", "H100-96G"),
+        ("H100 TETON", "H100-96G"),
+        ("H100", "H100"),
+        ("H800", "H800"),
+        ("H200", "H200"),
+        ("GB200", "GB200"),
+        ("GB300", "GB300"),
+        ("B200", "B200"),
+        ("B300", "B300"),
+        ("A800", "A800"),
+        ("L40S", "L40S"),
+        ("MI300X", "MI300X"),
+    )
+)
+"""By words of longer names, such as A100-SXM4-80GB; the first that are all there hold."""
+
 
 def find_accelerator(name: str) -> Accelerator:
     """The kind of this name, as the catalogue, Ray or a paper writes it: case does not matter, and
@@ -113,6 +138,10 @@ def find_accelerator(name: str) -> Accelerator:
     for known in (*ACCELERATORS, *_OTHER_NAMES):
         if known.upper() == plain:
             return ACCELERATORS[_OTHER_NAMES.get(known, known)]
+    words = set(re.split("[^A-Z0-9]+", plain))
+    for wanted, known in _BY_WORDS:
+        if wanted <= words:
+            return ACCELERATORS[known]
     near = difflib.get_close_matches(plain, ACCELERATORS, n=1, cutoff=0.4)
     raise SpecError(
         "--gpu-type",
