@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from rayline.cli import run
-from rayline.cli.checks import is_serve_spec
+from rayline.cli.plan_verbs import is_serve_spec
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 CONFIG = {

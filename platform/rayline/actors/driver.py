@@ -16,6 +16,7 @@ from pathlib import Path
 from ray.util.placement_group import PlacementGroup
 
 from rayline.actors import cluster
+from rayline.actors.automatic import Comparison, automatic, told
 from rayline.actors.bundles import gang_bundles, memory_bundles, uses_gpu, worker_bundle
 from rayline.actors.controller import Controller, Observer
 from rayline.actors.elastic import Elastic
@@ -94,6 +95,10 @@ def train(
         model_directory, shape = _checked_model(job)
         cluster.ensure_ray()
         gpu = uses_gpu(job.resources, cluster.nodes())
+        chosen = None
+        if job.plan.auto:
+            chosen = automatic(anchored_job(job, Path.cwd()), shape, cluster.nodes(), gpu)
+            job = told(job, chosen)
         at_home = anchored_job(job, Path.cwd())
         elastic = None
         if job.recovery.elastic and placement_group is None:
@@ -110,6 +115,9 @@ def train(
         with _tracked(job, parent_run_id, run_id) as run, request.listening():
             run.log_text(assignment.job.to_yaml(), SPEC_FILE)
             watching = [_only_new(run, job, run_id), *observers]
+            if chosen is not None:
+                chosen.record(run)
+                watching.append(Comparison(chosen, run))
             controller = Controller(assignment, placement, watching, request, run.event, elastic)
             result = controller.run()
             _keep_measures(controller.plan, run, result)

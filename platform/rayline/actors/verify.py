@@ -23,7 +23,7 @@ from typing import Any
 from rayline.actors.driver import anchored_job
 from rayline.actors.failure import worker_name
 from rayline.actors.local import RunCalls, local_processes
-from rayline.errors import RaylineError
+from rayline.errors import RaylineError, SpecError
 from rayline.planner import read_model_config, read_model_shape
 from rayline.spec import JobSpec, ModelShape, ParallelPlan
 from rayline.tracking import resolve_model
@@ -109,6 +109,13 @@ def plan_verification(job: JobSpec, *, axis: str | None = None, whole: bool = Fa
     reduced to that axis. Called by the driver. Raises SpecError where the job itself cannot work,
     asks for what the plain training does not do, or the plan has no such axis."""
     check_followed(job)
+    if job.plan.auto:
+        raise SpecError(
+            "plan",
+            "auto is chosen on a cluster, and what is verified is a plan",
+            value="auto",
+            fix="give --set plan.tensor=2 and others, or the plan that rayline plan shows",
+        )
     anchored = anchored_job(job, Path.cwd())
     need_weights = whole and job.init == "weights"
     source = resolve_model(anchored.model, anchored.tracking, need_weights=need_weights)

@@ -18,6 +18,7 @@ from rayline.cli import (
     demo,
     following,
     jobs,
+    plan_verbs,
     records,
     rollout,
     serving,
@@ -28,7 +29,6 @@ from rayline.cli import (
 _VERBS = (
     ("Begin", demo.demo, "rayline demo --exit"),
     ("Begin", checks.doctor, "rayline doctor"),
-    ("Train", checks.plan, "rayline plan jobs/specs/llama-8gpu.yaml --set plan.tensor=4"),
     ("Train", verify.verify, "rayline verify jobs/specs/tiny-3d.yaml --set precision=bf16"),
     ("Train", training.train, "rayline train jobs/specs/quickstart.yaml --set optim.lr=3e-4"),
     ("Train", chaos.chaos, "rayline chaos jobs/specs/tiny-3d.yaml --kills 3 --seed 7"),
@@ -83,6 +83,7 @@ def _tree() -> typer.Typer:
         # Python keeps the word import to itself.
         name = verb.__name__.rstrip("_")
         tree.command(name, rich_help_panel=panel, epilog=f"Example: {example}")(verb)
+    tree.add_typer(plan_verbs.plan, name="plan", rich_help_panel="Train")
     tree.add_typer(records.models, name="models", rich_help_panel="Look back")
     tree.add_typer(access.keys, name="keys", rich_help_panel="Serve")
     return tree

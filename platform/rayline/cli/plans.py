@@ -17,6 +17,9 @@ SHOWN_WORKERS = 16
 def show_job_plan(screen: Screen, plan: JobPlan) -> None:
     """The whole plan of one job."""
     job = plan.job
+    if job.plan.auto:
+        show_auto(screen, plan)
+        return
     rows = [
         ("job", f"{job.name}, {job.last_step} steps, engine {job.engine}, {job.precision}"),
         ("model", f"{job.model}, {parameters_text(plan.parameters)} parameters"),
@@ -27,6 +30,19 @@ def show_job_plan(screen: Screen, plan: JobPlan) -> None:
     ]
     screen.table(["", ""], rows)
     show_workers(screen, plan)
+
+
+def show_auto(screen: Screen, plan: JobPlan) -> None:
+    """A job whose plan the planner chooses once it finds its cluster."""
+    job = plan.job
+    screen.table(
+        ["", ""],
+        [
+            ("job", f"{job.name}, {job.last_step} steps, engine {job.engine}, {job.precision}"),
+            ("model", f"{job.model}, {parameters_text(plan.parameters)} parameters"),
+            ("plan", "auto: the planner's choice on the cluster; the run's plan.json tells it"),
+        ],
+    )
 
 
 def plan_document(plan: JobPlan) -> dict[str, Any]:

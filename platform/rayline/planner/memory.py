@@ -21,11 +21,11 @@ fragments, the interpreter, and for a mixture of experts the activations of more
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from rayline.planner.parameters import ParameterCounts, count_by_component, normalizes_queries
 from rayline.planner.pipeline import peak_in_flight
-from rayline.planner.schedule import Order, action_orders
+from rayline.planner.schedule import Order, action_orders, worker_order
 from rayline.spec import Adam8bitSpec, JobSpec, ModelShape, MuonSpec, SgdSpec
 
 _FP32_BYTES = 4
@@ -61,19 +61,39 @@ class MemoryEstimate:
     activations_bytes: int
     logits_bytes: int
     """Logits and their gradients; 0 without the last stage."""
+    buffers_bytes: int = 0
+    """Context of the device, communication, and what the allocator cannot use; 0 where it is not
+    known what device it will be."""
 
     @property
     def total_bytes(self) -> int:
         """All of it."""
         state = self.weights_bytes + self.gradients_bytes + self.optimizer_bytes
-        return state + self.activations_bytes + self.logits_bytes
+        return state + self.activations_bytes + self.logits_bytes + self.buffers_bytes
+
+    def on_device(self, reserved_gib: float, fragments: float) -> MemoryEstimate:
+        """The same with what a device takes besides: a reserve, and a share of the activations."""
+        shared = fragments * (self.activations_bytes + self.logits_bytes)
+        return replace(self, buffers_bytes=int(reserved_gib * 2**30 + shared))
 
 
 def estimate_memory(shape: ModelShape, job: JobSpec) -> MemoryEstimate:
     """The estimate for the worker that needs most. Called on the driver, after `job.check`."""
+    return max(estimate_workers(shape, job), key=lambda estimate: estimate.total_bytes)
+
+
+def estimate_workers(shape: ModelShape, job: JobSpec) -> list[MemoryEstimate]:
+    """The estimate for each place along the pipeline. Called on the driver, after `job.check`."""
     orders = action_orders(job.plan)
-    workers = [_worker_memory(shape, job, worker, order) for worker, order in enumerate(orders)]
-    return max(workers, key=lambda estimate: estimate.total_bytes)
+    return [_worker_memory(shape, job, worker, order) for worker, order in enumerate(orders)]
+
+
+def estimate_ends(shape: ModelShape, job: JobSpec) -> MemoryEstimate:
+    """The larger estimate of the first and the last worker along the pipeline: at most that of
+    `estimate_memory`, and sooner found. Called on the driver, after `job.check`."""
+    ends = {0, job.plan.pipeline - 1}
+    found = [_worker_memory(shape, job, one, worker_order(job.plan, one)) for one in sorted(ends)]
+    return max(found, key=lambda estimate: estimate.total_bytes)
 
 
 @dataclass(frozen=True, slots=True)

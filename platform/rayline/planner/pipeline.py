@@ -31,6 +31,8 @@ class Timeline:
 
     ends: Mapping[Action, float]
     """When each action is done, from the beginning of the step."""
+    lengths: Mapping[Action, float]
+    """How long each action takes."""
     length: float
     """When the last worker is done."""
     busy: tuple[float, ...]
@@ -90,6 +92,7 @@ def simulate(plan: ParallelPlan, times: Sequence[StageTimes]) -> Timeline:
     where the workers would wait for one another for ever."""
     orders = action_orders(plan)
     ends: dict[Action, float] = {}
+    lengths: dict[Action, float] = {}
     free_at = [0.0] * len(orders)
     busy = [0.0] * len(orders)
     position = [0] * len(orders)
@@ -107,13 +110,14 @@ def simulate(plan: ParallelPlan, times: Sequence[StageTimes]) -> Timeline:
                 free_at[worker] = max(free_at[worker], ready_at) + length
                 busy[worker] += length
                 ends[action] = free_at[worker]
+                lengths[action] = length
                 position[worker] += 1
             else:
                 waiting.remove(worker)
         if waiting and len(ends) == done_before:
             stuck = [str(orders[worker][position[worker]]) for worker in sorted(waiting)]
             raise ValueError(f"workers wait for one another: {', '.join(stuck)}")
-    return Timeline(ends, max(free_at), tuple(busy))
+    return Timeline(ends, lengths, max(free_at), tuple(busy))
 
 
 def _ready_at(action: Action, stages: int, ends: Mapping[Action, float]) -> float | None:

@@ -37,6 +37,13 @@ def action_orders(plan: ParallelPlan) -> tuple[Order, ...]:
     return _orders(shape)
 
 
+def worker_order(plan: ParallelPlan, worker: int) -> Order:
+    """The order of one worker, as in `action_orders`, without those of the others."""
+    if plan.pipeline == 1:
+        return action_orders(plan)[0]
+    return tuple(_ORDERS[plan.schedule](plan, worker))
+
+
 @lru_cache(maxsize=64)
 def _orders(plan: ParallelPlan) -> tuple[Order, ...]:
     if plan.pipeline == 1:

@@ -13,7 +13,14 @@ from rayline.errors import needing
 from rayline.sdk.access import ServingAccess
 from rayline.sdk.cluster_jobs import ClusterJobs
 from rayline.sdk.served_models import DEFAULT_URL, ServedModels
-from rayline.spec import CheckpointSource, JobSpec, StepReport, TrackingSpec, TuneSpec
+from rayline.spec import (
+    CheckpointSource,
+    JobSpec,
+    ModelShape,
+    StepReport,
+    TrackingSpec,
+    TuneSpec,
+)
 
 if TYPE_CHECKING:
     from rayline.actors import JobOutcome
@@ -57,6 +64,12 @@ class Client(ClusterJobs, ServedModels, ServingAccess):
         from rayline.planner import plan_job, read_model_shape
 
         return plan_job(job, read_model_shape(self._model_folder(job)))
+
+    def model_shape(self, job: JobSpec) -> ModelShape:
+        """The shape of the job's model; only its config is read (fetched where it is on a hub)."""
+        from rayline.planner import read_model_shape
+
+        return read_model_shape(self._model_folder(job))
 
     def check_data(self, job: JobSpec) -> None:
         """Read every line of the job's data. Raises SpecError naming the file and line that is

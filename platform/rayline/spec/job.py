@@ -130,6 +130,7 @@ class JobSpec(Document):
     """How layers are compiled; null runs them as they are. Engine native."""
     offload: OffloadSpec = OffloadSpec()
     plan: ParallelPlan = ParallelPlan()
+    """Sizes of the axes, or auto: the planner's choice on the cluster that the job finds."""
     checkpoint: CheckpointSpec = CheckpointSpec()
     recovery: RecoverySpec = RecoverySpec()
     resources: ResourceSpec = ResourceSpec()
@@ -143,6 +144,11 @@ class JobSpec(Document):
     """Folder of logs, the exported model and, without checkpoint.directory, checkpoints; {name}
     stands for the job's name. On a cluster of several nodes it must be on storage that all of them
     see."""
+
+    @field_validator("plan", mode="before")
+    @classmethod
+    def _auto(cls, plan: object) -> object:
+        return {"auto": True} if plan == "auto" else plan
 
     @field_validator("precision", mode="before")
     @classmethod

@@ -11,9 +11,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from math import gcd, prod
-from typing import Literal
+from typing import Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from rayline.errors import PlacementError, SpecError
 from rayline.spec.document import Document
@@ -50,6 +50,9 @@ class Coordinate:
 class ParallelPlan(Document):
     """Sizes of the axes of parallelism; the product of the first four is the world size."""
 
+    auto: bool = False
+    """Whether the planner chooses the plan on the cluster that the job finds; in a spec, `plan:
+    auto` says so, and no other field of it."""
     data: int = Field(default=1, ge=1)
     """Replicas (ZeRO shards) of the model, each with its part of the batch."""
     tensor: int = Field(default=1, ge=1)
@@ -85,6 +88,22 @@ class ParallelPlan(Document):
     """Stages that each worker of the pipeline holds; the schedule says how many it can take."""
     layers_per_stage: tuple[int, ...] | None = None
     """Layers of each stage, first to last; null balances the stages by what they cost."""
+
+    @model_validator(mode="after")
+    def _auto_says_no_more(self) -> Self:
+        told = sorted(self.model_fields_set - {"auto"})
+        others = [name for name in told if getattr(self, name) != type(self).default_of(name)]
+        if self.auto and others:
+            raise ValueError(
+                f"auto leaves the whole plan to the planner, but {', '.join(others)} is told too; "
+                "use plan: auto alone, or no auto"
+            )
+        return self
+
+    @classmethod
+    def default_of(cls, name: str) -> object:
+        """What a field holds where nothing is told."""
+        return cls.model_fields[name].default
 
     @property
     def world_size(self) -> int:
@@ -349,6 +368,8 @@ class ParallelPlan(Document):
             )
 
     def __str__(self) -> str:
+        if self.auto:
+            return "auto"
         axes = [
             f"{axis} {getattr(self, axis)}" for axis in ("data", "tensor", "pipeline", "context")
         ]

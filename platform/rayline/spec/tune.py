@@ -75,6 +75,15 @@ class TuneSpec(Document):
     """Folder for the trials and best.yaml; {name} stands for the search's name."""
 
     @model_validator(mode="after")
+    def _plan_is_told(self) -> Self:
+        if self.job.plan.auto:
+            raise ValueError(
+                "job.plan auto is not offered in a search, whose trials must be comparable: tell "
+                "a plan, or put plan.tensor and others in space"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _fields_exist(self) -> Self:
         known = self.job.flat()
         for dotted in self.space:
