@@ -75,11 +75,12 @@ def check(tree: Tree, exists: Callable[[str], bool] = lambda _: True) -> list[Fl
 
 def _manifest(tree: Tree) -> list[Flaw]:
     spec = mapping(tree.get("spec"))
-    inner = INNER.get(str(tree.get("kind")), "")
+    kind = str(tree.get("kind"))
+    inner = INNER.get(kind, "")
     cluster = mapping(spec.get(inner)) if inner else spec
     field = f"spec.{inner}" if inner else "spec"
     found = list(kind_flaws(tree))
-    if cluster and tree.get("kind") in INNER:
+    if cluster and kind in INNER:
         found += cluster_flaws(field, cluster)
         found += pod_flaws(field, cluster)
     return [*found, *queue_flaws(tree, cluster), *service_flaws(tree, cluster)]
@@ -88,9 +89,7 @@ def _manifest(tree: Tree) -> list[Flaw]:
 def _refuse_several(path: Path) -> None:
     """One file, one thing: a second document would be passed over without a word."""
     try:
-        documents = [
-            node for node in yaml.compose_all(path.read_text(encoding="utf-8"), yaml.SafeLoader)
-        ]
+        documents = list(yaml.compose_all(path.read_text(encoding="utf-8"), yaml.SafeLoader))
     except (OSError, UnicodeDecodeError, yaml.YAMLError):
         return  # read_yaml says what is wrong
     if len([each for each in documents if each is not None]) > 1:

@@ -1,4 +1,4 @@
-"""What is wrong in a KubeRay manifest, apart from its pods: kind, groups, scaling, queue, service."""
+"""What is wrong in a KubeRay manifest, its pods apart: kind, groups, scaling, queue, service."""
 
 from __future__ import annotations
 
@@ -70,12 +70,12 @@ def kind_flaws(tree: Tree) -> Iterator[Flaw]:
         )
     if not mapping(tree.get("metadata")).get("name"):
         yield Flaw("missing-key", "metadata.name", "required, but not given", "give a name")
-    if INNER.get(kind) and not mapping(mapping(tree.get("spec")).get(INNER[kind])):
-        if "clusterSelector" not in mapping(tree.get("spec")):
-            field = f"spec.{INNER[kind]}"
-            yield Flaw("missing-key", field, "required, but not given", "describe the cluster")
+    spec = mapping(tree.get("spec"))
+    if INNER.get(kind) and not mapping(spec.get(INNER[kind])) and "clusterSelector" not in spec:
+        field = f"spec.{INNER[kind]}"
+        yield Flaw("missing-key", field, "required, but not given", "describe the cluster")
     known = {"RayJob": _JOB_KEYS, "RayService": _SERVICE_KEYS}.get(kind)
-    for key in mapping(tree.get("spec")) if known else ():
+    for key in spec if known else ():
         if known and key not in known:
             yield unknown_key("spec", str(key), known)
 

@@ -23,7 +23,7 @@ def node_type_flaws(tree: Tree) -> Iterator[Flaw]:
     kind = str(mapping(tree.get("provider")).get("type", ""))
     types = mapping(tree.get("available_node_types"))
     head = tree.get("head_node_type")
-    if types and head not in types:
+    if types and str(head) not in types:
         near = nearest(str(head), types)
         yield Flaw(
             "head-type",

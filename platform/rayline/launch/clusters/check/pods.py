@@ -164,15 +164,15 @@ def _head_flaws(field: str, group: Tree, container: Tree) -> Iterator[Flaw]:
             f"remove {_GPU}",
             value=str(_gpus(container)),
         )
-    ports = {mapping(each).get("containerPort") for each in sequence(container.get("ports"))}
+    ports = {str(mapping(each).get("containerPort")) for each in sequence(container.get("ports"))}
     for port, what in ((6379, "control store"), (8265, "dashboard")):
-        if ports and port not in ports:
+        if ports and str(port) not in ports:
             yield Flaw(
                 "port-missing",
                 f"{field}.template.spec.containers[0].ports",
                 f"the head's service would not lead to the {what}",
                 f"add containerPort: {port}",
-                value=", ".join(sorted(map(str, ports))),
+                value=", ".join(sorted(ports)),
                 allowed=str(port),
             )
 
@@ -195,7 +195,8 @@ def _device_flaws(field: str, group: Tree, pod: Tree, container: Tree) -> Iterat
 
 
 def _gpu_pod_flaws(field: str, pod: Tree, container: Tree) -> Iterator[Flaw]:
-    mounted = {mapping(each).get("mountPath") for each in sequence(container.get("volumeMounts"))}
+    mounts = [mapping(each) for each in sequence(container.get("volumeMounts"))]
+    mounted = [each.get("mountPath") for each in mounts]
     if "/dev/shm" not in mounted:  # noqa: S108  where NCCL looks
         yield Flaw(
             "shared-memory",
@@ -220,16 +221,16 @@ def _network_flaws(
     name = mapping(pod.get("nodeSelector")).get("node.kubernetes.io/instance-type")
     machine = BY_NAME.get(str(name))
     where = f"{field}.template.spec.containers[0].resources.limits"
-    if _EFA in limits and machine is not None and machine.fabric == "efa":
-        if str(limits[_EFA]) != str(machine.network_cards):
-            yield Flaw(
-                "efa-count",
-                f"{where}.{_EFA}",
-                f"{machine.name} has {machine.network_cards} EFA devices, and NCCL wants all",
-                f"{_EFA}: {machine.network_cards}",
-                value=str(limits[_EFA]),
-                allowed=str(machine.network_cards),
-            )
+    cards = machine.network_cards if machine is not None and machine.fabric == "efa" else None
+    if _EFA in limits and cards is not None and str(limits[_EFA]) != str(cards):
+        yield Flaw(
+            "efa-count",
+            f"{where}.{_EFA}",
+            f"{name} has {cards} EFA devices, and NCCL wants all",
+            f"{_EFA}: {cards}",
+            value=str(limits[_EFA]),
+            allowed=str(cards),
+        )
     if _EFA in limits and "hugepages-2Mi" not in limits:
         yield Flaw(
             "efa-huge-pages",
