@@ -17,6 +17,7 @@ VERBS = (
     "batch",
     "canary",
     "chaos",
+    "cluster",
     "chat",
     "demo",
     "deploy",

@@ -16,12 +16,28 @@ if TYPE_CHECKING:
     from rayline.launch.clusters.pricing import ClusterPlan
     from rayline.spec import ClusterSpec
 
-cluster = typer.Typer(help="The machines to run on: planned, priced, checked, brought up, ended.")
+cluster = typer.Typer(invoke_without_command=True)
 
 Spec = Annotated[
     Path, typer.Argument(metavar="SPEC", help="Cluster spec, such as cluster/specs/aws.yaml.")
 ]
 Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
+
+
+@cluster.callback(epilog="Example: rayline cluster plan cluster/specs/aws.yaml")
+def list_clusters(context: typer.Context, json: Json = False, verbose: Verbose = False) -> None:
+    """List the clusters brought up from here; plan, check, bring up or end one."""
+    from rayline.launch.clusters.state import remembered
+
+    if context.invoked_subcommand is not None:
+        return
+    screen = Screen(json_wanted=json, verbose=verbose)
+    found = {folder.path.name: str(folder.file) for folder in remembered()}
+    if found:
+        screen.table(["cluster", "file"], list(found.items()))
+    else:
+        screen.say("no cluster was brought up from here: rayline cluster up SPEC")
+    screen.result(found)
 
 
 @cluster.command(epilog="Example: rayline cluster plan cluster/specs/aws.yaml")

@@ -8,7 +8,7 @@ import pytest
 
 from rayline.errors import PlacementError
 from rayline.launch.clusters import made_up_cluster
-from rayline.launch.clusters.state import HeadRecord, folder_of
+from rayline.launch.clusters.state import HeadRecord, folder_of, remembered
 
 
 def record(pid: int, created_s: float) -> HeadRecord:
@@ -21,7 +21,9 @@ def test_what_is_kept_is_what_is_read(tmp_path: Path) -> None:
     folder.write(record(1, 2.5))
     assert folder.read() == record(1, 2.5)
     folder.write_file("x: 1\n")
+    assert remembered(tmp_path) == [folder]
     folder.forget()
+    assert remembered(tmp_path) == []
     assert folder.read() is None
     assert not folder.file.exists()
 

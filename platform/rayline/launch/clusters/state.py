@@ -86,4 +86,14 @@ class ClusterFolder:
 
 def folder_of(name: str, home: Path | None = None) -> ClusterFolder:
     """Where a cluster is remembered: below `home`, by default ~/.rayline/clusters."""
-    return ClusterFolder((home or Path.home() / ".rayline" / "clusters") / name)
+    return ClusterFolder((home or _home()) / name)
+
+
+def remembered(home: Path | None = None) -> list[ClusterFolder]:
+    """The clusters that were brought up from this machine and not ended from it."""
+    folders = [ClusterFolder(path) for path in sorted((home or _home()).glob("*"))]
+    return [folder for folder in folders if folder.file.exists()]
+
+
+def _home() -> Path:
+    return Path.home() / ".rayline" / "clusters"
