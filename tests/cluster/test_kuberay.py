@@ -9,8 +9,9 @@ import pytest
 import yaml
 
 import rayline
+from rayline.launch.clusters import tree_of
 from rayline.launch.clusters.check import check_file
-from rayline.spec import GatewaySpec, JobSpec, ServeSpec
+from rayline.spec import ClusterSpec, GatewaySpec, JobSpec, ServeSpec
 
 ROOT = Path(__file__).resolve().parents[2]
 FOLDER = ROOT / "cluster" / "kuberay"
@@ -124,6 +125,47 @@ class TestManifest:
         assert command.startswith(f"# kubectl apply -f cluster/kuberay/{name}.yaml")
         assert hardware.startswith("# ")
         assert "CPU" in hardware
+
+
+GPUS = {"name": "g", "gpu": "H100", "gpus_per_node": 8, "max_nodes": 4}
+FIXED = {**GPUS, "min_nodes": 4}
+SERVED = {"name": "m", "model": {"hub": "a/b"}, "device": "gpu", "gateway": {"port": 8000}}
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {
+            "kubernetes": {"flavor": "eks", "namespace": "n"},
+            "groups": [{**GPUS, "spot_share": 0.5}],
+        },
+        {
+            "kubernetes": {"flavor": "aks"},
+            "groups": [
+                {**GPUS, "machine": "Standard_ND96isr_H100_v5", "fast_network": True},
+                {"name": "spot", "cpus_per_node": 4, "max_nodes": 2, "spot_share": 1.0},
+            ],
+        },
+        {"kubernetes": {"flavor": "gke"}, "groups": [{**GPUS, "labels": {"team": "a"}}]},
+        {"kubernetes": {"queue": "q", "run": {"entrypoint": "true"}}, "groups": [FIXED]},
+        {"kubernetes": {"gang_scheduler": "volcano", "run": {"entrypoint": "true"}}},
+        {"kubernetes": {"serve": SERVED, "auth_secret": "s"}},
+        {"head_recovery": {"store": "redis", "redis_address": "r:6379", "redis_secret": "s"}},
+        {"head_recovery": {"store": "rocksdb"}, "storage": [{"path": "/mnt/a", "claim": "c"}]},
+        {"storage": [{"path": "/mnt/a", "nfs": "server:/export"}], "autoscaler": "v1"},
+    ],
+    ids=lambda changes: "-".join(changes),
+)
+def test_whatever_a_spec_asks_for_the_operator_accepts(
+    changes: dict[str, Any], validators: dict[str, Any]
+) -> None:
+    base = {"name": "a", "provider": "kuberay", "kubernetes": {}, "groups": [GPUS]}
+    tree = tree_of(ClusterSpec.parse({**base, **changes}))
+    errors = [
+        f"{error.json_path}: {error.message}"
+        for error in validators[tree["kind"]].iter_errors(tree)
+    ]
+    assert errors == []
 
 
 def test_the_job_runs_a_spec_that_exists() -> None:
