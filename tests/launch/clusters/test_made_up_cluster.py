@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from rayline.launch.clusters.made_up_cluster import marked
+from rayline.launch.clusters.made_up_cluster import MadeUpNode, marked, status
 from rayline.launch.clusters.state import ClusterFolder, HeadRecord
 
 pytestmark = pytest.mark.ray
@@ -116,6 +116,12 @@ def user(tmp_path: Path) -> Iterator[Callable[..., User]]:
         each.say("cluster", "down", str(each.spec), "--yes")
 
 
+def nodes_of(folder: ClusterFolder) -> tuple[MadeUpNode, ...]:
+    found = status(folder)
+    assert found is not None
+    return found.nodes
+
+
 def wait_until(true: Callable[[], bool], within_s: float) -> float:
     began_s = time.monotonic()
     while not true():
@@ -149,7 +155,7 @@ def test_up_a_gang_on_new_nodes_scaled_down_and_ended(user: Callable[..., User])
     assert other.returncode == 3
     assert "under another spec" in other.stderr
 
-    gone_s = wait_until(lambda: len(someone.nodes()) == 1, 60)
+    gone_s = wait_until(lambda: len(nodes_of(someone.folder)) == 1, 60)
     print(f"gang ready after {gang['ready_s']:.1f} s, its nodes gone {gone_s:.1f} s after it")
 
     down = someone.say("cluster", "down", str(someone.spec), "--yes")

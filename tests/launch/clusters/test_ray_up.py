@@ -3,8 +3,10 @@ and ssh and rsync are programs that do here what they would do there."""
 
 import json
 import os
+import shutil
 import subprocess
 import sys
+import tempfile
 import textwrap
 import time
 import uuid
@@ -14,7 +16,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from rayline.launch.clusters.made_up_cluster import MARK, marked
+from rayline.launch.clusters.made_up_cluster import MARK, free_ports, marked
 
 pytestmark = pytest.mark.ray
 
@@ -50,12 +52,20 @@ PROGRAMS = {
     # The packages are here; a test has no minutes to install them once more.
     "dpkg": "exit 0",
     "make": 'echo "make $*" >> "$HOME/made"',
-    # `ray stop` ends every Ray of a machine: here, of that machine only.
+    # `ray stop` ends every Ray of a machine: here, of that machine only. The ports that the files
+    # name may be taken here by somebody else's Ray.
     "ray": """
         if [ "$1" = stop ]; then exec {python} {home}/stop.py; fi
-        exec {python} -c 'from ray.scripts.scripts import main; main()' "$@"
+        words=("${@//6379/{store}}")
+        if [ "$1" = start ]; then words+=(--dashboard-agent-listen-port=0); fi
+        case " $* " in *" --head "*) words+=(--temp-dir={session} --dashboard-port={dashboard}
+        --ray-client-server-port={client});; esac
+        if [ "$1" = status ]; then export RAY_ADDRESS=127.0.0.1:{store}; fi
+        exec {python} -c 'from ray.scripts.scripts import main; main()' "${words[@]}"
         """,
-    "rayline": "exec {python} -c 'from rayline.cli import main; main()' \"$@\"",
+    "rayline": """
+        exec {python} -c 'from rayline.cli import main; main()' "${@//8265/{dashboard}}"
+        """,
 }
 STOP = f"""
 import os, psutil
@@ -80,9 +90,21 @@ for process in psutil.wait_procs(theirs, timeout=10)[1]:
 def environment(tmp_path: Path) -> Iterator[dict[str, str]]:
     programs = tmp_path / "programs"
     programs.mkdir()
+    # Sockets lie below it, and their paths may have 107 characters.
+    session = tempfile.mkdtemp(prefix="ray-")
+    store, dashboard, client = free_ports(3)
+    places = {
+        "{python}": sys.executable,
+        "{home}": str(tmp_path),
+        "{session}": session,
+        "{store}": str(store),
+        "{dashboard}": str(dashboard),
+        "{client}": str(client),
+    }
     for name, text in PROGRAMS.items():
         body = textwrap.dedent(text).strip()
-        body = body.replace("{python}", sys.executable).replace("{home}", str(tmp_path))
+        for place, value in places.items():
+            body = body.replace(place, value)
         (programs / name).write_text(f"#!/bin/bash\n{body}\n")
         (programs / name).chmod(0o755)
     (tmp_path / "stop.py").write_text(STOP)
@@ -99,11 +121,13 @@ def environment(tmp_path: Path) -> Iterator[dict[str, str]]:
         "RAY_AUTH_MODE": "token",
         "RAY_USAGE_STATS_ENABLED": "0",
         MARK: mark,
+        "STORE": f"127.0.0.1:{store}",
     }
     left = marked(mark)
     for process in left:
         process.kill()
     psutil.wait_procs(left, timeout=10)
+    shutil.rmtree(session, ignore_errors=True)
 
 
 def say(environment: dict[str, str], *words: str) -> subprocess.CompletedProcess[str]:
@@ -134,7 +158,7 @@ def test_up_two_machines_status_and_down(environment: dict[str, str], tmp_path: 
     while nodes < 2:
         assert time.monotonic() < deadline_s, f"{nodes} of 2 machines joined"
         told = subprocess.run(
-            [sys.executable, "-c", NODES, "127.0.0.1:6379"],
+            [sys.executable, "-c", NODES, environment["STORE"]],
             env=environment,
             capture_output=True,
             text=True,

@@ -144,11 +144,8 @@ def _environment(spec: ClusterSpec, mark: str) -> dict[str, str]:
 def _wait_until_it_answers(record: HeadRecord, folder: ClusterFolder) -> None:
     deadline_s = time.monotonic() + _START_TIMEOUT_S
     while True:
-        try:
-            httpx.get(f"{record.dashboard}/api/version", timeout=2.0)
+        if _answers(record) and _nodes(record):
             return
-        except httpx.HTTPError:
-            pass
         if not _alive(record) or time.monotonic() > deadline_s:
             lines = folder.log.read_text(encoding="utf-8", errors="replace").splitlines()
             raise PlacementError(
@@ -160,6 +157,29 @@ def _wait_until_it_answers(record: HeadRecord, folder: ClusterFolder) -> None:
                 fix=f"read {folder.log}",
             )
         time.sleep(_POLL_S)
+
+
+def _answers(record: HeadRecord) -> bool:
+    try:
+        return httpx.get(f"{record.dashboard}/api/version", timeout=2.0).status_code < 500
+    except httpx.HTTPError:
+        return False
+
+
+def _nodes(record: HeadRecord) -> tuple[MadeUpNode, ...]:
+    """The nodes that are alive; none where Ray does not know them yet."""
+    from ray.util.state import list_nodes
+    from ray.util.state.exception import RayStateApiException
+
+    try:
+        found = list_nodes(address=record.dashboard, timeout=10)
+    except RayStateApiException:
+        return ()
+    return tuple(
+        MadeUpNode(each.node_id, bool(each.is_head_node), dict(each.resources_total or {}))
+        for each in found
+        if each.state == "ALIVE"
+    )
 
 
 def end(folder: ClusterFolder) -> int:
@@ -220,14 +240,7 @@ def status(folder: ClusterFolder) -> MadeUpStatus | None:
         return None
     if not _alive(record):
         return MadeUpStatus(False, record.address, record.dashboard)
-    from ray.util.state import list_nodes
-
-    nodes = tuple(
-        MadeUpNode(each.node_id, bool(each.is_head_node), dict(each.resources_total or {}))
-        for each in list_nodes(address=record.dashboard)
-        if each.state == "ALIVE"
-    )
-    return MadeUpStatus(True, record.address, record.dashboard, nodes)
+    return MadeUpStatus(True, record.address, record.dashboard, _nodes(record))
 
 
 def _running(folder: ClusterFolder) -> HeadRecord | None:
