@@ -306,7 +306,7 @@ MANIFEST = [
     (
         "autoscaler-version",
         "spec.autoscalerOptions.version",
-        "v1",
+        DROP,
         "spec.autoscalerOptions.version",
         "v2",
     ),

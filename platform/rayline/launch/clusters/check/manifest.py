@@ -180,14 +180,14 @@ def _scaling_flaws(field: str, cluster: Tree) -> Iterator[Flaw]:
             allowed="true",
         )
     version = mapping(cluster.get("autoscalerOptions")).get("version")
-    if scaling and version != "v2":
+    if scaling and version not in ("v1", "v2"):
         yield Flaw(
             "autoscaler-version",
             f"{field}.autoscalerOptions.version",
-            "the older autoscaler does not say why a node is not to be had",
-            "version: v2",
+            "not given: which of the two autoscalers runs would depend on the operator",
+            "version: v2, which says why a node is not to be had",
             value=str(version or ""),
-            allowed="v2",
+            allowed="v2, v1",
         )
 
 
