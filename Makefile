@@ -24,7 +24,7 @@ PYTEST := $(TEST_ENV) $(BIN)/python -m pytest
 HERE := tests/tracking tests/checkpoint tests/planner tests/cli tests/serving
 PLAIN := not dist and not ray and not serve and not engines and not gpu
 
-.PHONY: help setup demo test lint test-fast test-fast-here test-fast-there test-dist test-ray test-serve test-engines test-gpu bench lock clean
+.PHONY: help setup demo test lint test-fast test-fast-here test-fast-there test-dist test-ray test-serve test-engines test-gpu bench render lock clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -73,6 +73,9 @@ test-gpu: setup ## one NVIDIA GPU; not part of make test
 
 bench: setup ## run the benchmarks; each writes a dated result file beside itself
 	@for script in examples/bench/*.py; do echo "bench: $$script"; $(BIN)/python "$$script" || exit 1; done
+
+render: setup ## write the files of cluster/ anew from cluster/specs/
+	$(BIN)/rayline cluster render cluster/specs/*.yaml --into cluster
 
 lock: setup ## write the requirements lock anew (UPGRADE=1: newest versions that fit)
 	@UPGRADE=$(UPGRADE) cluster/requirements/lock.sh

@@ -18,6 +18,7 @@ VERBS = (
     "canary",
     "chaos",
     "chat",
+    "cluster",
     "demo",
     "deploy",
     "doctor",

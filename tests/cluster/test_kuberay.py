@@ -8,15 +8,19 @@ import jsonschema
 import pytest
 import yaml
 
-from rayline.spec import GatewaySpec, JobSpec, ServeSpec
+import rayline
+from rayline.launch.clusters import tree_of
+from rayline.launch.clusters.check import check_file
+from rayline.spec import ClusterSpec, GatewaySpec, JobSpec, ServeSpec
 
 ROOT = Path(__file__).resolve().parents[2]
 FOLDER = ROOT / "cluster" / "kuberay"
 SCHEMAS = {
-    "raycluster": "ray.io_rayclusters.yaml",
-    "rayjob": "ray.io_rayjobs.yaml",
-    "rayservice": "ray.io_rayservices.yaml",
+    "RayCluster": "ray.io_rayclusters.yaml",
+    "RayJob": "ray.io_rayjobs.yaml",
+    "RayService": "ray.io_rayservices.yaml",
 }
+NAMES = sorted(path.stem for path in FOLDER.glob("*.yaml"))
 
 
 def strict(schema: Any) -> Any:
@@ -48,34 +52,35 @@ def cluster_spec(tree: dict[str, Any]) -> dict[str, Any]:
 @pytest.fixture(scope="module")
 def validators(shared_data: Path) -> dict[str, jsonschema.Draft202012Validator]:
     made = {}
-    for name, file in SCHEMAS.items():
+    for kind, file in SCHEMAS.items():
         # The C parser reads these megabytes in a second, the Python one in fifteen.
         crd = yaml.load((shared_data / "kuberay-crds" / file).read_text(), yaml.CSafeLoader)
         stored = next(version for version in crd["spec"]["versions"] if version["storage"])
         schema = strict(stored["schema"]["openAPIV3Schema"])
         # `metadata` is an empty object here; the API server checks it by itself.
         schema["properties"]["metadata"] = {"type": "object"}
-        made[name] = jsonschema.Draft202012Validator(schema)
+        made[kind] = jsonschema.Draft202012Validator(schema)
     return made
 
 
-def test_every_manifest_is_tested() -> None:
-    assert {path.stem for path in FOLDER.glob("*.yaml")} == set(SCHEMAS)
+def test_every_kind_is_tested() -> None:
+    assert {manifest(name)["kind"] for name in NAMES} == set(SCHEMAS)
 
 
-@pytest.mark.parametrize("name", SCHEMAS)
+@pytest.mark.parametrize("name", NAMES)
 class TestManifest:
     def test_the_operator_accepts_it(self, name: str, validators: dict[str, Any]) -> None:
+        tree = manifest(name)
         errors = [
             f"{error.json_path}: {error.message}"
-            for error in validators[name].iter_errors(manifest(name))
+            for error in validators[tree["kind"]].iter_errors(tree)
         ]
         assert errors == []
 
     def test_a_misspelt_key_would_be_found(self, name: str, validators: dict[str, Any]) -> None:
         tree = copy.deepcopy(manifest(name))
         cluster_spec(tree)["workerGroupSpecs"][0]["minReplica"] = 1
-        assert not validators[name].is_valid(tree)
+        assert not validators[tree["kind"]].is_valid(tree)
 
     def test_it_runs_the_locked_ray(
         self, name: str, locked: dict[str, dict[str, str]], validators: dict[str, Any]
@@ -90,7 +95,10 @@ class TestManifest:
             for container in group["template"]["spec"]["containers"]
         }
         assert len(images) == 1, "head and workers must run one image"
-        assert f"-ray{ray}-" in images.pop()
+        # The image that the Dockerfile builds from that lock: what trains and what serves is alike.
+        lock = "gpu" if "gpu" in str(spec["workerGroupSpecs"]) else "cpu"
+        assert images == {f"rayline:{rayline.__version__}-ray{ray}-{lock}"}
+        assert locked[lock]["ray"] == ray
 
     def test_every_group_says_how_many(self, name: str) -> None:
         for group in cluster_spec(manifest(name))["workerGroupSpecs"]:
@@ -98,7 +106,10 @@ class TestManifest:
             assert group["maxReplicas"] > 0
 
     def test_it_asks_for_tokens(self, name: str) -> None:
-        assert cluster_spec(manifest(name))["authOptions"] == {"mode": "token"}
+        assert cluster_spec(manifest(name))["authOptions"]["mode"] == "token"
+
+    def test_the_check_finds_nothing(self, name: str) -> None:
+        assert check_file(FOLDER / f"{name}.yaml", ROOT) == []
 
     def test_gpus_and_memory_are_guaranteed(self, name: str) -> None:
         spec = cluster_spec(manifest(name))
@@ -114,6 +125,47 @@ class TestManifest:
         assert command.startswith(f"# kubectl apply -f cluster/kuberay/{name}.yaml")
         assert hardware.startswith("# ")
         assert "CPU" in hardware
+
+
+GPUS = {"name": "g", "gpu": "H100", "gpus_per_node": 8, "max_nodes": 4}
+FIXED = {**GPUS, "min_nodes": 4}
+SERVED = {"name": "m", "model": {"hub": "a/b"}, "device": "gpu", "gateway": {"port": 8000}}
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {
+            "kubernetes": {"flavor": "eks", "namespace": "n"},
+            "groups": [{**GPUS, "spot_share": 0.5}],
+        },
+        {
+            "kubernetes": {"flavor": "aks"},
+            "groups": [
+                {**GPUS, "machine": "Standard_ND96isr_H100_v5", "fast_network": True},
+                {"name": "spot", "cpus_per_node": 4, "max_nodes": 2, "spot_share": 1.0},
+            ],
+        },
+        {"kubernetes": {"flavor": "gke"}, "groups": [{**GPUS, "labels": {"team": "a"}}]},
+        {"kubernetes": {"queue": "q", "run": {"entrypoint": "true"}}, "groups": [FIXED]},
+        {"kubernetes": {"gang_scheduler": "volcano", "run": {"entrypoint": "true"}}},
+        {"kubernetes": {"serve": SERVED, "auth_secret": "s"}},
+        {"head_recovery": {"store": "redis", "redis_address": "r:6379", "redis_secret": "s"}},
+        {"head_recovery": {"store": "rocksdb"}, "storage": [{"path": "/mnt/a", "claim": "c"}]},
+        {"storage": [{"path": "/mnt/a", "nfs": "server:/export"}], "autoscaler": "v1"},
+    ],
+    ids=lambda changes: "-".join(changes),
+)
+def test_whatever_a_spec_asks_for_the_operator_accepts(
+    changes: dict[str, Any], validators: dict[str, Any]
+) -> None:
+    base = {"name": "a", "provider": "kuberay", "kubernetes": {}, "groups": [GPUS]}
+    tree = tree_of(ClusterSpec.parse({**base, **changes}))
+    errors = [
+        f"{error.json_path}: {error.message}"
+        for error in validators[tree["kind"]].iter_errors(tree)
+    ]
+    assert errors == []
 
 
 def test_the_job_runs_a_spec_that_exists() -> None:

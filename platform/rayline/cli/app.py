@@ -15,6 +15,7 @@ from rayline.cli import (
     chaos,
     checkpoints,
     checks,
+    clusters,
     demo,
     following,
     jobs,
@@ -86,6 +87,7 @@ def _tree() -> typer.Typer:
     tree.add_typer(plan_verbs.plan, name="plan", rich_help_panel="Train")
     tree.add_typer(records.models, name="models", rich_help_panel="Look back")
     tree.add_typer(access.keys, name="keys", rich_help_panel="Serve")
+    tree.add_typer(clusters.cluster, name="cluster", rich_help_panel="On a cluster")
     return tree
 
 

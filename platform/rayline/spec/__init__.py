@@ -2,6 +2,17 @@
 
 from rayline.spec.access import KeySpec, Limits, UsageQuery
 from rayline.spec.adapter import AdapterSource, AdapterSpec
+from rayline.spec.cluster import (
+    CLOUDS,
+    CloudSpec,
+    ClusterSpec,
+    HeadRecoverySpec,
+    HeadSpec,
+    MountSpec,
+    NodeGroup,
+    OnPremisesSpec,
+    Provider,
+)
 from rayline.spec.compilation import CompileSpec
 from rayline.spec.data import DataSpec, MixturePart
 from rayline.spec.document import Document
@@ -16,6 +27,7 @@ from rayline.spec.job import (
     TrackingSpec,
 )
 from rayline.spec.job_file import CheckpointSource
+from rayline.spec.kubernetes import KubernetesSpec, RunSpec
 from rayline.spec.manifest import FORMAT_VERSION, CheckpointManifest, ShardFile, TensorPiece
 from rayline.spec.model import ModelRef, ModelShape
 from rayline.spec.offload import OffloadSpec
@@ -69,6 +81,7 @@ from rayline.spec.worker import (
 
 __all__ = [
     "AXES",
+    "CLOUDS",
     "FORMAT_VERSION",
     "NO_TARGET",
     "SCHEDULES",
@@ -87,6 +100,8 @@ __all__ = [
     "CheckpointManifest",
     "CheckpointSource",
     "CheckpointSpec",
+    "CloudSpec",
+    "ClusterSpec",
     "CompileSpec",
     "ContextMethod",
     "Coordinate",
@@ -106,8 +121,11 @@ __all__ = [
     "GatewaySpec",
     "GroupSpec",
     "GuardSpec",
+    "HeadRecoverySpec",
+    "HeadSpec",
     "JobSpec",
     "KeySpec",
+    "KubernetesSpec",
     "LambSpec",
     "LatencyGate",
     "Limits",
@@ -115,13 +133,17 @@ __all__ = [
     "MixturePart",
     "ModelRef",
     "ModelShape",
+    "MountSpec",
     "MuonSpec",
+    "NodeGroup",
     "ObjectiveSpec",
     "OffloadSpec",
+    "OnPremisesSpec",
     "OptimSpec",
     "ParallelPlan",
     "PlateauSchedule",
     "ProfileSpec",
+    "Provider",
     "RampSpec",
     "Range",
     "RecoverySpec",
@@ -131,6 +153,7 @@ __all__ = [
     "RmspropSpec",
     "RolloutSpec",
     "RoutingReport",
+    "RunSpec",
     "ScaleSpec",
     "Schedule",
     "ScheduleSpec",
