@@ -22,7 +22,7 @@ pytestmark = pytest.mark.ray
 
 ROOT = Path(__file__).resolve().parents[3]
 SPEC = """
-name: own
+name: {name}
 provider: on-premises
 autoscaler: v1
 machines:
@@ -37,10 +37,12 @@ ray.init(address=sys.argv[1], log_to_driver=False)
 print(json.dumps(sum(node["Alive"] for node in ray.nodes())))
 """
 PROGRAMS = {
-    # The last argument is what the other machine's shell would get; who it is stands before.
+    # What stands behind the address is joined and read by the other machine's shell.
     "ssh": """
-        for word in "$@"; do case "$word" in *@127.0.0.*) export OWN_NODE="${word#*@}";; esac; done
-        exec bash -c "${@: -1}"
+        while [ $# -gt 0 ]; do
+          word="$1"; shift
+          case "$word" in *@127.0.0.*) export OWN_NODE="${word#*@}"; exec bash -c "$*";; esac
+        done
         """,
     "rsync": """
         from="${@: -2:1}"; to="${@: -1}"; to="${to#*@127.0.0.?:}"
@@ -88,6 +90,9 @@ for process in psutil.wait_procs(theirs, timeout=10)[1]:
 
 @pytest.fixture
 def environment(tmp_path: Path) -> Iterator[dict[str, str]]:
+    mark = str(uuid.uuid4())
+    # Ray remembers a cluster of such machines by its name, beside its sessions.
+    name = f"own-{mark[:8]}"
     programs = tmp_path / "programs"
     programs.mkdir()
     # Sockets lie below it, and their paths may have 107 characters.
@@ -111,8 +116,7 @@ def environment(tmp_path: Path) -> Iterator[dict[str, str]]:
     (tmp_path / "key").write_text("no key: nobody asks for one")
     path = f"{programs}:{os.environ['PATH']}"
     (tmp_path / ".bashrc").write_text(f'export PATH="{path}"\n')
-    (tmp_path / "spec.yaml").write_text(SPEC.format(home=tmp_path))
-    mark = str(uuid.uuid4())
+    (tmp_path / "spec.yaml").write_text(SPEC.format(home=tmp_path, name=name))
     yield {
         **{name: value for name, value in os.environ.items() if not name.startswith("RAY_")},
         "HOME": str(tmp_path),
@@ -123,6 +127,8 @@ def environment(tmp_path: Path) -> Iterator[dict[str, str]]:
         MARK: mark,
         "STORE": f"127.0.0.1:{store}",
     }
+    for kept in Path(tempfile.gettempdir(), "ray").glob(f"cluster-{name}.*"):
+        kept.unlink()
     left = marked(mark)
     for process in left:
         process.kill()
@@ -172,4 +178,4 @@ def test_up_two_machines_status_and_down(environment: dict[str, str], tmp_path: 
     down = say(environment, "cluster", "down", spec, "--yes")
     assert down.returncode == 0, down.stdout + down.stderr
     assert [process.cmdline() for process in marked(environment[MARK])] == []
-    assert not list((tmp_path / ".rayline" / "clusters" / "own").glob("*.yaml"))
+    assert not list((tmp_path / ".rayline" / "clusters").glob("*/*.yaml"))
