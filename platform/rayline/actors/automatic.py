@@ -16,8 +16,9 @@ from dataclasses import dataclass, replace
 from statistics import median
 from typing import Any
 
-from rayline.actors.bundles import Node, gang_bundles, shortage, worker_bundle
+from rayline.actors.bundles import gang_bundles, worker_bundle
 from rayline.errors import RaylineError, SpecError
+from rayline.launch.capacity import Node, shortage
 from rayline.planner.accelerators import ACCELERATORS, Accelerator, find_accelerator
 from rayline.planner.calibration_file import Calibration, best_calibration
 from rayline.planner.choice import Choice, choose, predict_job
