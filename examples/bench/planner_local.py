@@ -50,8 +50,8 @@ PLANS: dict[str, dict[str, Any]] = {
     "tensor 2 x pipeline 2": {"tensor": 2, "pipeline": 2, "microbatches": 4},
     "data 2 x context 2": {"data": 2, "context": 2, "zero_stage": 1},
 }
-FITTED = {"small": {"layers": 4, "hidden": 256}, "large": {"layers": 6, "hidden": 512}}
-JUDGED = {"layers": 8, "hidden": 384}
+FITTED = {"small": {"layers": 4, "hidden": 192}, "large": {"layers": 4, "hidden": 384}}
+JUDGED = {"layers": 6, "hidden": 256}
 
 
 def local_job(plan: dict[str, Any], steps: int) -> JobSpec:

@@ -23,6 +23,7 @@ from rayline.planner.step_time import predict_step
 _NOISE = 0.05
 """Relative error at which a run begins to count less: the noise of such tables."""
 _ROUNDS = 40
+_LITTLE_KNOWN = 1.5
 _NUDGE = 1e-3
 _EVENNESS = 0.6
 """How far sources count alike: 0 every run alike, 1 every source alike."""
@@ -41,7 +42,11 @@ def fit_curves(runs: Sequence[MeasuredRun], start: Curves | None = None) -> Curv
     measured = np.log(np.array([run.step_s for run in timed]))
     per_source = Counter(run.source for run in timed)
     weights = np.array([per_source[run.source] ** -_EVENNESS for run in timed])
-    return from_vector(_fit(columns, measured, weights, as_vector(before)))
+    spread = spreads()
+    if all(run.machines.accelerator.generation == "cpu" for run in timed):
+        # What is known of GPUs' links and launches says nothing of a processor's.
+        spread = np.maximum(spread, _LITTLE_KNOWN)
+    return from_vector(_fit(columns, measured, weights, as_vector(before), spread))
 
 
 def _fit_memory(runs: Sequence[MeasuredRun], before: Curves, base: str) -> Curves:
@@ -77,8 +82,10 @@ def _with_memory(curves: Curves, base: str, held: float, fragments: float) -> Cu
     return replace(curves, reserved_gib=held, fragments=fragments)
 
 
-def _fit(c: Columns, measured: Numbers, weights: Numbers, centre: Numbers) -> Numbers:
-    spread, point, damping = spreads(), centre.copy(), 1e-2
+def _fit(
+    c: Columns, measured: Numbers, weights: Numbers, centre: Numbers, spread: Numbers
+) -> Numbers:
+    point, damping = centre.copy(), 1e-2
     error = _errors(c, measured, point)
     cost = _cost(error, weights, (point - centre) / spread)
     for _ in range(_ROUNDS):

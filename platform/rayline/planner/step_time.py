@@ -327,13 +327,15 @@ def _data_s(c: Columns, k: Curves, layer: _Layer, stage_s: Numbers) -> Numbers:
     gathered, summed = c.weight_bytes * once + messages, c.gradient_bytes * once + messages
     backward = layer.backward / (layer.forward + layer.backward) * stage_s
     each = np.where(c.zero >= 3, 2.0, 1.0) * gathered + summed
-    layered = c.microbatches * _not_hidden(each, stage_s, k.overlap)
+    seen = np.where(c.sharing > 1, each, _not_hidden(each, stage_s, k.overlap))
+    layered = c.microbatches * seen
     whole = np.where(c.zero >= 1, gathered + c.sums_whole * summed, summed) + summed + across
     hidden = _not_hidden(whole, backward, k.overlap)
     return np.where(
         c.gathers_layers > 0,
         layered + _not_hidden(across, backward, k.overlap),
-        np.where(c.hides_data > 0, hidden, whole),
+        # Who shares cores sends with the same ones that would compute meanwhile.
+        np.where((c.hides_data > 0) & (c.sharing <= 1), hidden, whole),
     )
 
 
