@@ -256,7 +256,7 @@ def test_models_and_clusters_are_found_by_words(tmp_path: Path) -> None:
         job_of("nobody/nothing", [])
 
     aws = machines_of(None, None, Path(__file__).parents[2] / "cluster" / "aws.yaml")
-    assert (aws.accelerator.name, aws.gpus_per_node) == ("H100", 8)
+    assert (aws.accelerator.name, aws.gpus_per_node) == ("L4", 4)
     assert machines_of(4, "a100-80gb", None).accelerator.name == "A100-80G"
     with pytest.raises(SpecError, match="did you mean 'H100'"):
         machines_of(8, "H1000", None)
