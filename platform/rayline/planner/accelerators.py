@@ -2,9 +2,9 @@
 
 Peaks are dense. Sources: the makers' data sheets as read in November 2026, and where those state a
 sparse figure half of it; `nvlink` is what one GPU sends in one direction, half of the sheet's
-figure. NICs are what the usual machine of that kind has for each GPU. Prices are list prices of one
-GPU-hour on demand in a large cloud, in US dollars, in the month `PRICES_OF`; they differ by region
-and contract, so every command that shows money takes another one.
+figure. NICs are what the usual machine of that kind has for each GPU. Prices are about what one
+GPU-hour costs on demand in a large cloud, in US dollars, in the month `PRICES_OF`; they differ by
+region and contract, so every command that shows money takes another one.
 """
 
 from __future__ import annotations

@@ -1,12 +1,10 @@
 """The machines that clouds rent: what each has, which network its GPUs have, and what it costs.
 
 Prices are on-demand list prices for Linux in US dollars an hour, without disks, traffic and taxes,
-read in November 2026:
-
-- AWS, us-west-2 and us-east-2: list rates as AWS's price files give them (p4, p5 and p5en after the
-  cut of June 2025; g6, m7i).
-- Google Cloud, us-central1: list rates of the machine types with their GPUs.
-- Azure, eastus: the Consumption meter of prices.azure.com, Linux.
+collected in November 2026 from public software that quotes the providers' lists, not from the
+lists themselves; n2-standard-8, Standard_D8s_v5 and the second A100 size are rough. AWS: us-west-2
+and us-east-2. Google Cloud: us-central1. Azure: eastus. They are for an estimate: a bill is the
+provider's.
 
 Other regions differ by up to a third. A machine without a price here is sold by quotation, or its
 price was not found. Spot prices change by the hour and are not kept. CPUs are virtual ones; memory
