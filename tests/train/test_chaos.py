@@ -123,7 +123,8 @@ def test_a_node_that_is_silent_goes_on_as_if_nothing_had_happened() -> None:
         )
         _silence(raylet, 1.0)
         assert watch.wait(timeout=20) == 0
-        assert all(one.status() == "sleeping" for one in all_of_it)
+        # On a busy machine it is about to run for a moment before it sleeps again.
+        assert {one.status() for one in all_of_it} <= {"sleeping", "running"}
         for one in reversed(all_of_it):
             one.kill()
 

@@ -193,9 +193,10 @@ def device_memory(estimate: MemoryEstimate, machines: Machines, curves: Curves) 
 
 
 def memory_parts(estimate: MemoryEstimate) -> dict[str, float]:
-    """The parts of an estimate by name."""
+    """The parts of an estimate by name, at its peak: their sum is its total."""
+    peak = estimate.at_peak()
     names = ("weights", "gradients", "optimizer", "activations", "logits", "buffers")
-    return {name: float(getattr(estimate, f"{name}_bytes")) for name in names}
+    return {name: float(getattr(peak, f"{name}_bytes")) for name in names}
 
 
 def _nothing_fits(job: JobSpec, machines: Machines, ranking: Ranking) -> SpecError:

@@ -12,7 +12,8 @@ recompute, a layer keeps its input (full) or also what products and attention ca
 and the layer that is computed again stands besides. Norms, and inputs of layers, are split over the
 tensor axis only with plan.sequence; the context axis splits all of it. A worker holds the
 microbatches that its schedule keeps in flight on each of its stages; where the backward pass is
-split, up to the end of its second half.
+split, up to the end of its second half. Gradients come as activations go where a step has one
+microbatch: the two do not add up then (examples/bench/one_gpu.py).
 
 Not counted: the CUDA context and communication buffers (a few GiB on a GPU), the allocator's
 fragments, the interpreter, and for a mixture of experts the activations of more than one expert.
@@ -61,15 +62,26 @@ class MemoryEstimate:
     activations_bytes: int
     logits_bytes: int
     """Logits and their gradients; 0 without the last stage."""
+    late_gradients_bytes: int = 0
+    """Of the gradients, those that come only as the backward pass lets activations go: where a step
+    has one microbatch and no pipeline."""
     buffers_bytes: int = 0
     """Context of the device, communication, and what the allocator cannot use; 0 where it is not
     known what device it will be."""
 
     @property
     def total_bytes(self) -> int:
-        """All of it."""
-        state = self.weights_bytes + self.gradients_bytes + self.optimizer_bytes
-        return state + self.activations_bytes + self.logits_bytes + self.buffers_bytes
+        """All that is there at one time."""
+        peak = self.at_peak()
+        state = peak.weights_bytes + peak.gradients_bytes + peak.optimizer_bytes
+        return state + peak.activations_bytes + peak.logits_bytes + peak.buffers_bytes
+
+    def at_peak(self) -> MemoryEstimate:
+        """The parts as they are when most is held: at the backward pass's begin or at its end."""
+        before = self.gradients_bytes - self.late_gradients_bytes
+        if self.gradients_bytes > before + self.activations_bytes + self.logits_bytes:
+            return replace(self, activations_bytes=0, logits_bytes=0)
+        return replace(self, gradients_bytes=before, late_gradients_bytes=0)
 
     def on_device(self, reserved_gib: float, fragments: float) -> MemoryEstimate:
         """The same with what a device takes besides: a reserve, and a share of the activations."""
@@ -151,7 +163,13 @@ def _worker_memory(shape: ModelShape, job: JobSpec, worker: int, order: Order) -
         activations_bytes=peak_in_flight(order, activations)
         + tokens * _recomputed_bytes(shape, job),
         logits_bytes=_logits_bytes(shape, job, tokens, logits_in_flight) if logits_in_flight else 0,
+        late_gradients_bytes=gradients if _comes_late(job) else 0,
     )
+
+
+def _comes_late(job: JobSpec) -> bool:
+    """Whether gradients take the place of activations; DeepSpeed has room for them all along."""
+    return job.engine == "native" and job.plan.microbatches == 1 and job.plan.pipeline == 1
 
 
 def _stage_activation_bytes(shape: ModelShape, job: JobSpec, stage: int, layers: int) -> int:
