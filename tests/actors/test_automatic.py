@@ -112,7 +112,7 @@ def test_a_job_is_planned_compared_and_goes_on_with_its_plan(
     assert [report.step for report in reports] == list(range(1, 9))
     assert [run.tags["rayline.plan_chosen"] for run in runs] == ["auto", "checkpoint"]
     assert runs[0].tags["rayline.plan"] == runs[1].tags["rayline.plan"]
-    assert runs[0].params["plan.auto"] == "False"
+    assert runs[0].params["plan.auto"] == "false"
     folder = Path(job.directory).parent / "mlartifacts" / first.run_id / "artifacts"
     kept = json.loads((folder / "plan.json").read_text())
     assert kept["alternatives"][0]["plan"] == kept["chosen"]["plan"]
