@@ -173,5 +173,5 @@ def test_a_runtime_environment_that_fails_is_told_with_its_error(two_nodes: Any)
         ray.get(actor.answer.remote(), timeout=30)
     job = ray.get_runtime_context().get_job_id()
     why = told("environment", [{"GPU": 1.0}], job=job)
-    assert "of Unlucky cannot be set up" in why.reason
+    assert "Unlucky cannot be set up" in why.reason
     assert "_ray_pkg_0123456789abcdef" in why.reason
