@@ -166,6 +166,7 @@ def test_up_a_gang_on_new_nodes_scaled_down_and_ended(user: Callable[..., User])
     assert someone.say("cluster", "status", str(someone.spec)).returncode == 3
 
 
+@pytest.mark.engines
 def test_the_older_autoscaler_and_a_head_that_was_killed(user: Callable[..., User]) -> None:
     someone = user(autoscaler="v1")
     up = someone.say("cluster", "up", str(someone.spec), "--yes")
