@@ -352,7 +352,7 @@ def test_the_same_spec_again_changes_nothing(endpoint, spec):
         ({"gateway.port": 1}, ServingError, "has one address only"),
         ({"model.directory": "/no/such/model"}, SpecError, "no such folder"),
         ({"cpus_per_replica": 64}, PlacementError, "64 CPU on one node"),
-        ({"cpus_per_replica": 2}, PlacementError, "1 CPU free"),
+        ({"cpus_per_replica": 2}, PlacementError, "1 of 2 CPUs free"),
     ],
 )
 def test_what_cannot_work_is_refused_within_seconds(endpoint, spec, changes, error, words):
