@@ -16,17 +16,18 @@ import statistics
 import sys
 import tempfile
 import time
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.distributed as dist
-from ranks import leave_result
+from ranks import context_of, leave_result
 
 from rayline.models.tiny import byte_tokenizer
 from rayline.planner import estimate_memory, model_flops_per_token
-from rayline.spec import JobSpec, ModelShape, WorkerContext
+from rayline.spec import JobSpec, ModelShape
 from rayline.train.build import build_engine
 from rayline.train.engine import Batch, Engine
 
@@ -119,15 +120,7 @@ def measure(case: dict[str, Any], device: torch.device, steps: int) -> dict[str,
         write_config(folder, shape, vocab, case["tokens"])
         job = job_of(case, folder, "bf16" if gpu else "fp32")
         model = ModelShape.from_config(json.loads((folder / "config.json").read_text()))
-        context = WorkerContext(
-            rank=0,
-            world_size=1,
-            local_rank=0,
-            coordinate=job.plan.coordinate(0),
-            master_address="127.0.0.1",
-            master_port=0,
-            device="cuda" if gpu else "cpu",
-        )
+        context = replace(context_of(job, 0), device="cuda" if gpu else "cpu")
         engine = build_engine(job, context, folder, device)
         ids = torch.randint(0, vocab, (job.batch.sequences, case["tokens"] + 1), device=device)
         if gpu:

@@ -49,7 +49,7 @@ class Tree:
     def check(self) -> None:
         """Raise RuntimeError, with its last lines, where it has ended."""
         if self.root.poll() is not None:
-            raise RuntimeError(f"a server ended:\n{self.log.read_text()[-4000:]}")
+            raise RuntimeError(f"a contender ended:\n{self.log.read_text()[-4000:]}")
 
     def end(self) -> None:
         """Ask the root to end, then end whoever is left."""

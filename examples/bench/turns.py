@@ -8,13 +8,13 @@ starting up is not counted. Imported by the scripts beside it.
 from __future__ import annotations
 
 import statistics
-import subprocess
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import psutil
+from processes import Tree
 
 SETTLING_STEPS = 5
 """Of each contender, before the slices begin."""
@@ -29,11 +29,7 @@ class Contender:
 
     def __init__(self, command: Sequence[str], environment: dict[str, str], steps: Path) -> None:
         self._steps = steps
-        self._said = steps.with_suffix(".log")
-        with self._said.open("w") as log:
-            self._process = psutil.Popen(
-                list(command), env=environment, stdout=log, stderr=subprocess.STDOUT
-            )
+        self._tree = Tree(command, environment, steps.with_suffix(".log"))
 
     def steps(self) -> list[tuple[float, float]]:
         """Begin and end of every step so far."""
@@ -53,31 +49,22 @@ class Contender:
 
     def check(self) -> None:
         """Raise RuntimeError, with its last lines, where it has ended."""
-        if self._process.poll() is not None:
-            raise RuntimeError(f"a contender ended:\n{self._said.read_text()[-2000:]}")
+        self._tree.check()
 
     def pause(self) -> None:
         """Stop every process of the tree."""
-        for process in self._tree():
-            process.suspend()
+        self._tree.pause()
 
     def go_on(self) -> None:
         """Let every process of the tree run."""
-        for process in self._tree():
-            process.resume()
+        self._tree.go_on()
 
     def end(self) -> None:
-        """End the tree."""
-        tree = self._tree()
+        """End the tree at once: nothing of it is wanted any more."""
+        tree = self._tree.members()
         for process in tree:
             process.kill()
         psutil.wait_procs(tree, timeout=10)
-
-    def _tree(self) -> list[psutil.Process]:
-        if not self._process.is_running():
-            return []
-        # Those that watch come first: while they stop, what they watch still answers.
-        return [self._process, *self._process.children(recursive=True)]
 
 
 def take_turns(

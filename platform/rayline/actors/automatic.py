@@ -23,6 +23,7 @@ from rayline.planner.accelerators import ACCELERATORS, Accelerator, find_acceler
 from rayline.planner.calibration_file import Calibration, best_calibration
 from rayline.planner.choice import Choice, choose, predict_job
 from rayline.planner.columns import Machines
+from rayline.planner.hardware import KIND_RESOURCE
 from rayline.planner.own_runs import OWN_RUNS, append_row, own_row
 from rayline.planner.search import Candidate
 from rayline.spec import JobSpec, ModelShape, ParallelPlan, StepReport
@@ -36,7 +37,6 @@ _WARM_UP_STEPS = 3
 """First ones that do not count: kernels are compiled and memory is asked for."""
 _ALTERNATIVES = 5
 PLAN_FILE = "plan.json"
-_PREFIX = "accelerator_type:"
 
 
 @dataclass(frozen=True, slots=True)
@@ -200,7 +200,9 @@ def _accelerator(node: Node, gpu: bool, workers: int) -> Accelerator:
     if not gpu:
         gib = node.total.get("memory", 0.0) / 2**30 / workers
         return replace(ACCELERATORS["CPU"], memory_gib=gib or ACCELERATORS["CPU"].memory_gib)
-    names = [name.removeprefix(_PREFIX) for name in node.total if name.startswith(_PREFIX)]
+    names = [
+        name.removeprefix(KIND_RESOURCE) for name in node.total if name.startswith(KIND_RESOURCE)
+    ]
     if not names:
         raise SpecError(
             "plan",

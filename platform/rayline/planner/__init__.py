@@ -12,6 +12,7 @@ from rayline.planner.flops import (
 )
 from rayline.planner.hardware import (
     GPU_MEMORY_GIB,
+    KIND_RESOURCE,
     PEAK_SPEEDS,
     PeakSpeed,
     device_peak_flops_per_s,
@@ -29,6 +30,7 @@ from rayline.planner.shape import read_model_config, read_model_shape
 
 __all__ = [
     "GPU_MEMORY_GIB",
+    "KIND_RESOURCE",
     "PEAK_SPEEDS",
     "CacheLayout",
     "CacheShape",

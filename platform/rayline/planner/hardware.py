@@ -61,6 +61,9 @@ def device_peak_flops_per_s(
     return None
 
 
+KIND_RESOURCE = "accelerator_type:"
+"""How Ray's resource begins that says which kind of GPU a node has."""
+
 GPU_MEMORY_GIB = {
     "T4": 14.5,
     "P100": 15.8,

@@ -9,6 +9,7 @@ from typing import Any
 from rayline.errors import SpecError
 from rayline.planner.accelerators import ACCELERATORS, find_accelerator
 from rayline.planner.columns import Machines
+from rayline.planner.hardware import KIND_RESOURCE
 from rayline.planner.model_catalogue import SHAPES, find_shape
 from rayline.planner.shape import CONFIG_FILE, read_model_shape
 from rayline.spec import JobSpec, ModelShape
@@ -133,6 +134,6 @@ def _node_gpus(node: dict[str, Any]) -> tuple[Any, int]:
             kind, each = _INSTANCES[name]
             return find_accelerator(kind), int(resources.get("GPU", each))
     for key in resources:
-        if str(key).startswith("accelerator_type:") and resources.get("GPU"):
+        if str(key).startswith(KIND_RESOURCE) and resources.get("GPU"):
             return find_accelerator(str(key).partition(":")[2]), int(resources["GPU"])
     return None, 0

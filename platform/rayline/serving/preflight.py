@@ -17,6 +17,7 @@ from pathlib import Path
 
 from rayline.errors import PlacementError, ServingError, SpecError
 from rayline.planner import (
+    KIND_RESOURCE,
     ServedModel,
     fitting_advice,
     gpu_memory_bytes,
@@ -26,8 +27,6 @@ from rayline.planner import (
 from rayline.spec import Device, EngineSpec, ServeSpec
 
 Resources = Mapping[str, float]
-_KIND = "accelerator_type:"
-"""How Ray's resource begins that says which kind of GPU a node has."""
 
 
 def check_port(host: str, port: int, own: tuple[str, int] | None) -> None:
@@ -195,11 +194,11 @@ def gpu_kind(nodes: Sequence[Resources]) -> str | None:
     """The kind of GPU with the least memory that the nodes have, as Ray names it; None where one
     has a kind that is not known."""
     kinds = {
-        name.removeprefix(_KIND)
+        name.removeprefix(KIND_RESOURCE)
         for node in nodes
         if node.get("GPU", 0)
         for name in node
-        if name.startswith(_KIND)
+        if name.startswith(KIND_RESOURCE)
     }
     known = {kind: gpu_memory_bytes(kind) for kind in kinds}
     sizes = {kind: size for kind, size in known.items() if size is not None}

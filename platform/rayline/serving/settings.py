@@ -10,7 +10,7 @@ import math
 from pathlib import Path
 from typing import Any, Literal
 
-from rayline.planner import Quantization, check_quantization
+from rayline.planner import KIND_RESOURCE, Quantization, check_quantization
 from rayline.spec import Device, EngineSpec, GatewaySpec, ServeSpec, SpeculationSpec
 
 Role = Literal["prefill", "decode"]
@@ -247,7 +247,7 @@ def replica_bundles(spec: ServeSpec, device: Device) -> list[dict[str, float]]:
     if device == "cpu":
         return [{"CPU": spec.cpus_per_replica}]
     # A trace of the resource by which Ray knows nodes with this kind of GPU.
-    kind = {} if spec.engine.gpu is None else {f"accelerator_type:{spec.engine.gpu}": 0.001}
+    kind = {} if spec.engine.gpu is None else {f"{KIND_RESOURCE}{spec.engine.gpu}": 0.001}
     rest = [{"GPU": 1.0, **kind} for _ in range(spec.engine.devices - 1)]
     return [{"CPU": spec.cpus_per_replica, "GPU": 1.0, **kind}, *rest]
 

@@ -94,7 +94,7 @@ def provider_flaws(tree: Tree) -> Iterator[Flaw]:
     yield from _zone_flaws(kind, provider)
     yield from _stopped_flaws(kind, provider)
     for key, value in provider.items():
-        if isinstance(value, str) and value.startswith(_PLACEHOLDERS):
+        if is_placeholder(value):
             yield placeholder(f"provider.{key}", value)
 
 
