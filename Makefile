@@ -22,9 +22,9 @@ TEST_ENV := RAY_AUTH_MODE=disabled HF_HUB_OFFLINE=1 HF_DATASETS_OFFLINE=1
 PYTEST := $(TEST_ENV) $(BIN)/python -m pytest
 # One half of the fast tests; the other is whatever else there is.
 HERE := tests/tracking tests/checkpoint tests/planner tests/serving
-PLAIN := not dist and not ray and not serve and not engines and not gpu
+PLAIN := not dist and not ray and not serve and not engines and not browser and not gpu
 
-.PHONY: help setup demo test lint lint-aside test-fast test-fast-here test-fast-there test-dist test-ray test-serve test-engines test-gpu bench render lock clean
+.PHONY: help setup demo test lint lint-aside test-fast test-fast-here test-fast-there test-dist test-ray test-browser test-serve test-engines test-gpu bench render lock clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -67,6 +67,10 @@ test-dist: setup ## several ranks on gloo
 
 test-ray: setup ## a real Ray cluster on this machine
 	$(PYTEST) -m "ray and not engines"
+
+test-browser: setup ## the console in a headless Chromium (installs Debian's where it can)
+	@cluster/requirements/browser.sh
+	$(PYTEST) -m browser
 
 test-serve: setup ## Ray Serve with a real vLLM
 	$(PYTEST) -m serve
