@@ -1,6 +1,9 @@
 """The servers that are set against each other: vLLM's own, ray.serve.llm, rayline. Each is one tree
 of processes with the same arguments and environment for its engine. And the models that they serve.
-Imported by the scripts beside it."""
+Imported by the scripts beside it.
+
+On a CPU vLLM's own server computes in a process beside the engine's, rayline in the engine's:
+`vllm_one_process` is vLLM's own server told to do the same."""
 
 from __future__ import annotations
 
@@ -23,7 +26,8 @@ from rayline.serving.settings import Options, engine_arguments, environment
 from rayline.spec import ServeSpec
 
 VLLM, RAY_SERVE_LLM, RAYLINE = "vllm", "ray_serve_llm", "rayline"
-NAMES = (VLLM, RAY_SERVE_LLM, RAYLINE)
+VLLM_ONE_PROCESS = "vllm_one_process"
+NAMES = (VLLM, VLLM_ONE_PROCESS, RAY_SERVE_LLM, RAYLINE)
 READY_S = 400.0
 TOKENS = 32
 """Of each prompt, and of each answer."""
@@ -101,7 +105,12 @@ def running(name: str, spec: ServeSpec, folder: Path, more: dict[str, str]) -> I
         probe.bind(("127.0.0.1", 0))
         port = int(probe.getsockname()[1])
     spec = spec.changed({"gateway.port": port})
-    command = {VLLM: vllm_command, RAY_SERVE_LLM: ray_command, RAYLINE: rayline_command}[name]
+    command = {
+        VLLM: vllm_command,
+        VLLM_ONE_PROCESS: vllm_one_process_command,
+        RAY_SERVE_LLM: ray_command,
+        RAYLINE: rayline_command,
+    }[name]
     key_file = folder / "key"
     began_s = time.perf_counter()
     with Tree(command(spec, folder), everywhere(spec) | more, folder / "log") as tree:
@@ -129,6 +138,12 @@ def vllm_command(spec: ServeSpec, _: Path) -> list[str]:
         "--disable-uvicorn-access-log",
         *flags(engine_arguments(spec, "cpu")),
     ]
+
+
+def vllm_one_process_command(spec: ServeSpec, folder: Path) -> list[str]:
+    """vLLM's own server, computing in its engine's process."""
+    executor = "vllm.v1.executor.uniproc_executor.UniProcExecutor"
+    return [*vllm_command(spec, folder), "--distributed-executor-backend", executor]
 
 
 def flags(arguments: Options) -> list[str]:

@@ -3,9 +3,10 @@
 It imports vLLM, so only a replica imports it, in the process that the engine belongs to.
 
 ray.serve.llm has no public switch for its telemetry (an actor started on the head node, with vLLM
-imported in it), nor a public way to reach vLLM's OpenAI layer without its own around it, which
-encodes every answer anew, nor one to end the engine's processes: all three are reached for here and
-nowhere else. tests/serving/test_live.py holds them.
+imported in it), nor for who computes (on a CPU always a process beside the engine's), nor a public
+way to reach vLLM's OpenAI layer without its own around it, which encodes every answer anew, nor one
+to end the engine's processes: all four are reached for here and nowhere else.
+tests/serving/test_live.py holds them.
 """
 
 from __future__ import annotations
@@ -18,10 +19,16 @@ from typing import Any, cast
 import pydantic
 from prometheus_client import REGISTRY
 from ray.llm._internal.common.callbacks.base import CallbackBase
+from ray.llm._internal.serve.engines.vllm.vllm_engine import VLLMEngine
 from ray.serve.llm import LLMConfig, LLMServer
+from ray.util.placement_group import PlacementGroup
+from vllm.config import VllmConfig
+from vllm.engine.arg_utils import AsyncEngineArgs
 from vllm.exceptions import VLLMClientError
+from vllm.platforms import current_platform
 from vllm.v1.engine.async_llm import AsyncLLM
 from vllm.v1.engine.exceptions import EngineDeadError
+from vllm.v1.executor.uniproc_executor import UniProcExecutor
 
 from rayline.errors import ServingError
 from rayline.serving.replica.adapters import LoadedAdapters
@@ -47,6 +54,30 @@ class NothingToDownload(CallbackBase):
     async def on_before_node_init(self) -> None:
         """Called in the replica, before the engine's configuration is made."""
         self.ctx.run_init_node = False
+
+
+class OneProcess(VLLMEngine):  # type: ignore[misc]
+    """ray.serve.llm's engine; on a CPU, a model that is not split is computed by the process that
+    schedules it.
+
+    Two processes would take turns there (vLLM schedules no step ahead on a CPU), and the one whose
+    turn it is not would spin for the other's answer, on a core that the frontend needs. vLLM's
+    reason for two is that the second gets its OpenMP threads bound to cores; ours are not bound
+    (settings.environment).
+    """
+
+    def _start_async_llm_engine(
+        self,
+        vllm_engine_args: AsyncEngineArgs,
+        vllm_engine_config: VllmConfig,
+        placement_group: PlacementGroup,
+    ) -> AsyncLLM:
+        parallel = vllm_engine_config.parallel_config
+        if current_platform.is_cpu() and parallel.world_size == 1:
+            parallel.distributed_executor_backend = UniProcExecutor
+        return super()._start_async_llm_engine(
+            vllm_engine_args, vllm_engine_config, placement_group
+        )
 
 
 class QuietServer(LLMServer):
@@ -76,7 +107,9 @@ class VllmEngine:
     @staticmethod
     async def start(fields: dict[str, Any], model: str) -> VllmEngine:
         """An engine that is up. `fields` are LLMConfig's. Raises whatever vLLM raises."""
-        server = cast("QuietServer", QuietServer.sync_init(LLMConfig(**fields)))
+        server = cast(
+            "QuietServer", QuietServer.sync_init(LLMConfig(**fields), engine_cls=OneProcess)
+        )
         await server.start()
         return VllmEngine(server, model)
 
