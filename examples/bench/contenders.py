@@ -172,11 +172,15 @@ def ray_command(spec: ServeSpec, _: Path) -> list[str]:
 
 def rayline_command(spec: ServeSpec, folder: Path) -> list[str]:
     """rayline, with a key, a quota and the ledger."""
-    store = f"sqlite:///{folder / 'serving.db'}"
-    spec = spec.changed({"gateway.store": store, "gateway.keys": "required"})
+    spec = spec.changed({"gateway.store": store_in(folder), "gateway.keys": "required"})
     file = folder / "serve.yaml"
     file.write_text(spec.to_yaml())
     return [sys.executable, str(_PEERS / "rayline_serve.py"), str(file), str(folder / "key")]
+
+
+def store_in(folder: Path) -> str:
+    """rayline's keys and ledger."""
+    return f"sqlite:///{folder / 'serving.db'}"
 
 
 def wait_for_a_token(spec: ServeSpec, port: int, key_file: Path, tree: Tree) -> Server:

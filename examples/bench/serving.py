@@ -15,7 +15,6 @@ other: medians and quartiles. CPU seconds are those of each server's whole tree 
 from __future__ import annotations
 
 import argparse
-import json
 import statistics
 import sys
 import tempfile
@@ -37,9 +36,12 @@ from contenders import (
     Running,
     running,
     spec_of,
+    store_in,
 )
 from load import chat_questions, closed_loop, measured, processors
 from ranks import leave_result
+
+from rayline.sdk import Client
 
 AT_ONCE = (1, 8, 32)
 BARE = (VLLM, VLLM_ONE_PROCESS)
@@ -89,10 +91,10 @@ def take_slices(
     return slices
 
 
-def check_ledger(file: Path, asked: int) -> None:
+def check_ledger(store: str, asked: int) -> None:
     """Raise RuntimeError where the ledger has less than was asked and answered."""
-    booked = json.loads(file.read_text())
-    if booked["requests"] < asked or booked["completion_tokens"] < asked * TOKENS:
+    (booked,) = Client(store=store).usage()
+    if booked.requests < asked or booked.completion_tokens < asked * TOKENS:
         raise RuntimeError(f"the ledger has {booked}; {asked} requests were answered")
 
 
@@ -182,7 +184,7 @@ def measure(name: str, options: argparse.Namespace) -> dict[str, Any]:
             }
         if RAYLINE in options.servers:
             mine = [slice_[RAYLINE] for slices in taken.values() for slice_ in slices]
-            check_ledger(folder / RAYLINE / "key.json", sum(one["requests"] for one in mine))
+            check_ledger(store_in(folder / RAYLINE), sum(one["requests"] for one in mine))
     compared = {at_once: compare(slices) for at_once, slices in taken.items()}
     ready_s = {server: round(one.ready_s, 2) for server, one in servers.items()}
     return {

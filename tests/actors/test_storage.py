@@ -1,5 +1,6 @@
 """Checkpoints that keepers write: whole and by the driver whose turn it is, or not at all."""
 
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import replace
@@ -9,7 +10,7 @@ import pytest
 import torch
 
 from rayline.actors.saving import Storage
-from rayline.actors.storage import Committer, folder_of, write_posted
+from rayline.actors.storage import Committer, Writing, folder_of, given_up, write_posted
 from rayline.checkpoint import (
     CheckpointHeader,
     Snapshot,
@@ -117,3 +118,36 @@ def test_storage_that_cannot_be_asked_is_told_and_is_not_another_run() -> None:
     committer = Committer(away)
     write(committer, 4, 0)
     assert "Protocol not known" in write(committer, 4, 1)
+
+
+def test_a_shard_that_takes_too_long_is_given_up_and_its_thread_ends_by_itself(
+    tmp_path: Path,
+) -> None:
+    root = located(str(tmp_path / "checkpoints"))
+    slow = Storage(
+        root=str(root),
+        keep=2,
+        world_size=2,
+        claim=claim(root),
+        epoch=1,
+        give_up_after_s=0.05,
+        # The shard has some 400 bytes.
+        bytes_per_s=800.0,
+    )
+    writing = Writing(slow, 0, posted(4, 0))
+    assert writing.report() is None
+    assert writing.stuck
+    told = str(given_up(slow, 0, writing.step))
+    assert told.startswith("step 4 not saved: storage took over 0.05 s for the part of rank 0")
+    deadline_s = time.monotonic() + 20
+    while writing.stuck and time.monotonic() < deadline_s:
+        time.sleep(0.02)
+    assert not writing.stuck
+    assert list_steps(root) == []
+    again = replace(slow, bytes_per_s=None, give_up_after_s=20.0)
+    committer = Committer(again)
+    for rank in (0, 1):
+        report = Writing(again, rank, posted(6, rank)).report()
+        assert report is not None
+        told = str(committer.take(rank, posted(6, rank).header, report))
+    assert told == "step 6 saved"

@@ -3,15 +3,13 @@
     python rayline_serve.py SPEC.yaml KEY_FILE           # the key is written to KEY_FILE
 
 The quota is one that this load does not reach; it is counted all the same, for the key and for its
-team. When it ends it writes what the ledger sums up beside the key, as KEY_FILE.json.
+team.
 """
 
 from __future__ import annotations
 
-import json
 import signal
 import sys
-from dataclasses import asdict
 from pathlib import Path
 
 import ray
@@ -42,8 +40,6 @@ def main() -> None:
     finally:
         serve.shutdown()
         ray.shutdown()
-        (sums,) = access.usage()
-        key_file.with_suffix(".json").write_text(json.dumps(asdict(sums)))
 
 
 if __name__ == "__main__":

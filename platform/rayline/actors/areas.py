@@ -30,10 +30,11 @@ from ray.actor import ActorHandle
 
 from rayline.actors.keeper import Keeper
 from rayline.actors.saving import Shard, Storage, Written
-from rayline.actors.storage import Committer, write_posted
+from rayline.actors.storage import Committer, Writing, given_up, write_posted
 from rayline.checkpoint import (
     OUTBOX,
     CheckpointHeader,
+    Snapshot,
     clear,
     generation_bytes,
     is_sent,
@@ -73,6 +74,7 @@ class Areas:
         self._sender: threading.Thread | None = None
         self._writer: threading.Thread | None = None
         self._storage: Storage | None = None
+        self._stuck: Writing | None = None
         self._commits_at: ActorHandle[Keeper] | None = None
         self._committer: Committer | None = None
         self._news: deque[Written] = deque()
@@ -171,18 +173,28 @@ class Areas:
             return
         posted = snapshot_at(mapped, OUTBOX)
         if posted is not None:
-            report = write_posted(storage, rank, posted)
-            header = posted.header
-            clear(mapped, OUTBOX)
-            if self._commits_at is None:
-                self.written(storage, rank, header, report)
-            else:
-                self._commits_at.written.remote(storage, rank, header, report)
+            self._write_shard(storage, rank, posted)
         else:
             mark = mark_at(mapped, OUTBOX)
             step = 0 if mark is None else mark.step
             self._news.append(Written(step, f"what rank {rank} posted was damaged in memory"))
-            clear(mapped, OUTBOX)
+        clear(mapped, OUTBOX)
+
+    def _write_shard(self, storage: Storage, rank: int, posted: Snapshot) -> None:
+        header = posted.header
+        if self._stuck is not None and self._stuck.stuck:
+            stuck = f"storage has not come back from step {self._stuck.step}"
+            self._news.append(Written(header.step, stuck))
+            return
+        writing = Writing(storage, rank, posted)
+        report = writing.report()
+        if report is None:
+            self._stuck = writing
+            self._news.append(given_up(storage, rank, header.step))
+        elif self._commits_at is None:
+            self.written(storage, rank, header, report)
+        else:
+            self._commits_at.written.remote(storage, rank, header, report)
 
     def _send_for_ever(self) -> None:
         while True:

@@ -120,6 +120,7 @@ class Keepers:
             world_size=len(node_of_rank),
             claim=self._claim,
             epoch=epoch,
+            give_up_after_s=self._job.checkpoint.give_up_after_s,
             bytes_per_s=self._job.checkpoint.write_bytes_per_s,
         )
         committer.write_to.remote(storage, None)

@@ -22,6 +22,8 @@ class Storage:
     claim: str
     """What the driver's gang wrote into the root's fence."""
     epoch: int
+    give_up_after_s: float = 900.0
+    """Longest that a rank's shard may take."""
     bytes_per_s: float | None = None
     """What a keeper writes at most; None leaves it as fast as storage is."""
 

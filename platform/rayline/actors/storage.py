@@ -4,6 +4,10 @@ Every keeper writes the shards of its node's ranks and tells one of them, the co
 the folder a checkpoint once all ranks' shards are there. A rank that died before it posted its part
 leaves a checkpoint that is never committed; the next one takes its place.
 
+Storage may hang, and a thread in a call of the kernel's cannot be ended. So every shard is written
+by a thread of its own, which is left behind where it takes too long; while it is stuck nothing more
+is tried, and what is posted meanwhile is told as not saved.
+
 Two drivers that write to one folder would both believe to be alone. So each claims the folder when
 its gang begins, and a commit is refused once another one has claimed it since.
 """
@@ -12,6 +16,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import threading
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -89,3 +94,33 @@ def write_posted(storage: Storage, rank: int, posted: Snapshot) -> str:
     except OSError as wrong:
         log.warning("the folder of step %d cannot be made: %s", step, wrong)
     return write_own(folder, posted.pieces, rank, storage.bytes_per_s)
+
+
+class Writing:
+    """One rank's shard on its way to storage, in a thread of its own."""
+
+    def __init__(self, storage: Storage, rank: int, posted: Snapshot) -> None:
+        self.step = posted.header.step
+        self._storage = storage
+        self._report: str | None = None
+        self._thread = threading.Thread(target=self._write, args=(rank, posted), daemon=True)
+        self._thread.start()
+
+    def report(self) -> str | None:
+        """What the committer is told; None where the shard took longer than it may."""
+        self._thread.join(self._storage.give_up_after_s)
+        return self._report
+
+    @property
+    def stuck(self) -> bool:
+        """Whether it is still being written."""
+        return self._thread.is_alive()
+
+    def _write(self, rank: int, posted: Snapshot) -> None:
+        self._report = write_posted(self._storage, rank, posted)
+
+
+def given_up(storage: Storage, rank: int, step: int) -> Written:
+    """What became of a step whose shard took too long."""
+    took = f"storage took over {storage.give_up_after_s:g} s for the part of rank {rank}"
+    return Written(step, f"{took}, so it was given up (checkpoint.give_up_after_s)")

@@ -40,6 +40,9 @@ class CheckpointSpec(Document):
     write_mb_per_s: float | None = Field(default=None, gt=0)
     """Most that one node writes of checkpoints, in 10^6 bytes a second; null as fast as storage
     takes them."""
+    give_up_after_s: float = Field(default=900.0, gt=0)
+    """Longest that storage may take for one worker's part of a checkpoint that is written while
+    training goes on; after that the checkpoint is given up, and the run says so."""
 
     @field_validator("directory")
     @classmethod
