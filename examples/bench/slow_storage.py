@@ -25,7 +25,7 @@ from rayline.spec import StepReport
 KINDS: dict[str, dict[str, object]] = {
     "fast": {},
     "slow": {"checkpoint.write_mb_per_s": 4.0},
-    "given up": {"checkpoint.write_mb_per_s": 0.01, "checkpoint.give_up_after_s": 2.0},
+    "given up": {"checkpoint.write_mb_per_s": 1.0, "checkpoint.give_up_after_s": 2.0},
 }
 SKIPPED = 15
 P99_BAR = 1.10
