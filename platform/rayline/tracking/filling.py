@@ -40,18 +40,16 @@ def fill_in(
     folder: Path,
     *,
     tracking: TrackingSpec | None = None,
-    besides: Path | None = None,
     dry_run: bool = False,
 ) -> list[FilledRun]:
-    """Send what waits in a job's folder, oldest first; `besides` is left alone, and so is what a
-    driver that lives is sending itself. `tracking` is the store instead of the one that each run
+    """Send what waits in a job's folder, oldest first; what a driver that lives is sending itself is
+    left alone. `tracking` is the store instead of the one that each run
     names. Never raises because of a store."""
     filled = []
     for place in left_behind(folder):
-        if besides is None or place != besides:
-            found = _look(place) if dry_run else _fill(place, tracking)
-            if found is not None:
-                filled.append(found)
+        found = _look(place) if dry_run else _fill(place, tracking)
+        if found is not None:
+            filled.append(found)
     return filled
 
 

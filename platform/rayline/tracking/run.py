@@ -108,6 +108,11 @@ class TrackedRun:
         return self._delivery.open()
 
     @property
+    def directory(self) -> Path:
+        """Folder of the job, below which rows wait."""
+        return self._spool.folder.parent.parent
+
+    @property
     def failures(self) -> int:
         """How often something could not be recorded, in the store or a sink."""
         return self._failures + self._delivery.failures + self._sinks.failures
@@ -239,13 +244,12 @@ class TrackedRun:
     def _remedy(self) -> str:
         if not self._spool.on_disk:
             return "they are lost, for no disk took them either"
-        return f"they are kept; `rayline sync {self._spool.folder.parent.parent}` sends them"
+        return f"they are kept; `rayline sync {self.directory}` sends them"
 
     def _fill_in_earlier(self) -> None:
-        """Send what earlier starts of the job left, now that the store answers."""
-        for filled in fill_in(self._spool.folder.parent.parent, besides=self._spool.folder):
-            if filled.problem is None:
-                _log.info("tracking: run %s was filled in: %d rows", filled.run_id, filled.rows)
+        """Send what earlier starts of the job left, now that the store answers; beside this run,
+        which is not to wait for them."""
+        self.in_background(_fill_in_earlier)
 
     def _count(self, what: str, wrong: Exception) -> None:
         self._failures += 1
@@ -357,6 +361,12 @@ def amend_run(
             client.set_tag(found, key, value[:_TAG_CHARACTERS])
         if status is not None:
             client.set_terminated(found, _MLFLOW_STATUS[status])
+
+
+def _fill_in_earlier(run: TrackedRun) -> None:
+    for filled in fill_in(run.directory):
+        if filled.problem is None:
+            _log.info("tracking: run %s was filled in: %d rows", filled.run_id, filled.rows)
 
 
 def _files_of(path: Path) -> Iterator[Path]:
