@@ -42,9 +42,9 @@ def fill_in(
     tracking: TrackingSpec | None = None,
     dry_run: bool = False,
 ) -> list[FilledRun]:
-    """Send what waits in a job's folder, oldest first; what a driver that lives is sending itself is
-    left alone. `tracking` is the store instead of the one that each run
-    names. Never raises because of a store."""
+    """Send what waits in a job's folder, oldest first; what a driver that lives is sending itself
+    is left alone. `tracking` is the store instead of the one that each run names. Never raises
+    because of a store."""
     filled = []
     for place in left_behind(folder):
         found = _look(place) if dry_run else _fill(place, tracking)
