@@ -19,6 +19,7 @@ from rayline.spec import StepReport, TrackingSpec
 from rayline.tracking import fill_in, list_runs, open_run, read_run, waiting_in
 from rayline.tracking.rows import MetricRow
 from rayline.tracking.run import TrackedRun
+from rayline.tracking.spool import Description, Spool
 from support.mlflow_server import MlflowServer
 from support.postgres import PostgresServer
 
@@ -187,3 +188,37 @@ def test_a_run_in_one_store_can_be_filled_into_another(
     assert record.summary.status == "finished"
     assert [point.value for point in record.metrics["extra"]] == [1.0]
     assert record.params == {"steps": "3"}
+
+
+def test_a_run_that_goes_on_gets_what_its_last_driver_left_first(
+    tracking: TrackingSpec, report: Reports, tmp_path: Path
+) -> None:
+    run = open_run(tracking, name="job", params={}, tags={}, directory=tmp_path)
+    for step in (1, 2):
+        run.observe(report(step))
+    run.event("stopped", "its driver ended here")
+    run.finish("interrupted")
+    # As a driver leaves it that was killed before it could send the last steps.
+    left = Spool(
+        tmp_path / "tracking" / "killed",
+        Description("killed", tracking.uri, tracking.experiment, "job", 0, run_id=run.run_id),
+    )
+    left.append([MetricRow("step", 3.0, 30, 3), MetricRow("loss", 2.0, 30, 3)])
+    left.close()
+    again = open_run(
+        tracking, name="job", params={}, tags={}, directory=tmp_path, run_id=run.run_id
+    )
+    assert again.known_step == 3
+    again.finish("finished")
+    losses = read_run(tracking, run.run_id).metrics["loss"]
+    assert [point.step for point in losses] == [1, 2, 3]
+
+
+def test_jobs_below_a_folder_are_found_and_no_others(tmp_path: Path) -> None:
+    for job in ("runs/one", "runs/tracking", ".rayline", "a/b/c/d", "a/b/c/d/e", ".hidden/job"):
+        Spool(
+            tmp_path / job / "tracking" / "key", Description("key", "http://x", "tests", "job", 0)
+        ).close()
+    found = {str(place.relative_to(tmp_path)) for place in waiting_in(tmp_path)}
+    assert found == {"runs/one", "runs/tracking", ".rayline", "a/b/c/d"}
+    assert list(waiting_in(tmp_path / "runs" / "one")) == [tmp_path / "runs" / "one"]

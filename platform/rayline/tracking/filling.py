@@ -59,10 +59,9 @@ def waiting_in(folder: Path) -> Iterator[Path]:
     for place, below, _ in os.walk(top):
         here = Path(place)
         depth = len(here.relative_to(top).parts)
-        if FOLDER in below:
+        if FOLDER in below and next(left_behind(here), None) is not None:
             below.remove(FOLDER)
-            if next(left_behind(here), None) is not None:
-                yield here
+            yield here
         below[:] = [
             name
             for name in sorted(below)

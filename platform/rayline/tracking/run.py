@@ -306,7 +306,11 @@ def open_run(
         tags={key: value[:_TAG_CHARACTERS] for key, value in all_tags.items()},
         params=dict(_as_text(params)),
     )
+    home = (directory or _DEFAULT_FOLDER).absolute()
     known, away = None, None
+    if run_id is not None:
+        # What its last driver left is a part of it: its newest step has to be known.
+        fill_in(home)
     try:
         known = _opened(tracking, wanted, run_id)
     except SpecError:
@@ -314,7 +318,6 @@ def open_run(
             away = why_away(tracking)
         if away is None:
             raise
-    home = (directory or _DEFAULT_FOLDER).absolute()
     spool = Spool(home / FOLDER / wanted.key, wanted)
     if away is not None:
         _log.warning(
