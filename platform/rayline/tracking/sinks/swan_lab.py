@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from pathlib import Path
 
 import swanlab
 
@@ -28,6 +27,14 @@ class SwanLab:
             config=dict(run.params),
             log_dir=str(folder),
             mode=os.environ.get("SWANLAB_MODE") or ("online" if _has_key() else "offline"),
+            settings=swanlab.Settings(
+                # The driver's output is the user's; machine, packages and git are recorded already.
+                interactive=False,
+                terminal=swanlab.Settings.Terminal(proxy_type="none"),
+                probe=swanlab.Settings.Probe(
+                    hardware=False, runtime=False, requirements=False, git=False, monitor=False
+                ),
+            ),
         )
 
     def add(self, step: int, values: Mapping[str, float], time_ms: int) -> None:
@@ -45,5 +52,5 @@ def open_sink(run: SinkRun) -> Sink:
 
 
 def _has_key() -> bool:
-    home = Path(os.environ.get("SWANLAB_SAVE_DIR", Path.home() / ".swanlab"))
+    home = swanlab.Settings.get_user_config_dir()
     return bool(os.environ.get("SWANLAB_API_KEY")) or (home / ".netrc").is_file()
