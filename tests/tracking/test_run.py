@@ -117,6 +117,22 @@ def test_a_thousand_reports_wait_for_no_store_and_all_arrive(
     )
 
 
+def test_what_the_store_will_never_take_holds_nothing_else_up(
+    tracking: TrackingSpec, report: Reports, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with open_run(tracking, name="bad", params={}, tags={}, directory=tmp_path) as run:
+        run.observe(report(1))
+        run.tag("a key with ? and !", "which MLflow refuses")
+        run.log_artifact(tmp_path / "never written")
+        run.observe(report(2))
+    assert run.unsent_rows == 0
+    assert run.failures == 2
+    record = read_run(tracking, run.run_id)
+    assert [point.step for point in record.metrics["loss"]] == [1, 2]
+    assert record.summary.status == "finished"
+    assert "a key with ? and ! was not recorded" in caplog.text
+
+
 def test_a_skipped_step_is_an_event(tracking: TrackingSpec, report: Reports) -> None:
     with open_run(tracking, name="skips", params={}, tags={}) as run:
         run.observe(report(1))

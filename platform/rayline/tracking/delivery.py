@@ -95,6 +95,12 @@ class Delivery:
         except Exception as wrong:
             if not self._hopeless(rows, wrong):
                 raise
+            if len(rows) > 1:
+                # One of them is to blame; the others are found by halves.
+                middle = len(rows) // 2
+                self.send(rows[:middle])
+                self.send(rows[middle:])
+                return
             self.failures += 1
             what = _named(rows)
             _log.warning("tracking: %s was not recorded: %s", what, first_line(wrong))
@@ -209,8 +215,8 @@ def _named(rows: Sequence[Row]) -> str:
             return f"dataset {name}"
         case ModelRow(directory=directory):
             return f"the model in {directory}"
-        case _:
-            return f"{len(rows)} points and tags"
+        case MetricRow(key=key) | TagRow(key=key):
+            return key
 
 
 def _send_dataset(client: MlflowClient, run_id: str, row: DatasetRow) -> None:
