@@ -307,6 +307,7 @@ def open_run(
         params=dict(_as_text(params)),
     )
     home = (directory or _DEFAULT_FOLDER).absolute()
+    sinks = SinkFeed.of(tracking, name, params, home)
     known, away = None, None
     if run_id is not None:
         # What its last driver left is a part of it: its newest step has to be known.
@@ -328,7 +329,7 @@ def open_run(
             away,
             spool.folder,
         )
-    return TrackedRun(tracking, spool, known, SinkFeed.of(tracking, name, params, home))
+    return TrackedRun(tracking, spool, known, sinks)
 
 
 def _opened(tracking: TrackingSpec, wanted: Description, run_id: str | None) -> Run:
