@@ -79,10 +79,9 @@ def _show(screen: Screen, found: RunDiff) -> None:
         ],
     )
     if "loss" in found.points:
-        drawn = overlay(*(_values(curve) for curve in found.points["loss"]))
-        screen.say(
-            "\n".join(f"loss {mark}  {line}" for mark, line in zip("ab", drawn, strict=True))
-        )
+        a, b = (_values(curve) for curve in found.points["loss"])
+        drawn_a, drawn_b = overlay(a, b)
+        screen.say(f"loss a  {drawn_a}\nloss b  {drawn_b}")
 
 
 def _values(curve: Mapping[int, float]) -> list[float]:

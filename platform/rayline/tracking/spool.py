@@ -72,7 +72,7 @@ class Spool:
 
     def __init__(self, folder: Path, description: Description) -> None:
         """A new one. `folder` is made; where that does not work rows wait in memory."""
-        self._begin(folder, description)
+        self._begin(folder, description, None)
         try:
             _make(folder)
             self._lock_file = _locked(folder)
@@ -93,17 +93,16 @@ class Spool:
             os.close(lock)
             raise
         spool = cls.__new__(cls)
-        spool._begin(folder, description)
-        spool._lock_file = lock
+        spool._begin(folder, description, lock)
         spool._sealed = True
         spool._recall()
         return spool
 
-    def _begin(self, folder: Path, description: Description) -> None:
+    def _begin(self, folder: Path, description: Description, lock_file: int | None) -> None:
         self.folder = folder
         self.description = description
         self._guard = threading.RLock()
-        self._lock_file: int | None = None
+        self._lock_file = lock_file
         self._on_disk = True
         self._sealed = False
         self._out: int | None = None

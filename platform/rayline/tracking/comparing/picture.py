@@ -54,8 +54,9 @@ def _figure(diff: RunDiff) -> Any:
         axes = figure.add_subplot(rows, _COLUMNS, place)
         _line(axes, a, f"a: {diff.a.name} {diff.a.run_id[:8]}", "-")
         _line(axes, b, f"b: {diff.b.name} {diff.b.run_id[:8]}", "--")
-        if parted[metric] is not None:
-            axes.axvline(parted[metric], color="grey", lw=1, ls=":")
+        at = parted[metric]
+        if at is not None:
+            axes.axvline(at, color="grey", lw=1, ls=":")
         axes.set(title=metric, xlabel="step")
         axes.grid(alpha=0.3)
         if place == 1:
