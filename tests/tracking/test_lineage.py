@@ -134,6 +134,8 @@ def test_the_text_is_a_tree_and_the_picture_holds_every_node(
     corners = {(box.get("x"), box.get("y")) for box in boxes if box is not None}
     assert len(corners) == len(found.nodes)
     assert "prefers-color-scheme" in as_svg(found)
+    # What a notebook shows.
+    assert found._repr_svg_() == as_svg(found)
 
 
 def test_a_model_that_began_from_another_leads_back_to_its_data(

@@ -106,6 +106,12 @@ class Lineage:
             lines += self._branch(origin, "", "", told)
         return "\n".join(lines)
 
+    def _repr_svg_(self) -> str:
+        """What a notebook shows."""
+        from rayline.tracking.lineage.picture import as_svg
+
+        return as_svg(self)
+
     def _hops(self, node_id: str) -> int:
         """To the end of the longest way down from a node."""
         below = [edge.target for edge in self.edges if edge.source == node_id]
