@@ -2,6 +2,7 @@
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -119,6 +120,37 @@ def test_a_job_is_trained_recorded_and_registered(quick_job: JobSpec) -> None:
     assert len(list((artifacts / "profile").glob("rank-00000-*.json.gz"))) == 1
     assert len(list((outcome.directory / "profile").glob("rank-0000*.json.gz"))) == 2
     assert len(list((outcome.directory / "logs").glob("rank-0000*-pp0-dp*-cp0-tp0.log"))) == 2
+
+
+@pytest.mark.ray
+@pytest.mark.usefixtures("one_node")
+def test_a_tracking_server_that_never_answers_does_not_harm_a_job(
+    quick_job: JobSpec, tmp_path: Path
+) -> None:
+    from rayline.actors import train
+    from rayline.tracking import fill_in, list_models, read_run, resolve_model
+
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        away = f"http://127.0.0.1:{probe.getsockname()[1]}"
+    reports: list[StepReport] = []
+    job = quick_job.changed({"tracking.uri": away, "steps": 6})
+    outcome = train(job, observers=[reports.append])
+    assert outcome.result.finished
+    assert outcome.model is not None
+    assert outcome.model.directory == outcome.result.export.directory
+    assert (resolve_model(outcome.model, job.tracking) / "model.safetensors").is_file()
+
+    (filled,) = fill_in(outcome.directory, tracking=quick_job.tracking)
+    assert filled.problem is None
+    record = read_run(quick_job.tracking, outcome.run_id)
+    assert record.summary.status == "finished"
+    assert [point.value for point in record.metrics["loss"]] == [each.loss for each in reports]
+    assert record.tags["rayline.project.commit"]
+    assert record.tags["rayline.plan_chosen"] == "spec"
+    assert [event.kind for event in record.events] == ["predicted", "registered"]
+    (model,) = list_models(quick_job.tracking)
+    assert (model.name, model.run_id) == ("quickstart", filled.run_id)
 
 
 @pytest.mark.ray

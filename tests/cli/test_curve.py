@@ -6,7 +6,7 @@ from pathlib import Path
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rayline.cli.curve import draw_loss, sparkline
+from rayline.cli.curve import draw_loss, overlay, sparkline
 from rayline.spec import EvalReport, StepReport
 
 BLOCKS = "▁▂▃▄▅▆▇█"
@@ -67,3 +67,20 @@ def test_evaluations_are_drawn_beside_the_training(tmp_path: Path) -> None:
     assert watched.startswith(b"\x89PNG")
     assert watched != plain
     assert draw_loss(reports, "demo", tmp_path / "again.png").read_bytes() == watched
+
+
+def test_two_curves_share_their_steps_and_their_scale() -> None:
+    a, b = overlay([8, 8, 8, 8], [1, 1])
+    assert (a, b) == (BLOCKS[-1] * 4, BLOCKS[0] * 2)
+    assert overlay([3, 3], [3, 3]) == (BLOCKS[0] * 2, BLOCKS[0] * 2)
+    assert overlay([1, float("nan"), 2], [1, 1, 2])[0] == f"{BLOCKS[0]} {BLOCKS[-1]}"
+
+
+@given(
+    st.lists(st.floats(-1e6, 1e6), min_size=1, max_size=300),
+    st.lists(st.floats(-1e6, 1e6), min_size=1, max_size=300),
+    st.integers(1, 80),
+)
+def test_two_curves_fit_the_width(a: list[float], b: list[float], width: int) -> None:
+    for line in overlay(a, b, width):
+        assert 1 <= len(line) <= width

@@ -11,16 +11,18 @@ import pytest
 from rayline.errors import CheckpointError, SpecError
 from rayline.spec import ExportReport, ModelRef, TrackingSpec
 from rayline.tracking import (
+    Served,
     check_registered_name,
     keep_model,
     list_models,
     model_version,
-    move_alias,
     open_run,
+    record_deployment,
     register_model,
     registered_version,
     resolve_model,
 )
+from rayline.tracking.deployments import deployments_of
 from rayline.tracking.store import connect
 
 Export = tuple[Path, ExportReport]
@@ -58,14 +60,30 @@ def test_an_alias_follows_what_is_served_and_the_version_says_so(
     assert found.run_id
     assert registered_version(ModelRef(registry="bot@2"), tracking).alias is None
     assert registered_version(ModelRef(registry="bot@latest"), tracking).alias is None
-    move_alias(tracking, "bot", "champion", 2, served_as="chat version 3")
+
+    def served(version: int, number: int, *, stable: bool = True) -> None:
+        told = Served("bot", version, "chat", number, f"print-{number}", "champion", stable)
+        record_deployment(tracking, told)
+
+    served(2, 3, stable=False)
+    assert model_version(ModelRef(registry="bot@champion"), tracking) == 1
+    served(2, 3)
     assert model_version(ModelRef(registry="bot@champion"), tracking) == 2
     told = json.loads(connect(tracking).get_model_version("bot", "2").tags["rayline.served"])
     assert (told["as"], told["before"]) == ("chat version 3", "1")
-    move_alias(tracking, "bot", "champion", 1, served_as="chat version 2")
+    served(1, 2)
     assert model_version(ModelRef(registry="bot@champion"), tracking) == 1
+    first, second = (
+        deployments_of(connect(tracking).get_model_version("bot", version).tags)
+        for version in ("1", "2")
+    )
+    assert [(one.served, one.number, one.revision) for one in first] == [("chat", 2, "print-2")]
+    assert (first[0].until, second[0].until) == (None, first[0].stable_since)
+    # Told late that it was up, which it has been for long.
+    served(1, 2, stable=False)
+    assert deployments_of(connect(tracking).get_model_version("bot", "1").tags) == first
     with pytest.raises(SpecError, match="no such registered"):
-        move_alias(tracking, "bot", "champion", 9, served_as="chat version 9")
+        served(9, 9)
 
 
 def test_latest_is_the_newest_version(tracking: TrackingSpec, export: Export) -> None:

@@ -117,6 +117,22 @@ def test_a_thousand_reports_wait_for_no_store_and_all_arrive(
     )
 
 
+def test_what_the_store_will_never_take_holds_nothing_else_up(
+    tracking: TrackingSpec, report: Reports, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with open_run(tracking, name="bad", params={}, tags={}, directory=tmp_path) as run:
+        run.observe(report(1))
+        run.tag("a key with ? and !", "which MLflow refuses")
+        run.log_artifact(tmp_path / "never written")
+        run.observe(report(2))
+    assert run.unsent_rows == 0
+    assert run.failures == 2
+    record = read_run(tracking, run.run_id)
+    assert [point.step for point in record.metrics["loss"]] == [1, 2]
+    assert record.summary.status == "finished"
+    assert "a key with ? and ! was not recorded" in caplog.text
+
+
 def test_a_skipped_step_is_an_event(tracking: TrackingSpec, report: Reports) -> None:
     with open_run(tracking, name="skips", params={}, tags={}) as run:
         run.observe(report(1))
@@ -194,9 +210,9 @@ def test_no_thread_outlives_its_run(tracking: TrackingSpec) -> None:
 
 
 def test_a_store_that_goes_away_is_said_at_the_end_and_never_raised(
-    tracking: TrackingSpec, report: Reports, caplog: pytest.LogCaptureFixture
+    tracking: TrackingSpec, report: Reports, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    run = open_run(tracking, name="cut off", params={}, tags={})
+    run = open_run(tracking, name="cut off", params={}, tags={}, directory=tmp_path / "job")
     database = Path(tracking.uri.removeprefix("sqlite:///"))
     database.rename(database.with_suffix(".away"))
     database.mkdir()
@@ -212,8 +228,10 @@ def test_a_store_that_goes_away_is_said_at_the_end_and_never_raised(
     assert sum("does not have" in text and run.run_id in text for text in said) == 1
 
 
-def test_a_store_that_comes_back_gets_everything(tracking: TrackingSpec, report: Reports) -> None:
-    run = open_run(tracking, name="back", params={}, tags={})
+def test_a_store_that_comes_back_gets_everything(
+    tracking: TrackingSpec, report: Reports, tmp_path: Path
+) -> None:
+    run = open_run(tracking, name="back", params={}, tags={}, directory=tmp_path / "job")
     database = Path(tracking.uri.removeprefix("sqlite:///"))
     away = database.rename(database.with_suffix(".away"))
     database.mkdir()
@@ -244,11 +262,23 @@ def test_a_store_that_comes_back_gets_everything(tracking: TrackingSpec, report:
 def test_a_store_out_of_reach_is_refused_at_once(uri: str) -> None:
     began = time.monotonic()
     with pytest.raises(SpecError) as refused:
-        open_run(TrackingSpec(uri=uri), name="x", params={}, tags={})
+        open_run(TrackingSpec(uri=uri, when_away="refuse"), name="x", params={}, tags={})
     assert time.monotonic() - began < 10
     assert refused.value.subject == "tracking.uri"
     assert refused.value.fix
     assert "secret" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    "uri", ["sqlite:////proc/nowhere/mlflow.db", "nonsense://x", "htp://tracking:5000", "http://"]
+)
+def test_an_address_that_cannot_be_right_is_refused_whatever_is_kept(
+    uri: str, tmp_path: Path
+) -> None:
+    with pytest.raises(SpecError) as refused:
+        open_run(TrackingSpec(uri=uri), name="x", params={}, tags={}, directory=tmp_path)
+    assert refused.value.subject == "tracking.uri"
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_an_unknown_run_is_named(tracking: TrackingSpec) -> None:

@@ -3,87 +3,47 @@
 from __future__ import annotations
 
 import logging
-import os
-import signal
-import socket
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import httpx
 import pytest
 
 from rayline.errors import CheckpointError
-from rayline.spec import ExportReport, StepReport, TrackingSpec
+from rayline.spec import ExportReport, ModelRef, StepReport, TrackingSpec
 from rayline.tracking import (
+    fill_in,
     list_models,
     list_runs,
+    model_version,
     open_run,
     read_run,
     register_model,
     resolve_model,
 )
-
-START_TIMEOUT_S = 150.0
+from support.mlflow_server import MlflowServer
 
 
 @pytest.fixture
-def server(tmp_path: Path, empty_database: Path) -> Iterator[tuple[TrackingSpec, int]]:
-    """An MLflow server in a process group of its own; its address, and the group to end."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = int(probe.getsockname()[1])
+def server(tmp_path: Path, empty_database: Path) -> Iterator[MlflowServer]:
     (tmp_path / "server.db").write_bytes(empty_database.read_bytes())
-    process = subprocess.Popen(
-        [
-            *(sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1"),
-            *("--port", str(port), "--workers", "1"),
-            *("--backend-store-uri", f"sqlite:///{tmp_path / 'server.db'}"),
-            *("--artifacts-destination", str(tmp_path / "kept")),
-        ],
-        cwd=tmp_path,
-        start_new_session=True,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
-    uri = f"http://127.0.0.1:{port}"
+    running = MlflowServer(tmp_path, f"sqlite:///{tmp_path / 'server.db'}")
     try:
-        deadline = time.monotonic() + START_TIMEOUT_S
-        while not answers(uri):
-            assert process.poll() is None
-            assert time.monotonic() < deadline
-            time.sleep(0.2)
-        yield TrackingSpec(uri=uri, experiment="over http"), process.pid
+        running.start()
+        yield running
     finally:
-        end(process.pid)
-        process.wait(10)
-
-
-def answers(uri: str) -> bool:
-    try:
-        return httpx.get(f"{uri}/health").is_success
-    except httpx.HTTPError:
-        return False
-
-
-def end(group: int) -> None:
-    try:
-        os.killpg(group, signal.SIGKILL)
-    except ProcessLookupError:
-        return
+        running.stop()
 
 
 def test_a_run_and_its_model_over_http_and_a_server_that_dies(
-    server: tuple[TrackingSpec, int],
+    server: MlflowServer,
     report: Callable[[int], StepReport],
     export: tuple[Path, ExportReport],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    tracking, group = server
+    tracking = TrackingSpec(uri=server.uri, experiment="over http")
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     with open_run(tracking, name="job", params={"steps": 2}, tags={}) as run:
         run.observe(report(1))
@@ -102,13 +62,24 @@ def test_a_run_and_its_model_over_http_and_a_server_that_dies(
     with pytest.raises(CheckpointError, match=r"config\.json"):
         resolve_model(ref, tracking)
 
-    cut_off = open_run(tracking, name="cut off", params={}, tags={})
-    end(group)
+    cut_off = open_run(tracking, name="cut off", params={}, tags={}, directory=tmp_path / "job")
+    server.stop()
     with caplog.at_level(logging.WARNING, logger="rayline"):
         began = time.monotonic()
         for step in range(1, 101):
             cut_off.observe(report(step))
+        later = register_model(tracking, cut_off, export[0], "bot", "champion", export[1])
         cut_off.finish("finished")
         assert time.monotonic() - began < 60.0
     assert cut_off.unsent_rows >= 600
     assert "does not have" in caplog.text
+    assert f"rayline sync {tmp_path / 'job'}" in caplog.text
+    # What was exported lies where it lay, and is registered once the server is back.
+    assert later == ModelRef(directory=str(export[0]))
+
+    server.start()
+    (filled,) = fill_in(tmp_path / "job")
+    assert (filled.run_id, filled.problem) == (cut_off.run_id, None)
+    assert [entry.status for entry in list_runs(tracking)] == ["finished", "finished"]
+    assert model_version(ModelRef(registry="bot@champion"), tracking) == 2
+    assert not (tmp_path / "job" / "tracking").exists()

@@ -54,10 +54,13 @@ class Automatic:
     calibration: str
     resumed: bool
     """Whether the plan is that of a checkpoint."""
+    given: bool = False
+    """Whether the job told the plan itself, and nothing was chosen."""
 
     def record(self, run: TrackedRun) -> None:
-        """Keep the choice with the run: plan.json, and a tag."""
-        run.tag("rayline.plan_chosen", "checkpoint" if self.resumed else "auto")
+        """Keep the choice and what is expected of it with the run: plan.json, and a tag."""
+        chosen = "spec" if self.given else "checkpoint" if self.resumed else "auto"
+        run.tag("rayline.plan_chosen", chosen)
         run.log_text(json.dumps(self._document(), indent=1), PLAN_FILE)
 
     def _document(self) -> dict[str, Any]:
@@ -91,6 +94,30 @@ def automatic(job: JobSpec, shape: ModelShape, nodes: Sequence[Node], gpu: bool)
     if refused is None:
         raise SpecError("plan", "the cluster has no room for a worker", value="auto")
     raise refused
+
+
+def stated(job: JobSpec, shape: ModelShape, nodes: Sequence[Node], gpu: bool) -> Automatic | None:
+    """What is expected of a job that tells its plan, so that it can be compared; None where the
+    planner cannot say, such as for a kind of GPU that it does not know. Called on the driver."""
+    calibration = best_calibration()
+    try:
+        room = machines_for(job, nodes, gpu)[0]
+        machines = replace(room, gpus=job.plan.world_size)
+        predicted = predict_job(job, shape, machines, calibration.curves)
+    except RaylineError as wrong:
+        log.info("nothing is predicted for the run: %s", wrong)
+        return None
+    return Automatic(
+        job=job,
+        shape=shape,
+        machines=machines,
+        predicted=predicted,
+        best=(),
+        tried=1,
+        calibration=calibration.origin,
+        resumed=False,
+        given=True,
+    )
 
 
 def told(job: JobSpec, chosen: Automatic) -> JobSpec:
@@ -242,7 +269,6 @@ class Comparison:
         measured_s = median(self._seconds[_WARM_UP_STEPS:])
         measured_gib = self._memory_bytes / 2**30
         predicted = measurable_bytes(chosen.predicted, chosen.machines) / 2**30
-        on_cpu = chosen.machines.accelerator.generation == "cpu"
         found = {
             "predicted_step_s": chosen.predicted.step_s,
             "measured_step_s": measured_s,
@@ -255,6 +281,14 @@ class Comparison:
         )
         self._run.event("predicted", text)
         self._run.log_text(json.dumps(found), "plan_measured.json")
+        if not chosen.given:
+            self._keep_for_calibration(measured_s, measured_gib)
+
+    def _keep_for_calibration(self, measured_s: float, measured_gib: float) -> None:
+        """In this machine's table of runs. Plans that a spec tells are left out: tests and trials
+        of one small model would soon be most of it."""
+        chosen = self._chosen
+        on_cpu = chosen.machines.accelerator.generation == "cpu"
         row = own_row(
             chosen.job,
             chosen.shape,

@@ -16,11 +16,12 @@ from pathlib import Path
 from ray.util.placement_group import PlacementGroup
 
 from rayline.actors import cluster
-from rayline.actors.automatic import Comparison, automatic, told
+from rayline.actors.automatic import Comparison, automatic, stated, told
 from rayline.actors.bundles import gang_bundles, memory_bundles, uses_gpu, worker_bundle
 from rayline.actors.controller import Controller, Observer
 from rayline.actors.elastic import Elastic
 from rayline.actors.gang import Assignment
+from rayline.actors.hardware import hardware
 from rayline.actors.interrupt import StopRequest
 from rayline.actors.placement import Placement, refuse_impossible
 from rayline.actors.recovery import Recovery
@@ -41,6 +42,7 @@ from rayline.spec import (
 )
 from rayline.spec.job_file import SPEC_FILE
 from rayline.tracking import (
+    Origins,
     TrackedRun,
     anchored,
     check_registered_name,
@@ -49,6 +51,7 @@ from rayline.tracking import (
     open_run,
     read_job,
     read_state,
+    record_checkpoint,
     register_model,
     resolve_model,
 )
@@ -112,12 +115,15 @@ def train(
             shape=shape,
         )
         tokenize_on_cluster(assignment.job, model_directory, cluster.nodes())
-        with _tracked(job, parent_run_id, run_id) as run, request.listening():
-            run.log_text(assignment.job.to_yaml(), SPEC_FILE)
-            watching = [_only_new(run, job, run_id), *observers]
-            if chosen is not None:
-                chosen.record(run)
-                watching.append(Comparison(chosen, run))
+        directory = Path(at_home.directory)
+        with _tracked(job, directory, parent_run_id, run_id) as run, request.listening():
+            run.log_text(at_home.to_yaml(), SPEC_FILE)
+            run.in_background(*_origins(at_home).parts)
+            watching = [_only_new(run), *observers]
+            predicted = chosen or stated(at_home, shape, cluster.nodes(), gpu)
+            if predicted is not None:
+                predicted.record(run)
+                watching.append(Comparison(predicted, run))
             controller = Controller(assignment, placement, watching, request, run.event, elastic)
             result = controller.run()
             _keep_measures(controller.plan, run, result)
@@ -126,7 +132,6 @@ def train(
             model = _kept(job, run, result)
     except KeyboardInterrupt:
         raise InterruptedByUser("job", "ended; nothing is left running") from None
-    directory = Path(assignment.job.directory)
     return JobOutcome(run.run_id, result, model, directory, tuple(controller.recoveries))
 
 
@@ -236,7 +241,9 @@ def job_of_run(tracking: TrackingSpec, run_id: str, overrides: Sequence[str] = (
     return read_job(tracking, run_id, overrides)
 
 
-def _tracked(job: JobSpec, parent_run_id: str | None, run_id: str | None) -> TrackedRun:
+def _tracked(
+    job: JobSpec, directory: Path, parent_run_id: str | None, run_id: str | None
+) -> TrackedRun:
     return open_run(
         job.tracking,
         name=job.name,
@@ -244,15 +251,27 @@ def _tracked(job: JobSpec, parent_run_id: str | None, run_id: str | None) -> Tra
         tags={"rayline.fingerprint": job.fingerprint(), "rayline.plan": str(job.plan)},
         parent_run_id=parent_run_id,
         run_id=run_id,
+        directory=directory,
     )
 
 
-def _only_new(run: TrackedRun, job: JobSpec, run_id: str | None) -> Observer:
+def _origins(job: JobSpec) -> Origins:
+    """What the job is made of, as far as the driver knows it."""
+    held_out = job.evaluation.files if job.evaluation is not None else None
+    return Origins(
+        folder=Path.cwd(),
+        model=job.model,
+        training=[file for part in job.data.sources for file in part.files],
+        evaluation=held_out or (),
+        hardware=hardware(cluster.nodes()),
+    )
+
+
+def _only_new(run: TrackedRun) -> Observer:
     """An observer that records the steps which a run that goes on does not have yet."""
-    known = 0 if run_id is None else read_state(job.tracking, run_id).summary.step or 0
 
     def record(report: StepReport) -> None:
-        if report.step > known:
+        if report.step > run.known_step:
             run.observe(report)
 
     return record
@@ -263,6 +282,8 @@ def _keep_measures(plan: ParallelPlan, run: TrackedRun, result: TrainResult) -> 
     held = result.peak_memory_bytes
     by_rank = {f"rank {rank} {plan.coordinate(rank)}": peak for rank, peak in enumerate(held)}
     run.summarize(result.last_step, by_rank)
+    if result.checkpoint is not None:
+        record_checkpoint(run, result.checkpoint, str(plan))
     if result.trace is not None:
         run.log_artifact(Path(result.trace), "profile")
 

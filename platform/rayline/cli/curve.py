@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -25,6 +26,28 @@ def sparkline(values: Sequence[float], width: int = 60) -> str:
     return "".join(
         _BLOCKS[min(len(_BLOCKS) - 1, int((value - low) / span * len(_BLOCKS)))]
         for value in columns
+    )
+
+
+def overlay(a: Sequence[float], b: Sequence[float], width: int = 60) -> tuple[str, str]:
+    """Two series as two lines of blocks over the same steps and on the same scale."""
+    if not a or not b:
+        return sparkline(a, width), sparkline(b, width)
+    columns = min(width, max(len(a), len(b)))
+    both = [
+        _averaged(each, max(1, round(columns * len(each) / max(len(a), len(b))))) for each in (a, b)
+    ]
+    finite = [value for value in (*both[0], *both[1]) if math.isfinite(value)]
+    low, high = min(finite, default=0.0), max(finite, default=0.0)
+    return _blocks(both[0], low, high), _blocks(both[1], low, high)
+
+
+def _blocks(values: Sequence[float], low: float, high: float) -> str:
+    """A value that is not finite is a gap."""
+    scale = len(_BLOCKS) / (high - low) if high > low else 0.0
+    return "".join(
+        _BLOCKS[min(len(_BLOCKS) - 1, int((value - low) * scale))] if math.isfinite(value) else " "
+        for value in values
     )
 
 

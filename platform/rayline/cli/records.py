@@ -105,13 +105,13 @@ def smollm2(directory: Target, json: Json = False, verbose: Verbose = False) -> 
     screen.result({"directory": str(directory), "source": source})
 
 
-def client_of(uri: str | None, experiment: str = "rayline") -> Client:
-    """A client that reads this store; None takes the default one."""
+def client_of(uri: str | None, experiment: str = "rayline", store: str | None = None) -> Client:
+    """A client that reads this store, and this ledger; None takes the default one."""
     from rayline.sdk import Client
     from rayline.spec import TrackingSpec
 
     given = {"experiment": experiment} | ({"uri": uri} if uri is not None else {})
-    return Client(tracking=TrackingSpec.parse(given))
+    return Client(tracking=TrackingSpec.parse(given), store=store)
 
 
 def run_rows(found: list[RunSummary]) -> list[tuple[object, ...]]:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from rayline.errors import needing
 from rayline.sdk.access import ServingAccess
 from rayline.sdk.cluster_jobs import ClusterJobs
+from rayline.sdk.run_records import RunRecords
 from rayline.sdk.served_models import DEFAULT_URL, ServedModels
 from rayline.spec import (
     CheckpointSource,
@@ -34,7 +35,7 @@ if TYPE_CHECKING:
     from rayline.tuning import SearchOutcome, TrialReport
 
 
-class Client(ClusterJobs, ServedModels, ServingAccess):
+class Client(ClusterJobs, RunRecords, ServedModels, ServingAccess):
     """One user's view of one Ray cluster and one MLflow store.
 
     `address` is the Ray cluster to join (None starts one in this process); `jobs_url` is Ray's

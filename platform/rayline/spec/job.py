@@ -84,6 +84,11 @@ class TrackingSpec(Document):
     """MLflow tracking URI; the default is one local file, no server."""
     experiment: str = "rayline"
     """MLflow experiment that the run belongs to."""
+    when_away: Literal["keep", "refuse"] = "keep"
+    """What a job does where the server does not answer at its start. keep: it runs, and what it
+    records is kept in its folder and sent once the server answers. refuse: it ends at once."""
+    sinks: list[Literal["tensorboard", "wandb", "swanlab"]] = Field(default_factory=list)
+    """Where the metrics go besides MLflow."""
 
 
 class ExportSpec(Document):

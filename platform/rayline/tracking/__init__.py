@@ -5,6 +5,8 @@ finishes it; a verified export becomes a version (`register_model`); training an
 a ModelRef into a folder here (`resolve_model`). Importing this room costs no import of MLflow.
 """
 
+from rayline.tracking.deployments import Served, record_deployment
+from rayline.tracking.filling import FilledRun, fill_in, waiting_in
 from rayline.tracking.following import RunNews, driver_lives, follow_run
 from rayline.tracking.history import (
     MetricPoint,
@@ -20,22 +22,25 @@ from rayline.tracking.history import (
     read_text,
 )
 from rayline.tracking.job import find_checkpoints, read_job
+from rayline.tracking.metrics import step_metrics
+from rayline.tracking.provenance import Origins, record_checkpoint
 from rayline.tracking.registry import (
     RegisteredVersion,
     check_registered_name,
     keep_model,
     model_version,
-    move_alias,
     register_model,
     registered_version,
 )
 from rayline.tracking.resolve import resolve_model
-from rayline.tracking.run import RunStatus, TrackedRun, amend_run, open_run, step_metrics
+from rayline.tracking.run import RunStatus, TrackedRun, amend_run, open_run
 from rayline.tracking.store import anchored, database_file
 
 __all__ = [
+    "FilledRun",
     "MetricPoint",
     "ModelSummary",
+    "Origins",
     "RegisteredVersion",
     "RunEvent",
     "RunNews",
@@ -43,26 +48,30 @@ __all__ = [
     "RunState",
     "RunStatus",
     "RunSummary",
+    "Served",
     "TrackedRun",
     "amend_run",
     "anchored",
     "check_registered_name",
     "database_file",
     "driver_lives",
+    "fill_in",
     "find_checkpoints",
     "follow_run",
     "keep_model",
     "list_models",
     "list_runs",
     "model_version",
-    "move_alias",
     "open_run",
     "read_job",
     "read_run",
     "read_state",
     "read_text",
+    "record_checkpoint",
+    "record_deployment",
     "register_model",
     "registered_version",
     "resolve_model",
     "step_metrics",
+    "waiting_in",
 ]

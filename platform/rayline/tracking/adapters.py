@@ -16,8 +16,7 @@ from typing import Any, BinaryIO, cast
 
 from rayline.errors import SpecError
 from rayline.spec import AdapterSource, TrackingSpec
-from rayline.tracking.run import existing_run
-from rayline.tracking.store import connect, first_line, holds_runs, store_errors
+from rayline.tracking.store import connect, existing_run, first_line, holds_runs, store_errors
 
 CONFIG_FILE = "adapter_config.json"
 WEIGHTS_FILE = "adapter_model.safetensors"
@@ -62,7 +61,7 @@ def _from_run(
         raise SpecError("adapter.source.run", f"{tracking.uri} does not exist", value=text)
     client = connect(tracking)
     with store_errors(tracking), tempfile.TemporaryDirectory() as scratch:
-        existing_run(client, tracking, run_id)
+        run_id = existing_run(client, tracking, run_id).info.run_id
         kept = client.list_artifacts(run_id, path or ADAPTER_FOLDER)
         files = {entry.path.rpartition("/")[2]: entry for entry in kept if not entry.is_dir}
         sizes = {name: int(entry.file_size or 0) for name, entry in files.items()}

@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, TypeVar
 
 from rayline.errors import SpecError
 from rayline.spec import TrackingSpec
-from rayline.tracking.run import EVENT_PREFIX, PARENT_TAG, RESUMED_PREFIX, existing_run
-from rayline.tracking.store import connect, holds_runs, store_errors
+from rayline.tracking.delivery import PARENT_TAG, RESUMED_PREFIX
+from rayline.tracking.rows import EVENT_PREFIX
+from rayline.tracking.store import connect, existing_run, holds_runs, store_errors
 
 if TYPE_CHECKING:
     from mlflow.entities import Run
@@ -132,7 +133,9 @@ def read_run(tracking: TrackingSpec, run_id: str) -> RunRecord:
             tags={
                 key: text for key, text in run.data.tags.items() if not key.startswith(EVENT_PREFIX)
             },
-            metrics={key: _points(client, run_id, key) for key in sorted(run.data.metrics)},
+            metrics={
+                key: _points(client, run.info.run_id, key) for key in sorted(run.data.metrics)
+            },
             events=_events(run.data.tags),
         )
 
@@ -169,9 +172,9 @@ def read_text(tracking: TrackingSpec, run_id: str, file: str) -> str:
 
     client = connect(tracking)
     with store_errors(tracking), tempfile.TemporaryDirectory() as folder:
-        existing_run(client, tracking, run_id)
+        found = existing_run(client, tracking, run_id)
         try:
-            path = client.download_artifacts(run_id, file, folder)
+            path = client.download_artifacts(found.info.run_id, file, folder)
         except (MlflowException, OSError):
             raise SpecError(
                 "run", f"keeps no {file}", value=run_id, fix="`rayline runs RUN` shows what it has"

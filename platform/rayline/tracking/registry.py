@@ -6,37 +6,24 @@ so `resolve_model` can tell years later whether it hands out what was verified.
 
 from __future__ import annotations
 
-import dataclasses
 import difflib
-import json
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rayline.errors import SpecError
 from rayline.spec import ExportReport, ModelRef, TrackingSpec
 from rayline.tracking.history import model_versions, registered_models
+from rayline.tracking.registering import NEWEST, export_as_json
+from rayline.tracking.rows import ModelRow
 from rayline.tracking.run import TrackedRun
-from rayline.tracking.store import connect, holds_runs, store_errors
+from rayline.tracking.store import connect, holds_runs, store_errors, why_away
 
 if TYPE_CHECKING:
     from mlflow.entities.model_registry import ModelVersion
     from mlflow.tracking import MlflowClient
-
-MODEL_FOLDER = "model"
-"""Artifact folder of a run that holds its exported model."""
-HASHES_TAG = "rayline.sha256"
-"""Tag of a version: file name to SHA-256, as JSON."""
-SERVED_TAG = "rayline.served"
-"""Tag of a version: where it was served last, since when, and which version stood there before, as
-JSON."""
-HASHES_FILE = "model_hashes.json"
-"""The same as an artifact of the run, for models that are not registered."""
-NEWEST = "latest"
-"""MLflow keeps this alias to itself: it always means the newest version, without being set."""
 
 
 def check_registered_name(name: str, alias: str) -> None:
@@ -61,13 +48,13 @@ def check_registered_name(name: str, alias: str) -> None:
 def keep_model(run: TrackedRun, export_directory: Path, report: ExportReport) -> ModelRef:
     """Keep an exported Hugging Face folder with its run, unregistered; `run:ID` finds it.
 
-    Called by the driver once the export was verified. Raises SpecError (tracking.uri) when the
-    store does not take it: a model that is nowhere must not look kept.
+    Called by the driver once the export was verified. Where the server is away it is kept once it
+    is back, and what comes back is the folder. Raises SpecError (tracking.uri) when the store does
+    not take it: a model that is nowhere must not look kept.
     """
-    with store_errors(run.tracking):
-        run.client.log_artifacts(run.run_id, str(export_directory), MODEL_FOLDER)
-        run.client.log_text(run.run_id, json.dumps(report.sha256, indent=1), HASHES_FILE)
-    return ModelRef(run=run.run_id)
+    if _bring(run, ModelRow(str(export_directory), None, None, export_as_json(report))):
+        return ModelRef(run=run.run_id)
+    return ModelRef(directory=str(export_directory))
 
 
 def register_model(
@@ -81,41 +68,27 @@ def register_model(
     """Keep an exported Hugging Face folder with its run, make it a version of the registered model
     `name` and move `alias` to it. Called by the driver once the export was verified.
 
-    Returns name@alias; `model_version` says which version that is. Raises SpecError where the name
+    Returns name@alias; `model_version` says which version that is. Where the server is away it is
+    registered once it is back, and what comes back is the folder. Raises SpecError where the name
     cannot be registered or the store does not take it.
     """
-    from mlflow.exceptions import MlflowException
-
     check_registered_name(name, alias)
-    keep_model(run, export_directory, report)
-    with store_errors(tracking):
-        try:
-            run.client.create_registered_model(name)
-        except MlflowException as wrong:
-            if wrong.error_code != "RESOURCE_ALREADY_EXISTS":
-                raise
-        version = run.client.create_model_version(
-            name,
-            source=f"{run.artifact_uri}/{MODEL_FOLDER}",
-            run_id=run.run_id,
-            tags={
-                HASHES_TAG: json.dumps(report.sha256),
-                **{f"rayline.{figure}": str(value) for figure, value in _figures(report)},
-            },
-        )
-        if alias != NEWEST:
-            run.client.set_registered_model_alias(name, alias, version.version)
-    run.event("registered", f"{name} version {version.version}, alias {alias}")
-    return ModelRef(registry=f"{name}@{alias}")
+    if _bring(run, ModelRow(str(export_directory), name, alias, export_as_json(report))):
+        return ModelRef(registry=f"{name}@{alias}")
+    return ModelRef(directory=str(export_directory))
 
 
-def _figures(report: ExportReport) -> list[tuple[str, object]]:
-    """The numbers of the verification."""
-    return [
-        (field.name, getattr(report, field.name))
-        for field in dataclasses.fields(report)
-        if field.name not in ("directory", "sha256")
-    ]
+def _bring(run: TrackedRun, model: ModelRow) -> bool:
+    """Keep and register now (True), or leave it to the recorder where the server is away."""
+    try:
+        with store_errors(run.tracking):
+            run.deliver(model)
+    except SpecError as wrong:
+        if why_away(run.tracking) is None:
+            raise
+        run.later(model, wrong)
+        return False
+    return True
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,23 +115,6 @@ def registered_version(ref: ModelRef, tracking: TrackingSpec) -> RegisteredVersi
         alias=wanted if named else None,
         run_id=found.run_id or None,
     )
-
-
-def move_alias(
-    tracking: TrackingSpec, name: str, alias: str, version: int, *, served_as: str
-) -> None:
-    """Let `alias` of the registered model mean `version`, which tells from then on where it is
-    served. Called when a deployed version becomes the stable one. Raises SpecError where there is
-    none such, or the store does not take it."""
-    client, found = find_version(ModelRef(registry=f"{name}@{version}"), tracking)
-    with store_errors(tracking):
-        before = client.get_registered_model(name).aliases.get(alias)
-        if str(before) != str(found.version):
-            client.set_registered_model_alias(name, alias, str(found.version))
-        told = {"as": served_as, "at": datetime.now(UTC).isoformat(), "alias": alias}
-        if before is not None:
-            told["before"] = str(before)
-        client.set_model_version_tag(name, str(found.version), SERVED_TAG, json.dumps(told))
 
 
 def model_version(ref: ModelRef, tracking: TrackingSpec) -> int:

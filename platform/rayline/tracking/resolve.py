@@ -10,16 +10,23 @@ import hashlib
 import json
 import shutil
 import tempfile
-from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlsplit
 
-from rayline.errors import CheckpointError, SpecError
+from rayline.errors import SpecError
 from rayline.spec import ModelRef, TrackingSpec
-from rayline.tracking.registry import HASHES_FILE, HASHES_TAG, MODEL_FOLDER, find_version
-from rayline.tracking.run import existing_run
-from rayline.tracking.store import anchored, connect, first_line, holds_runs, store_errors
+from rayline.tracking.hashes import check_hashes
+from rayline.tracking.registering import HASHES_FILE, HASHES_TAG, MODEL_FOLDER
+from rayline.tracking.registry import find_version
+from rayline.tracking.store import (
+    anchored,
+    connect,
+    existing_run,
+    first_line,
+    holds_runs,
+    store_errors,
+)
 
 if TYPE_CHECKING:
     from mlflow.tracking import MlflowClient
@@ -29,7 +36,6 @@ _WEIGHT_FILES = ("*.safetensors",)
 _OTHER_LAYOUTS = ("*/*", "consolidated*")
 """Copies of the same weights in other layouts, which some hub repositories hold beside ours."""
 _UNSAFE_WEIGHTS = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.gguf")
-_HASH_CHUNK_BYTES = 8 * 2**20
 
 
 def resolve_model(ref: ModelRef, tracking: TrackingSpec, need_weights: bool = True) -> Path:
@@ -89,6 +95,7 @@ def _from_run(run_id: str, tracking: TrackingSpec) -> Path:
     client = connect(tracking)
     with store_errors(tracking):
         run = existing_run(client, tracking, run_id)
+        run_id = run.info.run_id
         kept = {entry.path for entry in client.list_artifacts(run_id)}
         if MODEL_FOLDER not in kept:
             raise SpecError(
@@ -99,7 +106,7 @@ def _from_run(run_id: str, tracking: TrackingSpec) -> Path:
             )
         hashes = _run_hashes(client, run_id) if HASHES_FILE in kept else {}
         folder = _fetched(f"{run.info.artifact_uri}/{MODEL_FOLDER}", tracking)
-    _check_hashes(folder, hashes, ModelRef(run=run_id))
+    check_hashes(folder, hashes, f"run:{run_id}")
     return folder
 
 
@@ -113,7 +120,7 @@ def _from_registry(ref: ModelRef, tracking: TrackingSpec) -> Path:
     _, version = find_version(ref, tracking)
     with store_errors(tracking):
         folder = _fetched(str(version.source), tracking)
-    _check_hashes(folder, json.loads(version.tags.get(HASHES_TAG, "{}")), ref)
+    check_hashes(folder, json.loads(version.tags.get(HASHES_TAG, "{}")), str(ref))
     return folder
 
 
@@ -139,34 +146,6 @@ def _fetched(uri: str, tracking: TrackingSpec) -> Path:
         finally:
             shutil.rmtree(scratch, ignore_errors=True)
     return folder
-
-
-def _check_hashes(folder: Path, hashes: Mapping[str, str], ref: ModelRef) -> None:
-    for name, wanted in sorted(hashes.items()):
-        file = folder / name
-        if not file.is_file():
-            raise CheckpointError(
-                str(file),
-                f"this file of {ref} is missing",
-                fix="export and register the model again",
-            )
-        found = _sha256(file)
-        if found != wanted:
-            raise CheckpointError(
-                str(file),
-                f"differs from the hash that {ref} was verified with",
-                value=found,
-                allowed=wanted,
-                fix="restore the file, or export and register the model again",
-            )
-
-
-def _sha256(file: Path) -> str:
-    digest = hashlib.sha256()
-    with file.open("rb") as stream:
-        while chunk := stream.read(_HASH_CHUNK_BYTES):
-            digest.update(chunk)
-    return digest.hexdigest()
 
 
 def _check_layout(folder: Path, ref: ModelRef, need_weights: bool) -> None:

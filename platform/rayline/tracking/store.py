@@ -25,11 +25,15 @@ from rayline.errors import RaylineError, SpecError
 from rayline.spec import TrackingSpec
 
 if TYPE_CHECKING:
+    from mlflow.entities import Run
     from mlflow.tracking import MlflowClient
 
+KEY_TAG = "rayline.run_key"
+"""Tag of a run: the id that it was given before any store knew of it."""
 _REACH_TIMEOUT_S = 5.0
 _SQLITE = "sqlite:///"
 _DATABASE_PORTS = {"postgresql": 5432, "mysql": 3306, "mssql": 1433}
+_AWAY_STATUS = (502, 503, 504)
 _ARTIFACT_FOLDER = "mlartifacts"
 
 
@@ -41,7 +45,7 @@ def anchored(tracking: TrackingSpec) -> TrackingSpec:
     path = database_file(tracking)
     if path is None:
         return tracking
-    return TrackingSpec(uri=f"{_SQLITE}{path}", experiment=tracking.experiment)
+    return tracking.model_copy(update={"uri": f"{_SQLITE}{path}"})
 
 
 def database_file(tracking: TrackingSpec) -> Path | None:
@@ -107,6 +111,42 @@ def store_errors(tracking: TrackingSpec) -> Iterator[None]:
         ) from None
 
 
+def existing_run(client: MlflowClient, tracking: TrackingSpec, run_id: str) -> Run:
+    """The run with this id, or with this key (KEY_TAG). Raises SpecError where the store has
+    none."""
+    from mlflow.exceptions import MlflowException
+
+    try:
+        return client.get_run(run_id)
+    except MlflowException as wrong:
+        if wrong.error_code not in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
+            raise
+    found = runs_with_key(client, tracking, run_id) if run_id.isalnum() else []
+    if found:
+        return found[0]
+    raise SpecError(
+        "run",
+        "no such run in the tracking store",
+        value=run_id,
+        fix="`rayline runs` lists the runs; `rayline sync` brings those that wait on this machine",
+    )
+
+
+def runs_with_key(client: MlflowClient, tracking: TrackingSpec, key: str) -> list[Run]:
+    """The runs of the experiment that were made under a key, the first one first: one, but for a
+    request that was answered with an error and yet carried out."""
+    experiment = client.get_experiment_by_name(tracking.experiment)
+    if experiment is None:
+        return []
+    return list(
+        client.search_runs(
+            [experiment.experiment_id],
+            filter_string=f"tags.`{KEY_TAG}` = '{key}'",
+            order_by=["attributes.start_time ASC", "attributes.run_id ASC"],
+        )
+    )
+
+
 def first_line(wrong: BaseException) -> str:
     """What an error says, in one line of at most 300 characters."""
     text = str(wrong).strip().splitlines()
@@ -124,17 +164,51 @@ def _artifact_location(tracking: TrackingSpec) -> str | None:
     return None if path is None else (path.parent / _ARTIFACT_FOLDER).as_uri()
 
 
+def answers(tracking: TrackingSpec) -> bool:
+    """Whether the store can be reached just now."""
+    return _why_unreachable(tracking) is None
+
+
+def why_away(tracking: TrackingSpec) -> str | None:
+    """What a server said or did that will answer another time; None where it answers, where it is
+    no server, and where its address cannot be right: those are told by `connect`."""
+    wrong = _why_unreachable(tracking)
+    return first_line(wrong) if wrong is not None and _passes(wrong) else None
+
+
+def _passes(wrong: Exception) -> bool:
+    """Whether the same address may answer later. A name that no name server knows will not, nor a
+    file that cannot be written."""
+    if isinstance(wrong, sqlite3.Error | httpx.InvalidURL | httpx.UnsupportedProtocol):
+        return False
+    at: BaseException | None = wrong
+    while at is not None:
+        if isinstance(at, socket.gaierror):
+            return at.errno == socket.EAI_AGAIN
+        if isinstance(at, FileNotFoundError | PermissionError | NotADirectoryError):
+            return False
+        at = at.__cause__ or at.__context__
+    return True
+
+
 def _refuse_unreachable(tracking: TrackingSpec) -> None:
-    try:
-        _knock(tracking)
-    except (OSError, sqlite3.Error, httpx.HTTPError, httpx.InvalidURL) as wrong:
+    wrong = _why_unreachable(tracking)
+    if wrong is not None:
         raise SpecError(
             "tracking.uri",
             f"the tracking store cannot be reached: {first_line(wrong)}",
             value=without_password(tracking.uri),
             fix="start the server or mend the address; --set tracking.uri=sqlite:///mlflow.db "
             "records into a local file",
-        ) from None
+        )
+
+
+def _why_unreachable(tracking: TrackingSpec) -> Exception | None:
+    try:
+        _knock(tracking)
+    except (OSError, sqlite3.Error, httpx.HTTPError, httpx.InvalidURL) as wrong:
+        return wrong
+    return None
 
 
 def _knock(tracking: TrackingSpec) -> None:
@@ -152,7 +226,10 @@ def _knock(tracking: TrackingSpec) -> None:
     address = urlsplit(tracking.uri)
     scheme = address.scheme.partition("+")[0]
     if scheme in ("http", "https"):
-        httpx.get(tracking.uri, timeout=_REACH_TIMEOUT_S)
+        answer = httpx.get(tracking.uri, timeout=_REACH_TIMEOUT_S)
+        # A server behind a proxy that says so itself is as far away as one that says nothing.
+        if answer.status_code in _AWAY_STATUS:
+            answer.raise_for_status()
     elif scheme in _DATABASE_PORTS and address.hostname:
         port = address.port or _DATABASE_PORTS[scheme]
         socket.create_connection((address.hostname, port), timeout=_REACH_TIMEOUT_S).close()

@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable
 from typing import Protocol, cast
 
-from rayline.tracking.recorder import MetricRow
+from rayline.tracking.rows import MetricRow
 
 SAMPLE_S = 10.0
 

@@ -5,11 +5,10 @@ from __future__ import annotations
 import getpass
 import importlib.metadata
 import platform
-import subprocess
 import sys
 from pathlib import Path
 
-_GIT_TIMEOUT_S = 5.0
+from rayline.tracking.project import git
 
 
 def code_tags() -> dict[str, str]:
@@ -28,9 +27,9 @@ def code_tags() -> dict[str, str]:
     except (OSError, KeyError):
         tags["mlflow.user"] = "unknown"
     # A package installed into somebody's project must not claim that project's commit.
-    if _git(here.parent, "ls-files", "--error-unmatch", here.name) is not None:
-        commit = _git(here.parent, "rev-parse", "HEAD")
-        changes = _git(here.parent, "status", "--porcelain", "--untracked-files=no")
+    if git(here.parent, "ls-files", "--error-unmatch", here.name) is not None:
+        commit = git(here.parent, "rev-parse", "HEAD")
+        changes = git(here.parent, "status", "--porcelain", "--untracked-files=no")
         if commit:
             tags["mlflow.source.git.commit"] = commit
             tags["rayline.git_dirty"] = str(bool(changes)).lower()
@@ -42,19 +41,3 @@ def _package_version() -> str:
         return importlib.metadata.version("rayline")
     except importlib.metadata.PackageNotFoundError:
         return "not installed"
-
-
-def _git(folder: Path, *arguments: str) -> str | None:
-    """What git prints, without the line's end; None where it fails or is absent."""
-    try:
-        done = subprocess.run(
-            ["git", *arguments],
-            cwd=folder,
-            capture_output=True,
-            text=True,
-            timeout=_GIT_TIMEOUT_S,
-            check=False,
-        )
-    except (OSError, subprocess.TimeoutExpired):
-        return None
-    return done.stdout.strip() if done.returncode == 0 else None

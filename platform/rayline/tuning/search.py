@@ -54,7 +54,9 @@ def search(spec: TuneSpec, *, observers: Sequence[TrialObserver] = ()) -> Search
     folder.mkdir(parents=True, exist_ok=True)
     anchored = spec.model_copy(update={"job": anchored_job(spec.job, Path.cwd())})
     tags = {"rayline.fingerprint": spec.fingerprint(), "rayline.search": spec.search}
-    with open_run(spec.job.tracking, name=spec.name, params=spec.flat(), tags=tags) as run:
+    with open_run(
+        spec.job.tracking, name=spec.name, params=spec.flat(), tags=tags, directory=folder
+    ) as run:
         ended = _run_trials(anchored, scheduler, run, folder, observers)
         trials = ranked(recorded(anchored, run.run_id, ended))
         table = as_table(trials)

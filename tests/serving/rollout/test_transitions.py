@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from rayline.errors import ServingError
 from rayline.serving.rollout import transitions
 from rayline.serving.rollout.release import Release
-from rayline.serving.rollout.transitions import Change, MoveAlias, Start, Stop
+from rayline.serving.rollout.transitions import Change, Start, Stop, TellRegistry
 from rayline.serving.rollout.version import Asked, Registered
 
 KEEP = 10
@@ -55,7 +55,7 @@ def test_the_first_version_serves_once_it_is_up() -> None:
     assert begun.release.version(1).app == "chat--v1"
     up = transitions.ready(begun.release, 1, 1.0)
     assert (up.release.stable, up.release.canary) == (1, None)
-    assert up.effects == (MoveAlias(1),)
+    assert up.effects == (TellRegistry(1, stable=True),)
     assert states(up.release) == {1: "serving"}
 
 
@@ -164,9 +164,11 @@ def test_a_person_sets_a_share() -> None:
 
 def test_the_alias_follows_the_stable_version() -> None:
     release = begin(serving(1, alias="champion"), 2, alias="champion").release
-    done = transitions.finish(transitions.ready(release, 2, 1.0).release, 2.0)
-    assert done.effects == (MoveAlias(2),)
-    assert transitions.roll_back(done.release, 3.0).effects == (MoveAlias(1),)
+    up = transitions.ready(release, 2, 1.0)
+    assert up.effects == (TellRegistry(2, stable=False),)
+    done = transitions.finish(up.release, 2.0)
+    assert done.effects == (TellRegistry(2, stable=True),)
+    assert transitions.roll_back(done.release, 3.0).effects == (TellRegistry(1, stable=True),)
 
 
 def test_what_is_taken_away_drains() -> None:
@@ -226,7 +228,7 @@ def test_whatever_happens_a_model_that_serves_goes_on_serving(
         assert set(serve) <= {release.stable, release.canary}
         for effect in change.effects:
             state = release.version(effect.number).state
-            assert state == {Start: "starting", MoveAlias: "serving"}.get(type(effect), state)
+            assert state == {Start: "starting", TellRegistry: "serving"}.get(type(effect), state)
             if isinstance(effect, Stop):
                 assert not release.version(effect.number).holds_replicas
 

@@ -21,11 +21,11 @@ from rayline.serving.access.door import allowances_of
 from rayline.serving.access.store import Store
 from rayline.serving.adapters import check_names_free
 from rayline.serving.director import applications
-from rayline.serving.director.aliases import move_alias_elsewhere
 from rayline.serving.director.blueprint import Blueprint, Event
 from rayline.serving.director.examining import examine
 from rayline.serving.director.fleet import Fleet, GatewayReport, Known, ReplicaReport
 from rayline.serving.director.hearsay import Hearsay
+from rayline.serving.director.registry import tell_registry
 from rayline.serving.director.release_store import ReleaseStore
 from rayline.serving.director.served_model import AppState, Heard, ServedModel, specs_beside
 from rayline.serving.director.status import ModelStatus, model_status
@@ -33,7 +33,7 @@ from rayline.serving.director.surroundings import Surroundings, surroundings
 from rayline.serving.rollout import transitions
 from rayline.serving.rollout.gates import Scores
 from rayline.serving.rollout.release import Release
-from rayline.serving.rollout.transitions import Change, Effect, MoveAlias, Start
+from rayline.serving.rollout.transitions import Change, Effect, Start, TellRegistry
 from rayline.serving.rollout.version import Asked
 from rayline.spec import AdapterSpec, GatewaySpec, ServeSpec
 
@@ -278,7 +278,7 @@ class Director:
         if change.said or change.effects or new:
             await self._keep(served, Event(time.time(), change.said) if change.said else None, new)
         for effect in change.effects:
-            if not isinstance(effect, MoveAlias):
+            if not isinstance(effect, TellRegistry):
                 self._busy.add((served.release.model, effect.number))
             self._spawn(self._do(served, effect))
 
@@ -308,9 +308,9 @@ class Director:
         model, number = served.release.model, effect.number
         version = served.release.version(number)
         try:
-            if isinstance(effect, MoveAlias):
+            if isinstance(effect, TellRegistry):
                 blueprint = served.blueprints[number]
-                await self._of_serve(move_alias_elsewhere, version, blueprint.spec)
+                await self._of_serve(tell_registry, version, blueprint.spec, effect.stable)
             elif isinstance(effect, Start):
                 up = len(self._hearsay.loads(model).get(served.release.stable or 0, ()))
                 replicas = served.first_replicas(number, up)

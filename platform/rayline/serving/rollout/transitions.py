@@ -1,8 +1,8 @@
 """What may happen to a Release: functions to the next one and to the effects that carry it out.
 
-Effects are what lies outside the Release: applications and aliases. Gateways hear of every changed
-Release, so a share needs no effect of its own. Called by the director, which passes `now_s`,
-seconds since 1970.
+Effects are what lies outside the Release: applications and the registry. Gateways hear of every
+changed Release, so a share needs no effect of its own. Called by the director, which passes
+`now_s`, seconds since 1970.
 """
 
 from __future__ import annotations
@@ -31,13 +31,15 @@ class Stop:
 
 
 @dataclass(frozen=True, slots=True)
-class MoveAlias:
-    """Move the registered model's alias to this version's model."""
+class TellRegistry:
+    """Tell the model registry that this version's model is up, and move the alias to it where it is
+    the stable one."""
 
     number: int
+    stable: bool
 
 
-Effect = Start | Stop | MoveAlias
+Effect = Start | Stop | TellRegistry
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +98,7 @@ def ready(release: Release, number: int, now_s: float) -> Change:
     )
     if release.stable is None:
         return finish(up, now_s)
-    return Change(up, said=f"version {number} is up")
+    return Change(up, _told(version, stable=False), f"version {number} is up")
 
 
 def failed(release: Release, number: int, reason: str, now_s: float) -> Change:
@@ -239,9 +241,12 @@ def _take_over(release: Release, version: Version, now_s: float, said: str) -> C
         reason = f"version {version.number} has taken over"
         taken = taken.with_version(replace(before, state="draining", reason=reason))
     alone = replace(_alone(taken, now_s), stable=version.number, earlier=earlier)
-    registered = version.asked.registered
-    moves = registered is not None and registered.alias is not None
-    return Change(alone, (MoveAlias(version.number),) if moves else (), said)
+    return Change(alone, _told(version, stable=True), said)
+
+
+def _told(version: Version, *, stable: bool) -> tuple[Effect, ...]:
+    """What the registry has to hear, where the version's model is from there."""
+    return () if version.asked.registered is None else (TellRegistry(version.number, stable),)
 
 
 def _drop(release: Release, canary: Version, reason: str, now_s: float) -> Change:
