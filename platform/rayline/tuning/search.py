@@ -1,128 +1,196 @@
-"""search: draw, run as gangs, stop the weak early, keep the best.
+"""search: draw, refuse what cannot win, run as gangs, stop the weak early, keep the best.
 
-    Drawing (Optuna) ── Ray Tune (ASHA) ── one process and one gang a trial ── Following
-                                                     │
-    parent run ◄───────────────────────────── child runs in the tracking store
+    Course (Optuna, the rules) ── Ray Tune ── one process and one gang a trial
+       │                                                │
+    journal.jsonl          parent run ◄─────── child runs in the tracking store
 
-Ray Tune decides when a trial starts and whether it goes on; what a trial runs is `actors.train`, as
-for any job, inside the trial's placement group.
+Ray Tune places, starts and ends trials; what happens next is decided by the course of the search,
+from its journal alone. What a trial runs is `actors.train`, as for any job, inside the trial's
+placement group. A driver that is killed leaves a journal, and trials with checkpoints of their own:
+another driver goes on with both.
 """
 
 from __future__ import annotations
 
-import json
 import os
 import sys
+import time
 from collections.abc import Sequence
+from contextlib import ExitStack, closing
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import ray
+import optuna
 from ray import tune
 from ray.tune.error import TuneError
-from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, TrialScheduler
 
 import rayline
-from rayline.actors import ensure_ray, nodes, refuse_impossible, trial_bundles
+from rayline.actors import ensure_ray
 from rayline.actors.driver import anchored_job
-from rayline.errors import SpecError
-from rayline.spec import JobSpec, ModelRef, ModelShape, TuneSpec
-from rayline.tracking import TrackedRun, database_file, open_run, resolve_model
-from rayline.tuning.drawing import Draw, Drawing
-from rayline.tuning.following import Following, TrialObserver
-from rayline.tuning.outcome import SearchOutcome, TrialOutcome, as_table, ranked
-from rayline.tuning.recording import best_yaml, recorded, refuse_incomplete
+from rayline.spec import TuneSpec
+from rayline.tracking import TrackedRun, open_run
+from rayline.tuning.course import Course, TrialObserver, Turn
+from rayline.tuning.drawing import Drawing, Following, Halting
+from rayline.tuning.journal import JOURNAL_FILE, Journal, Row, SearchRow
+from rayline.tuning.outcome import SearchOutcome
+from rayline.tuning.recording import (
+    clear,
+    leave,
+    leave_best,
+    recorded,
+    refuse_fruitless,
+    refuse_unfinished,
+)
+from rayline.tuning.resuming import adopt, find_search, refuse_other, search_folder
+from rayline.tuning.room import cluster_judge, trial_places
 from rayline.tuning.space import check_space
+from rayline.tuning.stopping import Stopping
+from rayline.tuning.warm import known_rows
 
-_PIN = 0.001
-"""Share of a node's own Ray resource that keeps a trial's process there."""
+_ENDLESS = sys.maxsize
 
 
-def search(spec: TuneSpec, *, observers: Sequence[TrialObserver] = ()) -> SearchOutcome:
+def search(
+    spec: TuneSpec,
+    *,
+    observers: Sequence[TrialObserver] = (),
+    resume: bool | str = False,
+) -> SearchOutcome:
     """Run a search and return its trials, best first. Called by the driver.
 
-    `observers` get a TrialReport for every step of every trial. Writes best.yaml, a JobSpec, and
-    trials.tsv into the search's folder and logs both with its run. A trial that fails, or whose
-    values cannot run together, counts as a trial and does not end the search. Raises SpecError for
-    a range that no trial could take, PlacementError where no trial finds room in time, WorkerError
-    or SpecError where no trial finished, InterruptedByUser after Ctrl-C; no gang is left running.
+    `observers` get a TrialReport for every step of every trial, and for its end. `resume` goes on
+    with the newest search in the spec's folder that is not over, or with the one of this id:
+    finished trials stay as they are, those that were under way go on from their own checkpoints.
+    Writes best.yaml (a JobSpec), trials.tsv, report.html and the journal into the search's folder
+    and logs them with its run. A trial that fails does not end the search, and draws that cannot
+    run or win are refused and cost no trial. Raises SpecError for a range that no trial could take
+    or a search that cannot be gone on with, PlacementError where no trial finds room in time,
+    WorkerError or SpecError where no trial finished, InterruptedByUser after Ctrl-C; no gang is
+    left running.
     """
     check_space(spec)
-    scheduler = _scheduler(spec)
-    ensure_ray()
+    Stopping(spec)
     folder = Path.cwd() / spec.directory
-    folder.mkdir(parents=True, exist_ok=True)
+    begun = _begun(spec, folder, resume)
+    learnt = [] if begun.rows else known_rows(spec)
+    ensure_ray()
     anchored = spec.model_copy(update={"job": anchored_job(spec.job, Path.cwd())})
     tags = {"rayline.fingerprint": spec.fingerprint(), "rayline.search": spec.search}
-    with open_run(spec.job.tracking, name=spec.name, params=spec.flat(), tags=tags) as run:
-        ended = _run_trials(anchored, scheduler, run, folder, observers)
-        trials = ranked(recorded(anchored, run.run_id, ended))
-        table = as_table(trials)
-        (folder / "trials.tsv").write_text(table, encoding="utf-8")
-        run.log_text(table, "trials.tsv")
-        refuse_incomplete(trials, spec)
-        best_file = folder / "best.yaml"
-        best_file.write_text(best_yaml(spec, trials[0], best_file), encoding="utf-8")
-        run.log_artifact(best_file)
-        run.tag("rayline.best_run", trials[0].run_id or "")
-    return SearchOutcome(run.run_id, trials, str(best_file))
-
-
-def _refuse_labels(job: JobSpec) -> None:
-    if job.resources.labels:
-        raise SpecError(
-            "job.resources.labels",
-            "Ray Tune places a trial's group without labels",
-            value=job.resources.labels,
-            allowed="{}",
-            fix="ask for the nodes by job.resources.custom",
+    with ExitStack() as held:
+        if begun.run_id is not None:
+            # Before anything of a search is touched that another driver may still go on with.
+            own = search_folder(folder, begun.run_id)
+            journal = held.enter_context(closing(Journal(own / JOURNAL_FILE)))
+        run = held.enter_context(
+            open_run(
+                spec.job.tracking,
+                name=spec.name,
+                params=spec.flat(),
+                tags=tags,
+                run_id=begun.run_id,
+            )
         )
+        rows = begun.rows
+        if begun.run_id is None:
+            own = search_folder(folder, run.run_id)
+            journal = held.enter_context(closing(Journal(own / JOURNAL_FILE)))
+            rows = [_first_row(spec, run.run_id), *learnt]
+            for row in rows:
+                journal.append(row)
+        course = Course(
+            anchored, journal, rows, str(own), cluster_judge(anchored), observers=observers
+        )
+        if begun.run_id is not None:
+            course.resume()
+            adopt(course, own, run.run_id)
+        _run_trials(course, run, own)
+        return _ended(course, run, folder, own)
 
 
-def _run_trials(
-    spec: TuneSpec,
-    scheduler: TrialScheduler,
-    run: TrackedRun,
-    folder: Path,
-    observers: Sequence[TrialObserver],
-) -> list[TrialOutcome]:
+def _first_row(spec: TuneSpec, run_id: str) -> SearchRow:
+    return SearchRow(
+        at_s=time.time(),
+        run_id=run_id,
+        spec=spec.model_dump(mode="json"),
+        optuna=optuna.__version__,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _Begun:
+    """What an earlier driver left; nothing where there was none."""
+
+    run_id: str | None
+    rows: list[Row]
+
+
+def _begun(spec: TuneSpec, folder: Path, resume: bool | str) -> _Begun:
+    if resume is False:
+        return _Begun(None, [])
+    _, first, rows = find_search(folder, None if resume is True else resume)
+    refuse_other(spec, first, rows)
+    return _Begun(first.run_id, rows)
+
+
+def _ended(course: Course, run: TrackedRun, folder: Path, own: Path) -> SearchOutcome:
+    """What is left of the search once Ray Tune has nothing more to run."""
+    spec, over = course.spec, course.over
+    reason = course.no_more or "all trials are done"
+    if over:
+        course.close(reason)
+    trials = recorded(spec, run.run_id, course.outcomes())
+    refused = course.refused()
+    clear(spec, own, trials)
+    report = leave(spec, run, folder, own, trials, refused)
+    refuse_unfinished(spec, trials, over=over)
+    refuse_fruitless(spec, trials, refused, reason)
+    best_file = leave_best(spec, run, folder, trials[0])
+    return SearchOutcome(
+        run_id=run.run_id,
+        trials=trials,
+        best_spec=str(best_file),
+        refused=refused,
+        report=str(report),
+        ended_because=reason,
+    )
+
+
+def _run_trials(course: Course, run: TrackedRun, own: Path) -> None:
     """Everything that Ray Tune does, from the first draw to the last trial's end."""
-    shapes: dict[ModelRef, ModelShape] = {}
+    spec = course.spec
 
-    def refuse(job: JobSpec) -> None:
-        if job.model not in shapes:
-            shapes[job.model] = _shape(job)
-        job.check(shapes[job.model])
-        _refuse_labels(job)
-        refuse_impossible(trial_bundles(job, nodes()))
-
-    def config(draw: Draw) -> dict[str, Any]:
+    def config(turn: Turn) -> dict[str, Any]:
         return {
-            "bundles": [_head_bundle(draw.job), *trial_bundles(draw.job, nodes())],
+            "bundles": trial_places(turn.job),
             "trial": {
-                "number": draw.number,
-                "job": draw.job.model_dump(mode="json"),
+                "number": turn.number,
+                "segment": turn.segment,
+                "job": turn.job.model_dump(mode="json"),
                 "parent_run_id": run.run_id,
+                "run_id": turn.run_id,
                 "window_steps": spec.metric_window_steps,
+                "price_per_worker_hour": spec.price_per_worker_hour,
+                "take_over": turn.take_over,
+                "in_parts": spec.population is not None,
             },
         }
 
-    # Each start of a search has its own folder, so that no trial goes on from another's checkpoint.
-    own = folder / run.run_id[:8]
-    drawing = Drawing(spec, str(own), refuse, config)
-    following = Following(spec, drawing, observers)
+    drawing = Drawing(course, config)
+    following = Following(course, drawing.turns)
     # The tracking store has every figure; Ray Tune's own CSV and TensorBoard files repeat them.
     os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
     tuner = tune.Tuner(
         _trial_process(str(Path(rayline.__file__).parents[1])),
         tune_config=tune.TuneConfig(
             search_alg=drawing,
-            scheduler=scheduler,
-            num_samples=spec.trials,
+            scheduler=Halting(course, drawing.turns),
+            num_samples=_ENDLESS,
             max_concurrent_trials=spec.concurrent,
         ),
         run_config=tune.RunConfig(
-            name="tune",
+            # What Ray Tune keeps of one driver is of no use to the next.
+            name=f"tune-{course.history.starts}",
             storage_path=str(own),
             callbacks=[following],
             checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
@@ -135,7 +203,6 @@ def _run_trials(
         if following.refused is not None:
             raise following.refused from None
         raise
-    return following.outcomes()
 
 
 def _trial_process(source: str) -> type[tune.Trainable]:
@@ -164,48 +231,3 @@ def _trial_process(source: str) -> type[tune.Trainable]:
             self._trial.end()
 
     return TrialProcess
-
-
-def _scheduler(spec: TuneSpec) -> TrialScheduler:
-    """ASHA over steps, or none. Raises SpecError where its first rung lies after the last step."""
-    if spec.asha is None:
-        return FIFOScheduler()
-    steps = spec.space.get("steps")
-    longest = spec.job.last_step
-    if steps is not None:
-        longest = int(steps.high) if steps.high is not None else max(steps.choices or [longest])
-    if spec.asha.grace_steps > longest:
-        raise SpecError(
-            "asha.grace_steps",
-            f"more than the {longest} steps of a trial, so none would ever be stopped",
-            value=spec.asha.grace_steps,
-            allowed=f"1..{longest}",
-            fix="lower it, or remove asha",
-        )
-    # Ray Tune would stop a trial that reaches max_t; ours end by themselves at their last step.
-    return ASHAScheduler(
-        time_attr="step",
-        metric=spec.metric,
-        mode="min",
-        max_t=longest + 1,
-        grace_period=spec.asha.grace_steps,
-        reduction_factor=spec.asha.reduction_factor,
-    )
-
-
-def _shape(job: JobSpec) -> ModelShape:
-    folder = resolve_model(job.model, job.tracking, need_weights=job.init == "weights")
-    try:
-        return ModelShape.from_config(json.loads((folder / "config.json").read_text("utf-8")))
-    except ValueError:
-        raise SpecError(
-            "model", f"{folder}/config.json is not JSON", value=str(job.model)
-        ) from None
-
-
-def _head_bundle(job: JobSpec) -> dict[str, float]:
-    """What the trial's own process holds: nothing, or, where runs are recorded in a local file, a
-    place on this node, which has that file."""
-    if database_file(job.tracking) is None:
-        return {}
-    return {f"node:{ray.util.get_node_ip_address()}": _PIN}
