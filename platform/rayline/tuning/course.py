@@ -19,7 +19,7 @@ from typing import Any
 from rayline.errors import SpecError
 from rayline.spec import JobSpec, TuneSpec
 from rayline.tuning.budget import why_no_more
-from rayline.tuning.history import History, Known, Phase, Spent
+from rayline.tuning.history import OVER, History, Known, Phase, Spent
 from rayline.tuning.journal import (
     ClosedRow,
     DrawRow,
@@ -32,7 +32,7 @@ from rayline.tuning.journal import (
     StartRow,
     StopRow,
 )
-from rayline.tuning.leavings import STOPPED_FILE
+from rayline.tuning.leavings import STOPPED_FILE, drop_generation
 from rayline.tuning.outcome import Moved, RefusedDraw, TrialOutcome, TrialReport, TrialStatus
 from rayline.tuning.population import moves, segment_ends
 from rayline.tuning.pruning import Verdict
@@ -140,7 +140,9 @@ class Course:
         self._newest[number] = (step, values)
         trial = self.history.trials[number]
         reason = why_no_more(self.spec, self._spent())
-        if reason is None and self._stopping.compares_at(number, step) and step not in trial.rungs:
+        if reason is not None:
+            self.no_more = reason
+        elif self._stopping.compares_at(number, step) and step not in trial.rungs:
             self.write(RungRow(trial=number, step=step, values=values))
             reason = self._stopping.why_stop(number, step, self.history)
         if reason is not None:
@@ -162,12 +164,19 @@ class Course:
         self._over(number)
 
     def ended(self, number: int, result: dict[str, Any]) -> None:
-        """A gang of this trial came to its end."""
+        """A gang of this trial came to its end. One that was stopped has had its end already."""
+        if self.history.trials[number].phase in OVER:
+            return
+        segment = self.history.trials[number].segment
+        ending = result["ending"]
+        if ending == "paused" and segment + 1 == len(self._segment_ends()):
+            # The job itself stops before its last step.
+            ending = "finished"
         self.write(
             EndRow(
                 trial=number,
-                segment=self.history.trials[number].segment,
-                ending=result["ending"],
+                segment=segment,
+                ending=ending,
                 step=result["step"],
                 values=result["values"],
                 run_id=result.get("run_id"),
@@ -296,6 +305,8 @@ class Course:
         params = {one.number: one.params for one in paused}
         found = moves(costs, params, self.spec.space, population, self.spec.seed, generation)
         self.write(GenerationRow(generation=generation, moves=found))
+        for number in history.trials:
+            drop_generation(Path(trial_folder(self.spec, number, self._folder)), generation - 2)
 
     def _segment_ends(self) -> list[int]:
         last = self.spec.job.last_step

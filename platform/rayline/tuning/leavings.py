@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,16 @@ def read_ended(folder: Path, segment: int) -> dict[str, Any] | None:
         return None
     end: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
     return end
+
+
+def generation_folder(folder: str, segment: int) -> str:
+    """Where the checkpoints of a generation of a population lie."""
+    return f"{folder}/generation-{segment:03d}"
+
+
+def drop_generation(folder: Path, segment: int) -> None:
+    """Remove the checkpoints of a generation that nobody goes on from any more."""
+    shutil.rmtree(generation_folder(str(folder), segment), ignore_errors=True)
 
 
 def _ended_file(folder: Path, segment: int) -> Path:

@@ -102,6 +102,7 @@ def search(
             anchored, journal, rows, str(own), cluster_judge(anchored), observers=observers
         )
         if begun.run_id is not None:
+            run.event("resumed", "another driver goes on with the search")
             course.resume()
             adopt(course, own, run.run_id)
         _run_trials(course, run, own)

@@ -18,6 +18,7 @@ from optuna.distributions import (
 
 from rayline.errors import SpecError
 from rayline.spec import JobSpec, Range, TuneSpec
+from rayline.tuning.leavings import generation_folder
 
 _OWN_FIELDS = ("name", "output_dir", "tracking.", "checkpoint.", "export.")
 """What a search sets itself for each trial."""
@@ -121,15 +122,10 @@ def trial_job(spec: TuneSpec, number: int, values: Mapping[str, Any], folder: st
 def segment_job(job: JobSpec, segment: int, last_step: int) -> JobSpec:
     """The part of a trial's job that is one generation of a population: it ends after `last_step`,
     and its checkpoints have a folder of their own, from which the next generation takes them."""
-    changes: dict[str, Any] = {"checkpoint.directory": segment_folder(job, segment)}
+    changes: dict[str, Any] = {"checkpoint.directory": generation_folder(job.directory, segment)}
     if last_step < job.last_step:
         changes["stop_after_step"] = last_step
     return job.changed(changes)
-
-
-def segment_folder(job: JobSpec, segment: int) -> str:
-    """Where a generation's checkpoints lie."""
-    return f"{job.directory}/generation-{segment:03d}"
 
 
 def trial_folder(spec: TuneSpec, number: int, folder: str) -> str:
