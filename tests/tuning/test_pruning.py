@@ -47,18 +47,22 @@ def large(make_search: MakeSearch, **changes: Any) -> TuneSpec:
             "job.precision": "bf16",
             "job.data.sequence_tokens": 4096,
             "job.batch.sequences": 64,
+            "job.plan.microbatches": 4,
             **changes,
         },
     )
 
 
 def judged(
-    spec: TuneSpec, params: dict[str, Any], memory_gib: float | None = None
+    spec: TuneSpec,
+    params: dict[str, Any],
+    memory_gib: float | None = None,
+    pruning: Pruning | None = None,
 ) -> tuple[JobSpec, Verdict]:
+    pruning = pruning or Pruning(spec, shipped_calibration().curves)
     job = spec.job.changed(params)
     room = memory_gib or H100.accelerator.memory_gib
     devices = Devices(replace(H100, gpus=job.plan.world_size), room)
-    pruning = Pruning(spec, shipped_calibration().curves)
     return job, pruning.judge(job, params, SHAPE, devices)
 
 
@@ -115,11 +119,12 @@ def test_no_plan_is_compared_by_time_unless_asked(make_search: MakeSearch) -> No
     assert judged(large(make_search), slow)[1].refused is None
 
 
-@pytest.mark.parametrize("times", [1.01, 1.5, 3.0, 100.0])
+@pytest.mark.parametrize("times", [1.01, 1.5, 100.0])
 def test_what_is_slower_than_so_many_times_the_best_is_refused(
     make_search: MakeSearch, times: float
 ) -> None:
     spec = large(make_search, **{"prune.slower_than": times})
+    pruning = Pruning(spec, shipped_calibration().curves)
     predicted: dict[tuple[Any, ...], Verdict] = {}
     values = plan_values(spec.space)
     for data in values["plan.data"]:
@@ -135,7 +140,7 @@ def test_what_is_slower_than_so_many_times_the_best_is_refused(
                     }
                     key = tuple(params.values())
                     try:
-                        predicted[key] = judged(spec, params)[1]
+                        predicted[key] = judged(spec, params, pruning=pruning)[1]
                     except SpecError:
                         continue
     fitting = [one for one in predicted.values() if one.refused in (None, "time")]

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from rayline.tuning.outcome import SearchOutcome as SearchOutcome
     from rayline.tuning.outcome import TrialOutcome as TrialOutcome
     from rayline.tuning.outcome import TrialReport as TrialReport
-    from rayline.tuning.search import search as search
+    from rayline.tuning.searching import search as search
 
 _HOME = {
     "Moved": "rayline.tuning.outcome",
@@ -28,7 +28,7 @@ _HOME = {
     "SearchOutcome": "rayline.tuning.outcome",
     "TrialOutcome": "rayline.tuning.outcome",
     "TrialReport": "rayline.tuning.outcome",
-    "search": "rayline.tuning.search",
+    "search": "rayline.tuning.searching",
 }
 __all__ = ["Moved", "RefusedDraw", "SearchOutcome", "TrialOutcome", "TrialReport", "search"]
 

@@ -8,7 +8,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from rayline.errors import InterruptedByUser, SpecError, WorkerError
+from rayline.errors import InterruptedByUser, RaylineError, SpecError, WorkerError
 from rayline.spec import TuneSpec
 from rayline.tracking import RunStatus, TrackedRun, amend_run, list_runs, open_run
 from rayline.tuning.figures import StepFigures, read_steps
@@ -124,26 +124,26 @@ def refuse_unfinished(spec: TuneSpec, trials: list[TrialOutcome], *, over: bool)
     )
 
 
-def refuse_fruitless(
+def why_fruitless(
     spec: TuneSpec, trials: list[TrialOutcome], refused: list[RefusedDraw], reason: str
-) -> None:
-    """Raise where there is no best trial."""
+) -> RaylineError | None:
+    """What a search without a best trial ends with; None where there is one."""
     if not trials and refused:
         told = refused[-1]
-        raise SpecError(
+        return SpecError(
             "search",
             f"none of {len(refused)} draws could run; draw {told.draw} was refused "
             f"({told.kind}): {told.reason}",
             fix="mend what that draw says, or change the space",
         )
     if not trials:
-        raise SpecError("search", f"no trial was begun: {reason}", fix="raise the budget")
+        return SpecError("search", f"no trial was begun: {reason}", fix="raise the budget")
     first = trials[0]
     if first.status == "finished" and spec.goals[0].metric in first.values:
-        return
+        return None
     if first.status == "finished":
-        raise WorkerError("search", "every trial's loss became NaN", fix="lower space.optim.lr")
-    raise WorkerError(
+        return WorkerError("search", "every trial's loss became NaN", fix="lower space.optim.lr")
+    return WorkerError(
         "search",
         f"none of {len(trials)} trials finished; trial {first.number}: {first.problem}",
         fix="mend what that trial says, or change the space or the budget",

@@ -47,6 +47,8 @@ class Sampling:
         self._asked: optuna.Trial | None = None
         self._open: dict[int, optuna.Trial | int] = {}
         """Number of a trial to what Optuna knows it as."""
+        self._reported: set[tuple[int, int]] = set()
+        """Trials and steps."""
 
     def draw(self) -> dict[str, Any] | None:
         """Field to value; None where a grid has no more. The DrawRow made of it is to be taken
@@ -107,7 +109,10 @@ class Sampling:
         """Optuna takes what comes on the way of one objective only."""
         costs = costs_of(values, self._spec.goals)
         theirs = self._open.get(number)
-        if isinstance(theirs, optuna.Trial) and costs is not None and len(costs) == 1:
+        if (number, step) in self._reported or costs is None or len(costs) > 1:
+            return
+        if isinstance(theirs, optuna.Trial):
+            self._reported.add((number, step))
             theirs.report(costs[0], step)
 
     def _tell(self, number: int, costs: Sequence[float] | None, *, stopped: bool = False) -> None:

@@ -39,8 +39,8 @@ from rayline.tuning.recording import (
     leave,
     leave_best,
     recorded,
-    refuse_fruitless,
     refuse_unfinished,
+    why_fruitless,
 )
 from rayline.tuning.resuming import adopt, find_search, refuse_other, search_folder
 from rayline.tuning.room import cluster_judge, trial_places
@@ -105,7 +105,8 @@ def search(
             run.event("resumed", "another driver goes on with the search")
             course.resume()
             adopt(course, own, run.run_id)
-        _run_trials(course, run, own)
+        if not course.over:
+            _run_trials(course, run, own)
         return _ended(course, run, folder, own)
 
 
@@ -136,17 +137,20 @@ def _begun(spec: TuneSpec, folder: Path, resume: bool | str) -> _Begun:
 
 def _ended(course: Course, run: TrackedRun, folder: Path, own: Path) -> SearchOutcome:
     """What is left of the search once Ray Tune has nothing more to run."""
-    spec, over = course.spec, course.over
+    spec = course.spec
     reason = course.no_more or "all trials are done"
-    if over:
-        course.close(reason)
     trials = recorded(spec, run.run_id, course.outcomes())
     refused = course.refused()
     clear(spec, own, trials)
     report = leave(spec, run, folder, own, trials, refused)
-    refuse_unfinished(spec, trials, over=over)
-    refuse_fruitless(spec, trials, refused, reason)
-    best_file = leave_best(spec, run, folder, trials[0])
+    refuse_unfinished(spec, trials, over=course.over)
+    fruitless = why_fruitless(spec, trials, refused, reason)
+    if fruitless is None:
+        best_file = leave_best(spec, run, folder, trials[0])
+    # Last: until everything is left, there is something to go on with.
+    course.close(reason)
+    if fruitless is not None:
+        raise fruitless
     return SearchOutcome(
         run_id=run.run_id,
         trials=trials,
