@@ -34,7 +34,7 @@ from rayline.errors import RaylineError
 from rayline.spec import JobSpec, TuneSpec
 
 NODES = 8
-DEVICE_GIB = 0.75
+DEVICE_GIB = 0.7
 TRIALS = 12
 PLANS: dict[str, list[Any]] = {
     "plan.data": [1, 2],

@@ -62,6 +62,8 @@ class Turn:
     """The run that it goes on with."""
     take_over: str | None
     """Folder of the checkpoint that it begins with."""
+    compared_steps: list[int]
+    """Steps after which it is compared with others, and waits for the verdict."""
 
 
 class Course:
@@ -119,6 +121,11 @@ class Course:
         """Whether nothing runs, and nothing more will."""
         under_way = self.history.in_phase("waiting", "running", "paused")
         return not self._handed and not under_way and self._all_drawn()
+
+    @property
+    def most_turns(self) -> int:
+        """How often `next` can hand out something in one driver's life."""
+        return self.spec.trials * len(self._segment_ends())
 
     def resume(self) -> None:
         """Go on where another driver ended, and decide what that one did not live to decide: it may
@@ -284,7 +291,8 @@ class Course:
             job = segment_job(job, trial.segment, self._segment_ends()[trial.segment])
             source = trial.number if trial.takes_from is None else trial.takes_from
             checkpoint = self.history.trials[source].checkpoints.get(trial.segment - 1)
-        return Turn(trial.number, trial.segment, job, trial.run_id, checkpoint)
+        compared = list(self._stopping.compared_steps(trial.number))
+        return Turn(trial.number, trial.segment, job, trial.run_id, checkpoint, compared)
 
     def _turn_generation(self) -> None:
         """Begin the next generation of a population once all members have ended the last one."""

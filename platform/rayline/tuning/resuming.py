@@ -97,5 +97,4 @@ def adopt(course: Course, folder: Path, search_run_id: str) -> None:
             continue
         steps = read_steps(own / STEPS_FILE)
         values = figures_of(steps, spec.metric_window_steps, spec.price_per_worker_hour)
-        step = steps[-1].step if steps else 0
-        course.ended(trial.number, {**end, "step": step, "values": values})
+        course.ended(trial.number, {**end, "values": values})

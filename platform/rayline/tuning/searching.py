@@ -12,6 +12,7 @@ another driver goes on with both.
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 import time
@@ -48,7 +49,8 @@ from rayline.tuning.space import check_space
 from rayline.tuning.stopping import Stopping
 from rayline.tuning.warm import known_rows
 
-_ENDLESS = sys.maxsize
+_NOISE = ("ray.tune.tune", "ray.tune.analysis.experiment_analysis")
+"""Loggers that tell of files which are not kept here."""
 
 
 def search(
@@ -177,6 +179,7 @@ def _run_trials(course: Course, run: TrackedRun, own: Path) -> None:
                 "window_steps": spec.metric_window_steps,
                 "price_per_worker_hour": spec.price_per_worker_hour,
                 "take_over": turn.take_over,
+                "compared_steps": turn.compared_steps,
                 "in_parts": spec.population is not None,
             },
         }
@@ -185,12 +188,14 @@ def _run_trials(course: Course, run: TrackedRun, own: Path) -> None:
     following = Following(course, drawing.turns)
     # The tracking store has every figure; Ray Tune's own CSV and TensorBoard files repeat them.
     os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
+    for name in _NOISE:
+        logging.getLogger(name).setLevel(logging.ERROR)
     tuner = tune.Tuner(
         _trial_process(str(Path(rayline.__file__).parents[1])),
         tune_config=tune.TuneConfig(
             search_alg=drawing,
             scheduler=Halting(course, drawing.turns),
-            num_samples=_ENDLESS,
+            num_samples=course.most_turns,
             max_concurrent_trials=spec.concurrent,
         ),
         run_config=tune.RunConfig(

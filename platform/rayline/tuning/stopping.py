@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 from rayline.errors import SpecError
 from rayline.spec import AshaSpec, HyperbandSpec, TuneSpec
@@ -37,13 +38,16 @@ class Stopping:
 
     def compares_at(self, number: int, step: int) -> bool:
         """Whether trial `number` is compared with others after this step."""
+        return step in self.compared_steps(number)
+
+    def compared_steps(self, number: int) -> Sequence[int]:
+        """All steps after which trial `number` is compared with others."""
         rule = self._rule
         if rule is None:
-            return False
+            return []
         if isinstance(rule, AshaSpec | HyperbandSpec):
-            return step in self._rungs(number, rule)
-        since = step - rule.grace_steps
-        return since >= 0 and since % rule.every_steps == 0 and step < self._longest
+            return self._rungs(number, rule)
+        return range(rule.grace_steps, self._longest, rule.every_steps)
 
     def why_stop(self, number: int, step: int, history: History) -> str | None:
         """Why trial `number`, whose values at this step the history has, stops; None where it goes

@@ -1,10 +1,12 @@
 """One trial's life in its own process: a gang in the trial's placement group, step by step.
 
     Ray Tune ── Trial.next_result ◄── one report at a time ── train (its own thread) ── gang
+                     │                                                                   │
+                     └────── may go on ──────► the trial's folder ◄────── every step ────┘
 
-The gang may be one step ahead of Ray Tune and no further, so a trial that is stopped at a rung has
-wasted at most two steps. A stopped trial ends as a stopped job does: after the step in flight,
-its workers gone and its run closed.
+At steps at which trials are compared the gang waits for the verdict (pacing.py), so a trial that is
+stopped there has computed nothing beyond. A stopped trial ends as a stopped job does: after the
+step in flight, its workers gone and its run closed.
 
 What a later driver must know lies in the trial's folder: steps.jsonl has every step, so that means
 over the newest steps are the same after a resume, and ended-SEGMENT.json the end of a gang that
@@ -17,16 +19,19 @@ import queue
 import shutil
 import threading
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from ray.util import get_current_placement_group
 
 from rayline.actors import JobOutcome, train
+from rayline.actors.worker import train_observed
 from rayline.errors import RaylineError
 from rayline.spec import Document, JobSpec, StepReport
 from rayline.tuning.figures import StepFigures, figures_of, read_steps
 from rayline.tuning.leavings import STEPS_FILE, STOPPED_FILE, write_ended
+from rayline.tuning.pacing import Pacing, let_go_on
 from rayline.tuning.taking_over import take_over
 
 _POLL_S = 0.2
@@ -48,6 +53,8 @@ class TrialConfig(Document):
     price_per_worker_hour: float | None = None
     take_over: str | None = None
     """Folder of the checkpoint that it begins with, where it has none of its own yet."""
+    compared_steps: list[int] = []
+    """Steps after which the gang waits for the verdict."""
     in_parts: bool = False
     """Whether others may go on from its checkpoints: they stay."""
 
@@ -81,6 +88,9 @@ class Trial:
         An error of the job is a result too (`ending`, `problem`): one trial's fault is no fault of
         the search.
         """
+        if self._steps:
+            # Asked for more, so what was told last was no reason to stop.
+            let_go_on(self._folder, self._steps[-1].step)
         news = self._news.get()
         if isinstance(news, StepReport):
             self._note(news)
@@ -112,11 +122,12 @@ class Trial:
                 take_over(self._config.take_over, self._config.job.checkpoint_directory)
             outcome = train(
                 self._config.job,
-                observers=[self._keep, self._tell],
+                observers=[self._tell],
                 placement_group=self._group,
                 stop=self._stop,
                 parent_run_id=self._config.parent_run_id,
                 run_id=self._config.run_id,
+                rank_function=partial(train_observed, self._pacing()),
             )
             self._leave(outcome)
             self._tell(_Ended(outcome, ""))
@@ -125,9 +136,8 @@ class Trial:
             known = isinstance(wrong, RaylineError)
             self._tell(_Ended(None, str(wrong) if known else f"{type(wrong).__name__}: {wrong}"))
 
-    def _keep(self, report: StepReport) -> None:
-        with (self._folder / STEPS_FILE).open("a", encoding="utf-8") as file:
-            file.write(StepFigures.of(report).to_json() + "\n")
+    def _pacing(self) -> Pacing:
+        return Pacing(str(self._folder), frozenset(self._config.compared_steps))
 
     def _leave(self, outcome: JobOutcome) -> None:
         """Say how it ended where it did by itself; then checkpoints that serve nobody go."""
@@ -153,6 +163,7 @@ def end_of(outcome: JobOutcome) -> dict[str, Any]:
     result = outcome.result
     return {
         "ending": "finished" if result.finished else "paused",
+        "step": result.last_step,
         "run_id": outcome.run_id,
         "checkpoint": result.checkpoint,
     }
