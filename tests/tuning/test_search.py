@@ -200,10 +200,14 @@ def test_a_search_whose_driver_is_killed_goes_on(
     assert all(trial.status in ("finished", "stopped_early") for trial in outcome.trials)
     # What was finished did not run again, and what was under way went on from its checkpoint.
     assert before[0] == list(range(1, 25)) == steps_of(folder, 0)
-    again = steps_of(folder, 1)[len(before[1]) :]
-    assert again[0] > 4
-    assert again[0] % 4 == 1
-    assert len(before[1]) - again[0] + 1 <= 5
+    steps = steps_of(folder, 1)
+    assert len(before[1]) >= 9
+    assert set(steps) == set(range(1, max(steps) + 1))
+    # A checkpoint every 4 steps, and one that may have been on its way.
+    assert [step for step in steps if steps.count(step) > 1 and step <= 4] == []
+    assert len(steps) - len(set(steps)) <= 8
+    # Stopped at the rung, where it waited for the verdict, or run to its end.
+    assert max(steps) in (15, 24)
     # One run a trial, each step of it there once.
     children = list_runs(spec.job.tracking, parent_run_id=outcome.run_id)
     assert sorted(run.name for run in children) == ["small-000", "small-001", "small-002"]
