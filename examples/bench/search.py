@@ -34,8 +34,8 @@ from rayline.errors import RaylineError
 from rayline.spec import JobSpec, TuneSpec
 
 NODES = 8
-DEVICE_GIB = 0.7
-TRIALS = 12
+DEVICE_GIB = 0.8
+TRIALS = 10
 PLANS: dict[str, list[Any]] = {
     "plan.data": [1, 2],
     "plan.tensor": [1, 2, 3, 8],
@@ -50,7 +50,7 @@ def search_spec(folder: Path, name: str, **changes: Any) -> TuneSpec:
     job = quick_job(
         folder,
         {
-            "steps": 18,
+            "steps": 15,
             "batch.sequences": 32,
             "data.sequence_tokens": 256,
             "plan.data": 1,
@@ -219,7 +219,9 @@ def part_one() -> dict[str, Any]:
         ray.init(address=cluster.address, log_to_driver=False)
         with tempfile.TemporaryDirectory() as temporary:
             folder = Path(temporary)
+            began_s = time.perf_counter()
             why = truth(folder)
+            print(f"every plan by itself: {time.perf_counter() - began_s:.0f} s", flush=True)
             whole = search_spec(folder, "whole")
             halved = search_spec(
                 folder, "asha", stopping={"kind": "asha", "grace_steps": 2, "reduction_factor": 3}
@@ -227,6 +229,7 @@ def part_one() -> dict[str, Any]:
             began_s = time.perf_counter()
             finished(driver(whole, folder))
             whole_s = time.perf_counter() - began_s
+            print(f"the whole search: {whole_s:.0f} s", flush=True)
             kill = killed_halfway(halved, folder)
             all_steps = {
                 spec.name: sum(map(len, steps_of(spec).values())) for spec in (whole, halved)

@@ -188,6 +188,8 @@ def _run_trials(course: Course, run: TrackedRun, own: Path) -> None:
     following = Following(course, drawing.turns)
     # The tracking store has every figure; Ray Tune's own CSV and TensorBoard files repeat them.
     os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
+    # Its newer output says something even where it is told to be silent.
+    os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
     for name in _NOISE:
         logging.getLogger(name).setLevel(logging.ERROR)
     tuner = tune.Tuner(
