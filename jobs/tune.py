@@ -20,9 +20,11 @@ def main() -> int:
     parser = argparse.ArgumentParser(description="Run one search spec.")
     parser.add_argument("--spec", required=True, help="YAML file of the search")
     parser.add_argument("--set", action="append", default=[], metavar="FIELD=VALUE")
+    parser.add_argument("--resume", action="store_true", help="go on with what was broken off")
     arguments = parser.parse_args()
     try:
-        outcome = search(TuneSpec.load(arguments.spec, arguments.set))
+        spec = TuneSpec.load(arguments.spec, arguments.set)
+        outcome = search(spec, resume=arguments.resume)
     except RaylineError as wrong:
         print(f"error: {wrong}", file=sys.stderr, flush=True)
         return wrong.exit_code

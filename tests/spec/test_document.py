@@ -165,11 +165,49 @@ def test_an_unknown_key_inside_a_mapping_of_models_is_refused() -> None:
         ({"space": {"optim.lr": {"low": 1, "high": 2, "choices": [1]}}}, "either low and high"),
         ({"space": {"optim.lr": {"choices": []}}}, "choices is empty"),
         ({"space": {}}, "at least 1"),
+        ({"search": "grid"}, "needs points or choices"),
+        ({"search": "bohb", "stopping": "asha"}, "stops by hyperband"),
+        ({"stopping": "asha", "asha": {}}, "give one of them"),
+        ({"stopping": "halving"}, "no such kind"),
+        ({"objectives": ["loss", "loss"]}, "a metric twice"),
+        ({"objectives": ["accuracy"]}, "accuracy"),
+        ({"objectives": ["price"]}, "price_per_worker_hour is needed"),
+        ({"budget": {"money": 5.0}}, "price_per_worker_hour is needed"),
+        ({"budget": {"hours": 5.0}}, "unknown key"),
+        ({"search": "cmaes", "objectives": ["loss", "memory_gib"]}, "one objective"),
+        ({"search": "random", "warm_start": ["before"]}, "learns from nothing"),
+        ({"population": {"every_steps": 10}}, "no second generation"),
+        ({"population": {"every_steps": 5, "factors": [1.0]}}, "not 1"),
+        ({"population": {"every_steps": 5}, "stopping": "asha"}, "leave out stopping"),
+        ({"population": {"every_steps": 5}, "trials": 1}, "2 trials or more"),
+        (
+            {"population": {"every_steps": 5}, "space": {"plan.data": {"choices": [1, 2]}}},
+            "cannot change while a model is trained",
+        ),
     ],
 )
 def test_a_search_that_cannot_be_is_refused(change: dict[str, Any], message: str) -> None:
     with pytest.raises(SpecError, match=message):
         TuneSpec.parse({**TUNE, **change})
+
+
+def test_older_names_of_a_search_mean_what_they_did() -> None:
+    older = TuneSpec.parse({**TUNE, "search": "optuna", "asha": {"grace_steps": 2}})
+    newer = TuneSpec.parse(
+        {**TUNE, "search": "tpe", "stopping": {"kind": "asha", "grace_steps": 2}}
+    )
+    assert older.search == newer.search
+    assert older.rule == newer.rule
+    assert TuneSpec.parse({**TUNE, "stopping": "none"}).rule is None
+    assert TuneSpec.parse(older.model_dump(mode="json")) == older
+
+
+def test_a_goal_is_short_for_its_metric() -> None:
+    search = TuneSpec.parse(
+        {**TUNE, "objectives": [{"metric": "loss", "goal": "min"}, "tokens_per_s", "memory_gib"]}
+    )
+    assert [goal.sign for goal in search.goals] == [1.0, -1.0, 1.0]
+    assert [goal.metric for goal in TuneSpec.parse(TUNE).goals] == ["loss"]
 
 
 def test_fingerprints_tell_specs_apart() -> None:

@@ -13,7 +13,17 @@ from hypothesis import strategies as st
 
 from rayline.errors import SpecError
 from rayline.spec import Range, TuneSpec
-from rayline.tuning.space import best_job, check_space, distributions, drawn_values, trial_job
+from rayline.tuning.space import (
+    best_job,
+    check_space,
+    distributions,
+    drawn_indices,
+    drawn_values,
+    grid_values,
+    holds,
+    segment_job,
+    trial_job,
+)
 
 MakeSearch = Callable[..., TuneSpec]
 
@@ -54,8 +64,11 @@ def test_every_draw_lies_in_its_range(space: dict[str, Range], seed: int) -> Non
     study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=seed))
     values = drawn_values(space, study.ask(distributions(space)).params)
     assert set(values) == set(space)
+    # Of equal choices the first stands for all.
+    assert drawn_values(space, drawn_indices(space, values)) == values
     for dotted, wanted in space.items():
         value = values[dotted]
+        assert holds(wanted, value)
         if wanted.choices is not None:
             assert value in wanted.choices
         else:
@@ -129,3 +142,45 @@ def test_what_is_drawn_is_what_the_job_holds(
 ) -> None:
     job = trial_job(make_search(), 0, {"optim.lr": lr, "plan.tensor": tensor}, "x")
     assert (job.optim.lr, job.plan.tensor) == (lr, tensor)
+
+
+def test_a_grid_takes_ends_points_and_all_choices() -> None:
+    space = {
+        "a": Range(low=1e-4, high=1e-2, log=True, points=3),
+        "b": Range(low=0.0, high=1.0, points=5),
+        "c": Range(low=1, high=4, integer=True),
+        "d": Range(low=0, high=10, integer=True, points=3),
+        "e": Range(choices=[None, "x"]),
+    }
+    found = grid_values(space)
+    assert found["a"] == [1e-4, pytest.approx(1e-3), 1e-2]
+    assert found["b"] == [0.0, 0.25, 0.5, 0.75, 1.0]
+    assert found["c"] == [1, 2, 3, 4]
+    assert found["d"] == [0, 5, 10]
+    assert found["e"] == [None, "x"]
+    assert all(holds(space[name], value) for name, values in found.items() for value in values)
+
+
+@pytest.mark.parametrize(
+    ("wanted", "value", "there"),
+    [
+        ({"low": 1, "high": 3, "integer": True}, 2, True),
+        ({"low": 1, "high": 3, "integer": True}, 2.5, False),
+        ({"low": 1, "high": 3}, 2.5, True),
+        ({"low": 1, "high": 3}, 4, False),
+        ({"low": 0, "high": 3}, True, False),
+        ({"low": 1, "high": 3}, "2", False),
+        ({"choices": ["2"]}, "2", True),
+    ],
+)
+def test_whether_a_range_has_a_value(wanted: dict[str, Any], value: object, there: bool) -> None:
+    assert holds(Range.parse(wanted), value) is there
+
+
+def test_a_generation_ends_early_and_has_checkpoints_of_its_own(make_search: MakeSearch) -> None:
+    job = trial_job(make_search(), 1, {"optim.lr": 1e-3}, "folder")
+    first, last = segment_job(job, 0, 4), segment_job(job, 2, job.last_step)
+    assert first.last_step == 4
+    assert first.steps == last.steps == last.last_step == 9
+    assert first.checkpoint_directory != last.checkpoint_directory
+    assert first.checkpoint_directory.startswith(job.directory)

@@ -21,6 +21,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 
 import ray
@@ -69,6 +70,28 @@ def train_rank(
         device_peak_flops_per_s=_gpu_peak_flops_per_s(job, context),
     )
     return run_rank(job, context, model_directory, link, yardstick)
+
+
+RankObserver = Callable[[StepReport, Callable[[], bool]], None]
+"""Called with a step and with what tells whether the gang was asked to stop."""
+
+
+def train_observed(
+    observe: RankObserver,
+    job: JobSpec,
+    context: WorkerContext,
+    model_directory: Path,
+    link: Link,
+) -> TrainResult:
+    """The RankFunction, once `observe` is bound, of a real job whose rank 0 calls `observe` in its
+    own process after every step, before the next one begins: for what must see each step, or may
+    hold the gang back."""
+
+    def told(report: StepReport) -> None:
+        link.observe(report)
+        observe(report, link.stop_requested)
+
+    return train_rank(job, context, model_directory, replace(link, observe=told))
 
 
 def _gpu_peak_flops_per_s(job: JobSpec, context: WorkerContext) -> float | None:

@@ -62,10 +62,15 @@ def plan_document(plan: JobPlan) -> dict[str, Any]:
 
 def show_search_plan(screen: Screen, search: TuneSpec, plan: JobPlan) -> None:
     """A search: what is drawn, and the plan of the job that each trial changes."""
+    goals = " and ".join(
+        f"{'largest' if goal.sign < 0 else 'smallest'} {goal.metric}" for goal in search.goals
+    )
     screen.say(
         f"search {search.name}: {search.trials} trials, {search.concurrent} at once, "
-        f"{search.search}, smallest {search.metric} wins"
+        f"{search.search}, {goals} wins"
     )
+    for line in rule_lines(search):
+        screen.say(line)
     screen.table(
         ["field", "range"],
         [
@@ -75,6 +80,22 @@ def show_search_plan(screen: Screen, search: TuneSpec, plan: JobPlan) -> None:
     )
     screen.say("each trial changes this job:")
     show_job_plan(screen, plan)
+
+
+def rule_lines(search: TuneSpec) -> list[str]:
+    """What makes a search shorter than all its trials, one line each."""
+    rule, population, prune = search.rule, search.population, search.prune
+    lines = []
+    if rule is not None:
+        lines.append(f"stopping: {rule.kind}, from step {rule.grace_steps}")
+    if population is not None:
+        lines.append(f"population: the weakest are replaced every {population.every_steps} steps")
+    limits = [f"{name} {most:g}" for name, most in search.budget if most is not None]
+    if limits:
+        lines.append(f"budget: {', '.join(limits)}")
+    if prune.slower_than is not None:
+        lines.append(f"refused: plans slower than {prune.slower_than:g} times the best")
+    return lines
 
 
 def show_workers(screen: Screen, plan: JobPlan) -> None:

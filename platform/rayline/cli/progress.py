@@ -1,4 +1,4 @@
-"""Progress of a run or a search, told from the reports that flow back: live bars where a person
+"""Progress of a run, told from the reports that flow back: live bars where a person
 watches, one plain line every few seconds where none does."""
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ from rich.progress import (
     MofNCompleteColumn,
     Progress,
     SpinnerColumn,
-    TaskID,
     TextColumn,
     TimeElapsedColumn,
 )
@@ -20,8 +19,7 @@ from rich.progress import (
 from rayline.cli.screen import Screen, duration_text
 
 if TYPE_CHECKING:
-    from rayline.spec import EvalReport, StepReport, TuneSpec
-    from rayline.tuning import TrialReport
+    from rayline.spec import EvalReport, StepReport
 
 LINE_INTERVAL_S = 2.0
 """Least time between two plain lines; the first and the last step are always told."""
@@ -126,47 +124,6 @@ class CountProgress(Drawn):
         if now_s - self._line_at_s >= LINE_INTERVAL_S:
             self._line_at_s = now_s
             self._screen.say(f"{self._label}: {done}/{total} {self._unit}")
-
-
-class SearchProgress(Drawn):
-    """An observer of one search: the trials that run, as a live table or as plain lines."""
-
-    def __init__(self, screen: Screen, search: TuneSpec) -> None:
-        self._screen = screen
-        self._steps = search.job.last_step
-        self._trials = search.trials
-        self._line_at_s: float | None = None
-        self._tasks: dict[int, TaskID] = {}
-
-    def __enter__(self) -> Self:
-        if self._screen.interactive:
-            self._bar = Progress(
-                TextColumn("trial {task.fields[trial]}"),
-                BarColumn(),
-                MofNCompleteColumn(),
-                TextColumn("loss {task.fields[loss]:.4f}"),
-                TimeElapsedColumn(),
-                console=self._screen.console,
-            )
-            self._bar.start()
-        return self
-
-    def __call__(self, report: TrialReport) -> None:
-        """Tell one step of one trial; called by the driver."""
-        if self._bar is not None:
-            if report.trial not in self._tasks:
-                self._tasks[report.trial] = self._bar.add_task(
-                    "", total=self._steps, trial=report.trial, loss=report.loss
-                )
-            self._bar.update(self._tasks[report.trial], completed=report.step, loss=report.loss)
-            return
-        now_s = time.monotonic()
-        if line_due(report.step, self._steps, self._line_at_s, now_s):
-            self._line_at_s = now_s
-            self._screen.say(
-                f"trial {report.trial} of {self._trials}  step {report.step}/{self._steps}  "
-                f"loss {report.loss:.4f}"
-            )
 
 
 def line_due(step: int, last_step: int, line_at_s: float | None, now_s: float) -> bool:

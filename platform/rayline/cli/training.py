@@ -1,4 +1,4 @@
-"""train, resume, tune: the verbs that start a gang here."""
+"""train, resume: the verbs that start a gang here."""
 
 from __future__ import annotations
 
@@ -18,15 +18,14 @@ from rayline.cli.options import (
     TrackingUri,
     Verbose,
 )
-from rayline.cli.plans import plan_document, show_job_plan, show_search_plan
-from rayline.cli.progress import SearchProgress, TrainProgress
+from rayline.cli.plans import plan_document, show_job_plan
+from rayline.cli.progress import TrainProgress
 from rayline.cli.screen import Screen, shown_path, size_text
 
 if TYPE_CHECKING:
     from rayline.actors import JobOutcome
     from rayline.sdk import Client
     from rayline.spec import JobSpec, StepReport
-    from rayline.tuning import SearchOutcome
 
 
 def train(
@@ -86,33 +85,6 @@ def resume(
     screen.result(outcome)
 
 
-def tune(
-    spec: SpecFile,
-    sets: Sets,
-    address: RayAddress = None,
-    dry_run: DryRun = False,
-    json: Json = False,
-    verbose: Verbose = False,
-) -> None:
-    """Search over the fields of a job: rates, batch and the parallel layout itself."""
-    from rayline.sdk import Client
-    from rayline.spec import TuneSpec
-
-    screen = Screen(json_wanted=json, verbose=verbose)
-    client = Client(address=address)
-    search = TuneSpec.load(spec, sets)
-    plan = client.plan(search.job)
-    client.check_data(search.job)
-    show_search_plan(screen, search, plan)
-    if dry_run:
-        screen.result(search)
-        return
-    with SearchProgress(screen, search) as progress:
-        outcome = client.tune(search, observers=[progress])
-    show_search_outcome(screen, outcome)
-    screen.result(outcome)
-
-
 def train_watched(client: Client, job: JobSpec, screen: Screen) -> JobOutcome:
     """Train with progress on the screen, and the loss curve drawn once it is over."""
     with TrainProgress(screen, job.last_step, f"train {job.name}") as progress:
@@ -120,26 +92,6 @@ def train_watched(client: Client, job: JobSpec, screen: Screen) -> JobOutcome:
     if progress.reports:
         show_curve(screen, job, progress.reports)
     return outcome
-
-
-def show_search_outcome(screen: Screen, outcome: SearchOutcome) -> None:
-    """The trials, best first, and the spec that the best one leaves behind."""
-    screen.table(
-        ["trial", "status", "loss", "steps", "values", "problem"],
-        [
-            (
-                trial.number,
-                trial.status,
-                None if trial.loss is None else f"{trial.loss:.4f}",
-                trial.steps,
-                ", ".join(f"{field}={value}" for field, value in trial.params.items()),
-                trial.problem,
-            )
-            for trial in outcome.trials
-        ],
-    )
-    screen.say(f"best: trial {outcome.best.number}, run {outcome.best.run_id}")
-    screen.say(f"train it: rayline train {shown_path(Path(outcome.best_spec))}")
 
 
 def show_curve(screen: Screen, job: JobSpec, reports: list[StepReport]) -> None:

@@ -209,12 +209,18 @@ class Client(ClusterJobs, RunRecords, ServedModels, ServingAccess):
         return prepared.outcome() if dry_run else prepared.run(observe)
 
     def tune(
-        self, search: TuneSpec, *, observers: Sequence[Callable[[TrialReport], None]] = ()
+        self,
+        search: TuneSpec,
+        *,
+        observers: Sequence[Callable[[TrialReport], None]] = (),
+        resume: bool | str = False,
     ) -> SearchOutcome:
         """Run a search and return its trials, best first; each is a child run in MLflow.
 
-        Each of `observers` is called with every step of every trial. Raises SpecError where no
-        trial could run or none finished, and what `train` raises.
+        Each of `observers` is called with every step of every trial, and with its end. `resume`
+        goes on with the newest search of this spec that is not over, or with the one whose run has
+        this id: no finished trial is run again, those under way go on from their checkpoints.
+        Raises SpecError where no trial could run or none finished, and what `train` raises.
 
             client.tune(TuneSpec.load("tune/quickstart.yaml")).best.params
         """
@@ -224,7 +230,7 @@ class Client(ClusterJobs, RunRecords, ServedModels, ServingAccess):
         self.check_data(search.job)
         if self.address is not None:
             self._join()
-        return run_search(search, observers=observers)
+        return run_search(search, observers=observers, resume=resume)
 
     def runs(self, limit: int = 20) -> list[RunSummary]:
         """The newest runs, newest first."""

@@ -66,7 +66,16 @@ from rayline.spec.step import (
     ObjectiveSpec,
     RampSpec,
 )
-from rayline.spec.tune import AshaSpec, Range, TuneSpec
+from rayline.spec.tune import Range, TuneSpec
+from rayline.spec.tune_rules import (
+    AshaSpec,
+    BudgetSpec,
+    GoalSpec,
+    HyperbandSpec,
+    MedianSpec,
+    PopulationSpec,
+    PruneSpec,
+)
 from rayline.spec.worker import (
     EvalReport,
     ExportReport,
@@ -97,6 +106,7 @@ __all__ = [
     "AverageSpec",
     "Axis",
     "BatchSpec",
+    "BudgetSpec",
     "CheckpointManifest",
     "CheckpointSource",
     "CheckpointSpec",
@@ -119,10 +129,12 @@ __all__ = [
     "ForwardCost",
     "GatesSpec",
     "GatewaySpec",
+    "GoalSpec",
     "GroupSpec",
     "GuardSpec",
     "HeadRecoverySpec",
     "HeadSpec",
+    "HyperbandSpec",
     "JobSpec",
     "KeySpec",
     "KubernetesSpec",
@@ -130,6 +142,7 @@ __all__ = [
     "LatencyGate",
     "Limits",
     "LionSpec",
+    "MedianSpec",
     "MixturePart",
     "ModelRef",
     "ModelShape",
@@ -142,8 +155,10 @@ __all__ = [
     "OptimSpec",
     "ParallelPlan",
     "PlateauSchedule",
+    "PopulationSpec",
     "ProfileSpec",
     "Provider",
+    "PruneSpec",
     "RampSpec",
     "Range",
     "RecoverySpec",

@@ -1,122 +1,157 @@
-"""Which values the next trial gets: Optuna asked and told, behind Ray Tune's Searcher interface.
+"""Ray Tune's three doors into the course of a search: what runs next, what stops, what ended.
 
-Optuna draws at random or by TPE. A combination that cannot run is refused here, before anything is
-placed, counts as one of the trials, and Optuna is told. (Ray 2.60's own OptunaSearch can neither
-refuse a draw nor take choices that are no scalars.)
+Ray Tune places, starts and ends trials; it decides nothing. (Its own searchers and schedulers keep
+what they know in memory or in pickles of their own, and draw from a global generator.)
 """
 
 from __future__ import annotations
 
-import math
+import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
-import optuna
-from optuna.trial import TrialState
+from ray.tune import Callback
+from ray.tune.experiment import Trial as TuneTrial
+from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
 
-from rayline.errors import RaylineError, SpecError
-from rayline.spec import JobSpec, TuneSpec
-from rayline.tuning.outcome import TrialOutcome
-from rayline.tuning.space import distributions, drawn_values, trial_job
-
-
-@dataclass(frozen=True, slots=True)
-class Draw:
-    """One trial that may run."""
-
-    number: int
-    params: dict[str, Any]
-    job: JobSpec
+from rayline.actors import why_waiting
+from rayline.errors import PlacementError, SpecError
+from rayline.tuning.course import Course, Turn
 
 
 class Drawing(Searcher):
-    """Draws `spec.trials` combinations, then none.
+    """What runs next. `config` makes of a turn what the trial's process is given."""
 
-    `refuse` raises a RaylineError where a job cannot run on this cluster; `config` makes of a draw
-    what the trial's process is given.
-    """
-
-    def __init__(
-        self,
-        spec: TuneSpec,
-        folder: str,
-        refuse: Callable[[JobSpec], None],
-        config: Callable[[Draw], dict[str, Any]],
-    ) -> None:
-        super().__init__(metric=spec.metric, mode="min")
-        optuna.logging.set_verbosity(optuna.logging.WARNING)
-        samplers = {"random": optuna.samplers.RandomSampler, "optuna": optuna.samplers.TPESampler}
-        self._study = optuna.create_study(
-            direction="minimize", sampler=samplers[spec.search](seed=spec.seed)
-        )
-        self._spec = spec
-        self._folder = folder
-        self._refuse = refuse
+    def __init__(self, course: Course, config: Callable[[Turn], dict[str, Any]]) -> None:
+        super().__init__()
+        self._course = course
         self._config = config
-        self._asked: dict[str, optuna.Trial] = {}
-        self.draws: dict[str, Draw] = {}
+        self.turns: dict[str, Turn] = {}
         """Ray Tune's id of a trial to what it runs."""
-        self.infeasible: list[TrialOutcome] = []
 
-    @property
-    def drawn(self) -> int:
-        """Combinations drawn so far, those that cannot run included."""
-        return len(self.draws) + len(self.infeasible)
-
-    def suggest(self, trial_id: str) -> dict[str, Any] | str:  # type: ignore[override]
-        """The next trial's config, or FINISHED. Called by Ray Tune."""
-        while self.drawn < self._spec.trials:
-            asked = self._study.ask(distributions(self._spec.space))
-            number = self.drawn
-            params = drawn_values(self._spec.space, asked.params)
-            try:
-                job = trial_job(self._spec, number, params, self._folder)
-                self._refuse(job)
-            except RaylineError as wrong:
-                self._study.tell(asked, state=TrialState.FAIL)
-                self.infeasible.append(
-                    TrialOutcome(number, params, "infeasible", None, 0, None, str(wrong))
-                )
-                continue
-            self._asked[trial_id] = asked
-            self.draws[trial_id] = Draw(number, params, job)
-            return self._config(self.draws[trial_id])
-        return str(Searcher.FINISHED)
-
-    def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
-        """A step of a trial. Called by Ray Tune."""
-        if math.isfinite(result[self._spec.metric]):
-            self._asked[trial_id].report(result[self._spec.metric], result["step"])
+    def suggest(self, trial_id: str) -> dict[str, Any] | str | None:  # type: ignore[override]
+        """The next trial's config; None where all wait for what runs; or FINISHED. Called by Ray
+        Tune."""
+        turn = self._course.next()
+        if turn is not None:
+            self.turns[trial_id] = turn
+            return self._config(turn)
+        return str(Searcher.FINISHED) if self._course.over else None
 
     def on_trial_complete(
         self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
     ) -> None:
-        """A trial's end. One that was stopped early is told as pruned, with its steps so far: TPE
-        ranks such trials among each other by how far they came. Called by Ray Tune."""
-        asked = self._asked.pop(trial_id)
-        ending = None if result is None else result.get("ending")
-        loss = math.inf if result is None else result.get(self._spec.metric, math.inf)
-        if error or ending == "failed" or not math.isfinite(loss):
-            self._study.tell(asked, state=TrialState.FAIL)
-        elif ending == "finished":
-            self._study.tell(asked, loss)
-        else:
-            self._study.tell(asked, state=TrialState.PRUNED)
+        """Nothing: Following hears of it. Called by Ray Tune."""
 
     def save(self, checkpoint_path: str) -> None:
-        """Nothing is kept: a search that broke off is begun anew, its runs are in the store."""
+        """Nothing: the journal has everything."""
 
     def restore(self, checkpoint_path: str) -> None:
-        """Refuse, for the same reason."""
+        """Refuse: a search goes on by its journal."""
         raise SpecError(
             "search",
-            "a search that broke off cannot be resumed",
+            "is not resumed by Ray Tune",
             value=checkpoint_path,
-            fix="start it anew: rayline tune SPEC; the runs of its trials are in the store",
+            fix="rayline tune SPEC --resume",
         )
 
     def __getstate__(self) -> dict[str, Any]:
-        # Ray Tune pickles its settings for a resume that does not exist here; see `save`.
+        # Ray Tune pickles its settings for a resume of its own, which does not exist here.
         return {}
+
+
+class Halting(FIFOScheduler):
+    """What stops: asked after every step of every trial."""
+
+    def __init__(self, course: Course, turns: dict[str, Turn]) -> None:
+        super().__init__()
+        self._course = course
+        self._turns = turns
+
+    def on_trial_result(
+        self, tune_controller: Any, trial: TuneTrial, result: dict[str, Any]
+    ) -> str:
+        """Called by Ray Tune, but for the last result of a trial that ends by itself."""
+        number = self._turns[trial.trial_id].number
+        stops = self._course.report(number, result["step"], _values(result))
+        return str(TrialScheduler.STOP if stops else TrialScheduler.CONTINUE)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {}
+
+
+class Following(Callback):
+    """What began and what ended; and a search that waits for room longer than its jobs allow is
+    ended here."""
+
+    def __init__(self, course: Course, turns: dict[str, Turn]) -> None:
+        self._course = course
+        self._turns = turns
+        self._something_ran_s = time.monotonic()
+        self.refused: PlacementError | None = None
+
+    def on_step_end(self, iteration: int, trials: list[TuneTrial], **info: Any) -> None:
+        """Called by Ray Tune several times a second."""
+        waiting = [trial for trial in trials if trial.status == TuneTrial.PENDING]
+        if not waiting or any(trial.status == TuneTrial.RUNNING for trial in trials):
+            self._something_ran_s = time.monotonic()
+            return
+        turn = self._turns[waiting[0].trial_id]
+        limit_s = turn.job.resources.placement_timeout_s
+        if time.monotonic() - self._something_ran_s > limit_s:
+            bundles = waiting[0].config["bundles"]
+            why = why_waiting([bundle for bundle in bundles if bundle])
+            way = "see what holds the cluster (`ray status`)" if why is None else why.fix
+            self.refused = PlacementError(
+                "resources.placement_timeout_s",
+                f"no room for trial {turn.number} within {limit_s:g} s; it needs {bundles}"
+                + ("" if why is None else f": {why.reason}"),
+                value=limit_s,
+                fix=f"{way}, or give the trials a smaller plan",
+            )
+            raise self.refused
+
+    def on_trial_start(
+        self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **info: Any
+    ) -> None:
+        """Called by Ray Tune once a trial has its room."""
+        turn = self._turns[trial.trial_id]
+        gpus = sum(bundle.get("GPU", 0.0) for bundle in trial.config["bundles"])
+        self._course.started(turn.number, turn.job.plan.world_size, gpus)
+
+    def on_trial_result(
+        self,
+        iteration: int,
+        trials: list[TuneTrial],
+        trial: TuneTrial,
+        result: dict[str, Any],
+        **info: Any,
+    ) -> None:
+        """Called by Ray Tune after every step of a trial, and once at the end of its gang."""
+        if "ending" in result:
+            self._course.ended(self._turns[trial.trial_id].number, result)
+
+    def on_trial_error(
+        self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **info: Any
+    ) -> None:
+        """Called by Ray Tune when a trial's own process was lost."""
+        lines = str(trial.get_error() or "its process was lost").strip().splitlines()
+        self._course.lost(self._turns[trial.trial_id].number, lines[-1])
+
+    def __getstate__(self) -> dict[str, Any]:
+        # As of Drawing; and observers may hold a screen or a lock.
+        return {}
+
+
+def _values(result: dict[str, Any]) -> dict[str, float]:
+    """The metrics of a result, which Ray Tune hands to schedulers flattened."""
+    nested = result.get("values")
+    if nested is not None:
+        return dict(nested)
+    prefix = "values/"
+    return {
+        name.removeprefix(prefix): value
+        for name, value in result.items()
+        if name.startswith(prefix)
+    }

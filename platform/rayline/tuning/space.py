@@ -18,6 +18,7 @@ from optuna.distributions import (
 
 from rayline.errors import SpecError
 from rayline.spec import JobSpec, Range, TuneSpec
+from rayline.tuning.leavings import generation_folder
 
 _OWN_FIELDS = ("name", "output_dir", "tracking.", "checkpoint.", "export.")
 """What a search sets itself for each trial."""
@@ -36,6 +37,47 @@ def drawn_values(space: Mapping[str, Range], drawn: Mapping[str, Any]) -> dict[s
         dotted: drawn[dotted] if wanted.choices is None else wanted.choices[drawn[dotted]]
         for dotted, wanted in space.items()
     }
+
+
+def drawn_indices(space: Mapping[str, Range], values: Mapping[str, Any]) -> dict[str, Any]:
+    """The inverse of `drawn_values`. Raises ValueError where a value is none of the choices."""
+    return {
+        dotted: values[dotted] if wanted.choices is None else wanted.choices.index(values[dotted])
+        for dotted, wanted in space.items()
+    }
+
+
+def holds(wanted: Range, value: Any) -> bool:
+    """Whether a range has this value."""
+    if wanted.choices is not None:
+        return value in wanted.choices
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return False
+    low, high = _ends(wanted)
+    return low <= value <= high and (not wanted.integer or value == int(value))
+
+
+def grid_values(space: Mapping[str, Range]) -> dict[str, list[Any]]:
+    """The values that a grid takes of each field: all choices, all whole numbers, or `points` that
+    lie evenly, by their logarithm where the range says so."""
+    return {dotted: _grid(wanted) for dotted, wanted in space.items()}
+
+
+def _grid(wanted: Range) -> list[Any]:
+    if wanted.choices is not None:
+        return list(wanted.choices)
+    low, high = _ends(wanted)
+    points = wanted.points
+    if points is None:
+        return list(range(int(low), int(high) + 1))
+    shares = [place / (points - 1) for place in range(points)]
+    if wanted.log:
+        values = [low * (high / low) ** share for share in shares]
+    else:
+        values = [low + (high - low) * share for share in shares]
+    # Rounding must not lead out of the interval.
+    values = [min(max(value, low), high) for value in values]
+    return sorted({round(value) for value in values}) if wanted.integer else values
 
 
 def check_space(spec: TuneSpec) -> None:
@@ -68,13 +110,27 @@ def trial_job(spec: TuneSpec, number: int, values: Mapping[str, Any], folder: st
         {
             **values,
             "name": trial_name(spec, number),
-            "output_dir": f"{folder}/{trial_name(spec, number)}",
+            "output_dir": trial_folder(spec, number, folder),
             # Nor do its checkpoints outlive it: they lie in that folder, which is its own.
             "checkpoint.directory": None,
             # A trial keeps its model with its run; only the job of best.yaml is registered.
             "export.register_as": None,
         }
     )
+
+
+def segment_job(job: JobSpec, segment: int, last_step: int) -> JobSpec:
+    """The part of a trial's job that is one generation of a population: it ends after `last_step`,
+    and its checkpoints have a folder of their own, from which the next generation takes them."""
+    changes: dict[str, Any] = {"checkpoint.directory": generation_folder(job.directory, segment)}
+    if last_step < job.last_step:
+        changes["stop_after_step"] = last_step
+    return job.changed(changes)
+
+
+def trial_folder(spec: TuneSpec, number: int, folder: str) -> str:
+    """Where everything lies that trial `number` leaves."""
+    return f"{folder}/{trial_name(spec, number)}"
 
 
 def best_job(spec: TuneSpec, values: Mapping[str, Any]) -> JobSpec:
