@@ -1,7 +1,8 @@
 """From this machine to a cluster: jobs sent and followed to their true end, and a doctor.
 
 Jobs, the doctor and what there is on a cluster need the thin core only: dashboard.py speaks to
-Ray's dashboard over HTTP. cluster_state.py reads a cluster from within, and probes.py runs on its nodes.
+Ray's dashboard over HTTP. cluster_state.py reads a cluster from within, and probes.py runs on its
+nodes.
 """
 
 from importlib import import_module
