@@ -178,7 +178,7 @@ CASES = [
         "a packing that is none",
         train("data.packing=tight"),
         2,
-        ["data.packing", "tight", "'dense' or 'documents'"],
+        ["data.packing", "tight", "allowed: dense, documents"],
     ),
     Case(
         "held out by files and by a fraction",

@@ -3,11 +3,8 @@ the notebook's test and by tests/cli."""
 
 from __future__ import annotations
 
-import http.server
-import json
 import subprocess
 import sys
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,6 +13,7 @@ import pytest
 from rayline import Client, JobSpec, ParallelPlan
 from rayline.errors import CheckpointError, ServingError, SpecError
 from rayline.spec import Coordinate, TrackingSpec
+from support.echo import echo_endpoint
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 
@@ -69,41 +67,10 @@ def test_closing_what_was_never_opened_does_nothing() -> None:
     Client().close()
 
 
-class Endpoint(http.server.BaseHTTPRequestHandler):
-    """An OpenAI-compatible endpoint that streams the last user's words back, one by one."""
-
-    def do_GET(self) -> None:
-        self._send(json.dumps({"object": "list", "data": [{"id": "echo"}]}), "application/json")
-
-    def do_POST(self) -> None:
-        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-        words = f"{body['model']} {body['messages'][-1]['content']}".split()
-        pieces = [words[0], *[f" {word}" for word in words[1:]]]
-        events = [json.dumps({"choices": [{"delta": {"content": piece}}]}) for piece in pieces]
-        self._send(
-            "".join(f"data: {event}\n\n" for event in [*events, "[DONE]"]), "text/event-stream"
-        )
-
-    def _send(self, text: str, kind: str) -> None:
-        self.send_response(200)
-        self.send_header("Content-Type", kind)
-        self.send_header("Content-Length", str(len(text)))
-        self.end_headers()
-        self.wfile.write(text.encode())
-
-    def log_message(self, *_: object) -> None:
-        """Silence."""
-
-
 @pytest.fixture
 def url() -> Iterator[str]:
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Endpoint)
-    thread = threading.Thread(target=server.serve_forever)
-    thread.start()
-    yield f"http://127.0.0.1:{server.server_port}/v1"
-    server.shutdown()
-    thread.join()
-    server.server_close()
+    with echo_endpoint() as address:
+        yield address
 
 
 def test_a_question_goes_to_the_first_model_served(url: str) -> None:

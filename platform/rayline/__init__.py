@@ -8,6 +8,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from rayline.sdk import AsyncClient as AsyncClient
     from rayline.sdk import Client as Client
     from rayline.spec import JobSpec as JobSpec
     from rayline.spec import ModelRef as ModelRef
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _HOME = {
+    "AsyncClient": "rayline.sdk",
     "Client": "rayline.sdk",
     "JobSpec": "rayline.spec",
     "ModelRef": "rayline.spec",
@@ -25,7 +27,16 @@ _HOME = {
     "ServeSpec": "rayline.spec",
     "TuneSpec": "rayline.spec",
 }
-__all__ = ["Client", "JobSpec", "ModelRef", "ParallelPlan", "ServeSpec", "TuneSpec", "__version__"]
+__all__ = [
+    "AsyncClient",
+    "Client",
+    "JobSpec",
+    "ModelRef",
+    "ParallelPlan",
+    "ServeSpec",
+    "TuneSpec",
+    "__version__",
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -7,7 +7,7 @@ A door (the command line, a job script) prints `str(error)` without a traceback 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import ClassVar
 
@@ -125,6 +125,24 @@ class InterruptedByUser(RaylineError):
     """Ctrl-C: everything that was started has been ended."""
 
     exit_code = 130
+
+
+def nearest(word: str, known: Iterable[str], cutoff: float = 0.5) -> str | None:
+    """The known word that was probably meant, whatever its case; None where none is near enough.
+    `cutoff` is the least likeness, 0 to 1, by difflib's measure."""
+    # A tenth of the time that `rayline --help` takes, and needed only where something is wrong.
+    import difflib
+
+    by_folded = {each.casefold(): each for each in known}
+    found = difflib.get_close_matches(word.casefold(), by_folded, n=1, cutoff=cutoff)
+    return by_folded[found[0]] if found else None
+
+
+def meant(word: str, known: Iterable[str], *, otherwise: str, cutoff: float = 0.5) -> str:
+    """What to do about a word that is not among those known: take the nearest, else `otherwise`.
+    Every `fix` that guesses is made here."""
+    near = nearest(word, known, cutoff)
+    return otherwise if near is None else f"did you mean {near!r}?"
 
 
 @contextmanager

@@ -8,9 +8,10 @@ from typing import Any
 
 import pytest
 
+from rayline import Client
 from rayline.actors import gang, laps
 from rayline.actors.bundles import gang_bundles, worker_bundle
-from rayline.actors.chaos import chaos, check_faults, draw_faults, faulty_rank
+from rayline.actors.chaos import check_faults, draw_faults, faulty_rank
 from rayline.actors.controller import Controller
 from rayline.actors.gang import Assignment
 from rayline.actors.interrupt import StopRequest
@@ -19,6 +20,7 @@ from rayline.actors.placement import Placement
 from rayline.checkpoint import list_steps
 from rayline.errors import SpecError
 from rayline.spec import Fault, JobSpec
+from support.docs import run_example
 
 
 @pytest.fixture
@@ -92,7 +94,9 @@ def test_whatever_is_lost_wherever_the_run_is_the_same_bit_for_bit(
         Fault(kind="kill", rank=0, step=9, phase="save"),
         Fault(kind="stop", rank=2, step=11, phase="forward"),
     ]
-    report = chaos(job, faults)
+    names: dict[str, Any] = {"client": Client(), "job": job, "faults": faults}
+    run_example(Client.chaos, names)
+    report: ChaosReport = names["report"]
     print(table(report))
     assert [one.fault for one in report.judged if not one.passed] == [], table(report)
     assert report.steps == 13

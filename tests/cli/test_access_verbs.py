@@ -91,7 +91,7 @@ def test_a_team_gets_limits_and_loses_them(here: Path, capsys: pytest.CaptureFix
         (["keys", "create", "one", "--per", "year", "--budget", "5"], "budget_period"),
         (["keys", "create", "one", "--expires", "soon"], "--expires"),
         (["keys", "create", "one", "--expires", "2001-01-01"], "expires_in_s"),
-        (["keys", "create", "-one-"], "command line"),
+        (["keys", "create", "-one-"], "no such option (found '-o')"),
         (["keys", "create", "*"], "name"),
         (["keys", "rotate", "nobody"], "no key in use has this name"),
         (["keys", "list", "--store", "mysql://x/y"], "gateway.store"),

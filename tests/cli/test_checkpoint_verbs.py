@@ -97,7 +97,7 @@ def test_a_run_is_exported_by_its_id(
         (("run", "--to", "run"), 2, "to: holds something else"),
         (("nowhere/run", "--to", "x"), 2, "source: neither a folder, nor a spec"),
         (("model", "--to", "x"), 2, "source: no spec.yaml lies with the checkpoints"),
-        (("run", "--to", "x", "--format", "gguf"), 2, "'gguf' is not one of"),
+        (("run", "--to", "x", "--format", "gguf"), 2, "no such choice (found 'gguf')"),
         (("run", "--to", "x", "--format", "universal", "--set", "optim.kind=lion"), 2, "optim"),
     ],
 )

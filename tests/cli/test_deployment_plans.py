@@ -9,7 +9,8 @@ import pytest
 import yaml
 
 from rayline.cli import run
-from rayline.cli.plan_verbs import is_serve_spec
+from rayline.spec.document import read_yaml
+from rayline.spec.kinds import kind_of
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 CONFIG = {
@@ -46,15 +47,16 @@ def spec(tmp_path: Path) -> Path:
 def test_each_file_of_the_repository_is_known_for_what_it_is(folder: str) -> None:
     files = sorted((REPOSITORY / folder).glob("*.yaml"))
     assert files
-    assert {is_serve_spec(file) for file in files} == {folder == "serve"}
+    assert {kind_of(read_yaml(file)) == "serve" for file in files} == {folder == "serve"}
 
 
 def test_a_file_whose_keys_say_nothing_is_known_by_its_folder(tmp_path: Path) -> None:
     for folder in ("serve", "jobs"):
         (tmp_path / folder).mkdir()
         (tmp_path / folder / "x.yaml").write_text("name: bot\nmodel: {hub: a/b}\n")
-    assert is_serve_spec(tmp_path / "serve" / "x.yaml")
-    assert not is_serve_spec(tmp_path / "jobs" / "x.yaml")
+    for folder, kind in (("serve", "serve"), ("jobs", "job")):
+        file = tmp_path / folder / "x.yaml"
+        assert kind_of(read_yaml(file), file) == kind
 
 
 def test_what_fits_is_shown_in_figures(spec: Path, capsys: pytest.CaptureFixture[str]) -> None:

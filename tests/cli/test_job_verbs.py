@@ -24,6 +24,7 @@ import pytest
 from rayline import launch
 from rayline.cli import run
 from rayline.cli.processes import free_port
+from support.thin import run_thin
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 
@@ -293,6 +294,22 @@ def test_what_ray_job_submit_sends_is_watched_as_well(
     assert "hello" in capsys.readouterr().out
     assert run(["status", found[0], "--address", dashboard]) == 0
     assert "its process exited with 5" in capsys.readouterr().out
+
+
+@pytest.mark.ray
+def test_the_thin_core_sends_and_watches_a_job(dashboard: str, folder: Folder) -> None:
+    home = folder("thin", "print('begun', flush=True)\nraise SystemExit(3)")
+    at = ["--address", dashboard]
+    sent = run_thin([["submit", "spec.yaml", *at], ["list", *at], ["init", "a.yaml", *at]], home)
+    assert sent.stdout.strip().splitlines()[-1] == "codes 3 0 0", sent.stderr
+    job_id = sent.stdout.split()[1]
+    assert sent.stdout.count("begun") == 1
+    assert "2 CPUs" in (home / "a.yaml").read_text()
+    watched = run_thin(
+        [["status", job_id, *at], ["logs", job_id, "--follow", *at], ["stop", job_id, *at]], home
+    )
+    assert watched.stdout.strip().splitlines()[-1] == "codes 0 3 0", watched.stderr
+    assert "its process exited with 3" in watched.stdout
 
 
 @pytest.mark.ray

@@ -110,7 +110,7 @@ def test_a_dry_run_says_what_would_happen_and_needs_no_cluster(
 
 def test_a_share_that_is_no_number_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["canary", "chat", "much", "--dry-run"]) == 2
-    assert "such as 10%" in capsys.readouterr().err
+    assert "write it as 10%" in capsys.readouterr().err
 
 
 @pytest.mark.ray

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,10 +9,8 @@ from pathlib import Path
 import nbformat
 import psutil
 import pytest
-from nbclient import NotebookClient
 
-NOTEBOOK = Path(__file__).resolve().parents[2] / "examples" / "quickstart.ipynb"
-
+from support.notebooks import run_notebook
 
 # Usage and deployments are written beside what they tell of, within seconds.
 UNTIL_IT_IS_WRITTEN = """
@@ -36,13 +33,6 @@ print("every hop resolves")
 """
 
 
-def test_it_is_kept_without_outputs() -> None:
-    notebook = nbformat.read(NOTEBOOK, as_version=4)
-    code = [cell for cell in notebook.cells if cell.cell_type == "code"]
-    assert code
-    assert all(not cell.outputs and cell.execution_count is None for cell in code)
-
-
 @pytest.fixture
 def folder() -> Iterator[Path]:
     """A folder with a short name: Ray puts sockets below it, whose paths may have 107 bytes."""
@@ -55,28 +45,19 @@ def folder() -> Iterator[Path]:
 def test_it_runs_from_top_to_bottom(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
     monkeypatch.setenv("TMPDIR", str(folder))
-    paths = [str(NOTEBOOK.parents[1] / name) for name in ("platform", "tests")]
-    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(paths))
-    notebook = nbformat.read(NOTEBOOK, as_version=4)
-    ask = next(place for place, cell in enumerate(notebook.cells) if "lineage(" in cell.source)
-    notebook.cells.insert(ask, nbformat.v4.new_code_cell(UNTIL_IT_IS_WRITTEN))
-    notebook.cells.insert(ask + 2, nbformat.v4.new_code_cell(RESOLVED))
-    NotebookClient(notebook, timeout=300, resources={"metadata": {"path": str(folder)}}).execute(
-        env=dict(os.environ)
-    )
-    shown = outputs(notebook)
+
+    def put(cells: list[nbformat.NotebookNode]) -> None:
+        ask = next(place for place, cell in enumerate(cells) if "lineage(" in cell.source)
+        cells.insert(ask, nbformat.v4.new_code_cell(UNTIL_IT_IS_WRITTEN))
+        cells.insert(ask + 2, nbformat.v4.new_code_cell(RESOLVED))
+
+    shown = run_notebook("quickstart.ipynb", folder, timeout_s=300, put=put)
     assert "registry:otto@latest: logits differ by" in shown
     assert "notebook finished 60" in shown
+    # The loss was drawn while it trained, and the plan as a picture.
+    assert "notebook: step 60/60, loss " in shown
+    assert "<polyline" in shown
     assert "'Otto the heron.'" in shown
     assert "every hop resolves" in shown
     _, alive = psutil.wait_procs(psutil.Process().children(recursive=True), timeout=20)
     assert alive == []
-
-
-def outputs(notebook: nbformat.NotebookNode) -> str:
-    """Everything that the cells printed or ended with."""
-    texts = []
-    for cell in notebook.cells:
-        for output in cell.get("outputs", []):
-            texts.append(output.get("text") or output.get("data", {}).get("text/plain", ""))
-    return "\n".join(texts)

@@ -1,7 +1,8 @@
 """A log over a connection that breaks: everything once, in order."""
 
 import asyncio
-from collections.abc import AsyncIterator
+import threading
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -21,14 +22,13 @@ class BreakingDashboard:
         self.orderly = orderly
         self.connections = 0
 
-    def get_job_logs(self, job_id: str) -> str:
+    def log(self, job_id: str) -> str:
         return TEXT
 
-    async def tail_job_logs(self, job_id: str) -> AsyncIterator[str]:
+    def follow_log(self, job_id: str, over: threading.Event) -> Iterator[str]:
         length = self.lengths[min(self.connections, len(self.lengths) - 1)]
         self.connections += 1
         for start in range(0, length, 3):
-            await asyncio.sleep(0)
             yield TEXT[start : min(start + 3, length)]
         if length < len(TEXT) and not self.orderly:
             raise ConnectionResetError("broken")

@@ -100,7 +100,7 @@ def test_the_last_override_wins(tmp_path: Path) -> None:
         (["optim.lr=fast"], "optim.lr", "found 'fast'"),
         (["optim.lr=-1"], "optim.lr", "greater than 0"),
         (["optim.lr=.inf"], "optim.lr", "finite"),
-        (["data.kind=chats"], "data.kind", "'chat' or 'text'"),
+        (["data.kind=chats"], "data.kind", "allowed: chat, text"),
         (["data.files=[]"], "data.files", "at least 1"),
         (["name=../etc"], "name", "found '../etc'"),
         (["stop_after_step=11"], "spec.yaml", "lies after steps 10"),
@@ -125,7 +125,7 @@ def test_what_is_wrong_is_named(
         ("a: [1\nb: 2\n", "spec.yaml, line 2", "not readable as YAML"),
         ("? [a, b]\n: 1\n", "spec.yaml, line 1", "not readable as YAML"),
         ("- 1\n", "spec.yaml", "no mapping"),
-        ("", "spec.yaml", "no mapping"),
+        ("", "spec.yaml", "is empty"),
         ("name: x\n", "model", "required"),
     ],
 )

@@ -322,6 +322,10 @@ def _duration_s(text: str, option: str) -> float:
     found = re.fullmatch(r"(\d+)([smhdw])", text)
     if found is None:
         raise SpecError(
-            option, "neither a time nor a day", value=text, allowed="30d, 12h, 15m, 45s; 2027-01-31"
+            option,
+            "neither a time nor a day",
+            value=text,
+            allowed="a number with s, m, h, d or w behind it; a day, such as 2027-01-31",
+            fix=f"{option} 7d, or 1h",
         )
     return float(found[1]) * _UNITS_S[found[2]]

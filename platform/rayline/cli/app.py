@@ -26,6 +26,7 @@ from rayline.cli import (
     rollout,
     search,
     serving,
+    specs,
     sync,
     training,
     verify,
@@ -34,6 +35,7 @@ from rayline.cli import (
 _VERBS = (
     ("Begin", demo.demo, "rayline demo --exit"),
     ("Begin", checks.doctor, "rayline doctor"),
+    ("Begin", specs.init, "rayline init my-job.yaml"),
     ("Train", verify.verify, "rayline verify jobs/specs/tiny-3d.yaml --set precision=bf16"),
     ("Train", training.train, "rayline train jobs/specs/quickstart.yaml --set optim.lr=3e-4"),
     ("Train", chaos.chaos, "rayline chaos jobs/specs/tiny-3d.yaml --kills 3 --seed 7"),
@@ -91,6 +93,7 @@ def _tree() -> typer.Typer:
         # Python keeps the word import to itself.
         name = verb.__name__.rstrip("_")
         tree.command(name, rich_help_panel=panel, epilog=f"Example: {example}")(verb)
+    tree.add_typer(specs.specs, name="specs", rich_help_panel="Begin")
     tree.add_typer(plan_verbs.plan, name="plan", rich_help_panel="Train")
     tree.add_typer(records.models, name="models", rich_help_panel="Look back")
     tree.add_typer(access.keys, name="keys", rich_help_panel="Serve")

@@ -12,6 +12,7 @@ from rayline.cli.screen import Screen
 
 if TYPE_CHECKING:
     from rayline.actors.judging import ChaosReport
+    from rayline.sdk import Client
     from rayline.spec import Fault, JobSpec
 
 PARTS = ("detect", "leave", "place", "start", "restore", "step")
@@ -102,14 +103,20 @@ def chaos(
     plan = client.plan(job)
     client.check_data(job)
     show_job_plan(screen, plan)
-    _run(screen, job, given, kills, seed, dry_run=dry_run)
+    _run(screen, client, job, given, kills, seed, dry_run=dry_run)
 
 
 def _run(
-    screen: Screen, job: JobSpec, given: list[Fault], kills: int, seed: int, *, dry_run: bool
+    screen: Screen,
+    client: Client,
+    job: JobSpec,
+    given: list[Fault],
+    kills: int,
+    seed: int,
+    *,
+    dry_run: bool,
 ) -> None:
     """Show the faults, those that are drawn among them, and run the job under them."""
-    from rayline.actors.chaos import chaos as run
     from rayline.actors.chaos import check_faults, draw_faults
 
     faults = sorted([*given, *draw_faults(job, kills, seed)], key=lambda fault: fault.step)
@@ -121,7 +128,7 @@ def _run(
     if dry_run:
         screen.result({"faults": [fault.model_dump() for fault in faults]})
         return
-    report = run(job, faults)
+    report = client.chaos(job, faults)
     show_chaos(screen, report)
     screen.result(chaos_document(report))
     if not report.passed:

@@ -12,8 +12,8 @@ from rayline.cli.screen import Screen, shown_path
 from rayline.errors import InterruptedByUser, SpecError
 
 if TYPE_CHECKING:
-    from rayline.launch.clusters.check import Flaw
     from rayline.launch.clusters.pricing import ClusterPlan
+    from rayline.sdk.clusters import Clusters
     from rayline.spec import ClusterSpec
 
 cluster = typer.Typer(invoke_without_command=True)
@@ -27,12 +27,10 @@ Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
 @cluster.callback(epilog="Example: rayline cluster plan cluster/specs/aws.yaml")
 def list_clusters(context: typer.Context, json: Json = False, verbose: Verbose = False) -> None:
     """List the clusters brought up from here; plan, check, bring up or end one."""
-    from rayline.launch.clusters.state import remembered
-
     if context.invoked_subcommand is not None:
         return
     screen = Screen(json_wanted=json, verbose=verbose)
-    found = {folder.path.name: str(folder.file) for folder in remembered()}
+    found = {name: str(file) for name, file in _clusters().known().items()}
     if found:
         screen.table(["cluster", "file"], list(found.items()))
     else:
@@ -43,10 +41,8 @@ def list_clusters(context: typer.Context, json: Json = False, verbose: Verbose =
 @cluster.command(epilog="Example: rayline cluster plan cluster/specs/aws.yaml")
 def plan(spec: Spec, sets: Sets, json: Json = False, verbose: Verbose = False) -> None:
     """Show nodes, GPUs and the price an hour; nothing is rented."""
-    from rayline.launch.clusters.pricing import plan_cluster
-
     screen = Screen(json_wanted=json, verbose=verbose)
-    found = plan_cluster(_load(spec, sets))
+    found = _clusters().plan(_load(spec, sets))
     _show_plan(screen, found)
     screen.result(_plan_document(found))
 
@@ -62,7 +58,6 @@ def render(
     verbose: Verbose = False,
 ) -> None:
     """Write what `ray up` or kubectl reads."""
-    from rayline.launch.clusters import render as rendered
     from rayline.launch.clusters import target_name
 
     screen = Screen(json_wanted=json, verbose=verbose)
@@ -72,7 +67,7 @@ def render(
     for source in specs:
         spec = _load(source, [])
         file = (into or Path("cluster")) / target_name(spec, source.stem)
-        text = rendered(spec, str(file), str(source))
+        text = _clusters().render(spec, file, source)
         if into is None:
             screen.write(text)
             screen.result({"file": str(file), "text": text})
@@ -99,7 +94,7 @@ def check(
 
     Exit code 2 where something is. Paths that it mounts are looked for below this folder."""
     screen = Screen(json_wanted=json, verbose=verbose)
-    found = {str(file): _flaws(file) for file in files}
+    found = {str(file): _clusters().check(file) for file in files}
     for name, flaws in found.items():
         for flaw in flaws:
             screen.say(f"{name}: {flaw.text}")
@@ -123,24 +118,21 @@ def up(
 
     Shows the plan and asks; ends with what the doctor finds there."""
     from rayline.launch.clusters.lifecycle import look, refuse_flaws
-    from rayline.launch.clusters.lifecycle import up as bring_up
-    from rayline.launch.clusters.pricing import plan_cluster
     from rayline.launch.clusters.state import folder_of
 
     screen = Screen(json_wanted=json, verbose=verbose)
     wanted = _load(spec, sets)
-    planned = plan_cluster(wanted)
+    planned = _clusters().plan(wanted)
     refuse_flaws(wanted, Path.cwd())
     _show_plan(screen, planned)
     if dry_run:
         screen.result({"plan": _plan_document(planned), "up": False})
         return
     _ask(screen, f"bring {wanted.name} up?", yes)
-    folder = folder_of(wanted.name)
-    reached = bring_up(wanted, folder, screen.say)
+    reached = _clusters().up(wanted, say=screen.say)
     if reached.dashboard is not None:
         _show_doctor(screen, reached.dashboard)
-    elif not look(wanted, folder, screen.say):
+    elif not look(wanted, folder_of(wanted.name), screen.say):
         screen.say("the doctor found faults on the head: see above")
     screen.say(f"next: {reached.next}")
     screen.say(f"end it: rayline cluster down {spec}")
@@ -157,9 +149,6 @@ def down(
     verbose: Verbose = False,
 ) -> None:
     """End a cluster: its machines are given back, its processes end."""
-    from rayline.launch.clusters.lifecycle import down as bring_down
-    from rayline.launch.clusters.state import folder_of
-
     screen = Screen(json_wanted=json, verbose=verbose)
     wanted = _load(spec, sets)
     screen.say(f"{wanted.name} ({wanted.provider}) and what runs on it is to end")
@@ -167,7 +156,7 @@ def down(
         screen.result({"name": wanted.name, "down": False})
         return
     _ask(screen, f"end {wanted.name}?", yes)
-    ended = bring_down(wanted, folder_of(wanted.name), screen.say)
+    ended = _clusters().down(wanted, say=screen.say)
     if ended is not None:
         screen.say(f"{ended} processes ended" if ended else f"{wanted.name} was not up")
     screen.result({"name": wanted.name, "down": True, "processes": ended})
@@ -176,9 +165,6 @@ def down(
 @cluster.command(epilog="Example: rayline cluster status cluster/specs/fake.yaml")
 def status(spec: Spec, sets: Sets, json: Json = False, verbose: Verbose = False) -> None:
     """Say how a cluster is doing: its nodes and what they have. Exit code 3 where it is not up."""
-    from rayline.launch.clusters.lifecycle import status as status_of
-    from rayline.launch.clusters.state import folder_of
-
     screen = Screen(json_wanted=json, verbose=verbose)
     wanted = _load(spec, sets)
     said: list[str] = []
@@ -187,7 +173,7 @@ def status(spec: Spec, sets: Sets, json: Json = False, verbose: Verbose = False)
         said.append(line)
         screen.say(line)
 
-    found = status_of(wanted, folder_of(wanted.name), say)
+    found = _clusters().status(wanted, say=say)
     if found is None:
         screen.result({"name": wanted.name, "said": said})
         return
@@ -210,14 +196,10 @@ def _load(file: Path, sets: list[str]) -> ClusterSpec:
     return ClusterSpec.load(file, sets)
 
 
-def _flaws(file: Path) -> list[Flaw]:
-    from rayline.launch.clusters.check import check_file
-    from rayline.launch.clusters.lifecycle import flaws_of
-    from rayline.spec.document import read_yaml
+def _clusters() -> Clusters:
+    from rayline.sdk import Client
 
-    if isinstance(read_yaml(file).get("provider"), str):
-        return flaws_of(_load(file, []), Path.cwd())
-    return check_file(file, Path.cwd())
+    return Client().cluster
 
 
 def _ask(screen: Screen, question: str, yes: bool) -> None:

@@ -20,7 +20,8 @@ from types import FrameType
 import typer
 
 from rayline.cli.app import app
-from rayline.errors import InterruptedByUser, RaylineError, SpecError
+from rayline.cli.usage import usage_error
+from rayline.errors import InterruptedByUser, RaylineError
 
 
 def main() -> None:
@@ -38,7 +39,7 @@ def run(args: Sequence[str]) -> int:
     except RaylineError as error:
         failure = error
     except typer.TyperException as error:
-        failure = _usage_error(error)
+        failure = usage_error(error)
     except (KeyboardInterrupt, typer.Abort):
         failure = _interrupted()
     except SystemExit as ended:
@@ -72,12 +73,6 @@ def _terminated_like_interrupted() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGTERM, before)
-
-
-def _usage_error(error: typer.TyperException) -> SpecError:
-    context = getattr(error, "ctx", None)
-    path = context.command_path if context is not None else "rayline"
-    return SpecError("command line", error.format_message(), fix=f"{path} --help")
 
 
 def _interrupted() -> InterruptedByUser:

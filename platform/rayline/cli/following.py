@@ -33,7 +33,7 @@ def attach(
     client = client_of(tracking_uri)
     try:
         with _Watch(screen) as watch:
-            for news in client.follow(run_id):
+            for news in client.attach(run_id):
                 watch.tell(news)
     except KeyboardInterrupt:
         raise InterruptedByUser(

@@ -122,6 +122,8 @@ def plan_of(
     from rayline.planner.request import job_of, machines_of
     from rayline.planner.why import explain
     from rayline.spec import ServeSpec
+    from rayline.spec.document import read_yaml
+    from rayline.spec.kinds import kind_of
 
     screen = Screen(json_wanted=json, verbose=verbose)
     searching = gpus is not None or gpu_type is not None or cluster is not None
@@ -131,7 +133,7 @@ def plan_of(
             "why, pictures and days are of plans on a cluster",
             fix="give --gpus and --gpu-type",
         )
-    if spec.endswith((".yaml", ".yml")) and is_serve_spec(Path(spec)):
+    if spec.endswith((".yaml", ".yml")) and kind_of(read_yaml(spec), Path(spec)) == "serve":
         _show_deployment(screen, ServeSpec.load(spec, sets))
         return
     job = job_of(spec, sets)
@@ -288,20 +290,3 @@ def errors_of(runs: Sequence[MeasuredRun], curves: Curves) -> dict[str, float]:
         pairs = zip(predicted, rows, strict=True)
         found[source] = median(abs(seconds / (run.step_s or 1.0) - 1) for seconds, run in pairs)
     return found
-
-
-def is_serve_spec(file: Path) -> bool:
-    """Whether a file holds a deployment: `engine` is a mapping there and a word in a job; else by
-    the keys that only one of the two has; where those say nothing, by the folder of the file."""
-    from rayline.spec import JobSpec, ServeSpec
-    from rayline.spec.document import read_yaml
-
-    tree = read_yaml(file)
-    if "engine" in tree:
-        return isinstance(tree["engine"], dict)
-    keys = set(tree)
-    serving = len(keys & (set(ServeSpec.model_fields) - set(JobSpec.model_fields)))
-    training = len(keys & (set(JobSpec.model_fields) - set(ServeSpec.model_fields)))
-    if serving == training:
-        return file.absolute().parent.name == "serve"
-    return serving > training

@@ -90,7 +90,7 @@ def rollback(
     whither = "the version before" if to is None else f"version {to}"
     screen.say(f"{name} goes back to {whither}")
     if not dry_run:
-        Client(address=address).roll_back(name, to=to)
+        Client(address=address).rollback(name, to=to)
     screen.result({"name": name, "to": to, "done": not dry_run})
 
 
@@ -143,7 +143,11 @@ def _decision_line(version: VersionStatus, decision: Decision) -> str:
 
 
 def _percent(text: str) -> float:
+    allowed, fix = "0 to 100, in percent", "write it as 10%, or 12.5%"
     try:
-        return float(text.strip().removesuffix("%"))
+        percent = float(text.strip().removesuffix("%"))
     except ValueError:
-        raise SpecError("share", "no percentage", value=text, allowed="such as 10%") from None
+        raise SpecError("SHARE", "no percentage", value=text, allowed=allowed, fix=fix) from None
+    if not 0 <= percent <= 100:
+        raise SpecError("SHARE", "no share of all", value=text, allowed=allowed, fix=fix)
+    return percent

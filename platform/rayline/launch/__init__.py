@@ -1,6 +1,8 @@
 """From this machine to a cluster: jobs sent and followed to their true end, and a doctor.
 
-`doctor` needs the thin core only; what talks to Ray's dashboard is imported on first use.
+Jobs, the doctor and what there is on a cluster need the thin core only: dashboard.py speaks to
+Ray's dashboard over HTTP. cluster_state.py reads a cluster from within, and probes.py runs on its
+nodes.
 """
 
 from importlib import import_module

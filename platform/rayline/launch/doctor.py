@@ -22,6 +22,7 @@ import httpx
 
 from rayline.launch.addresses import address_conflict, token_file
 from rayline.launch.finding import Finding
+from rayline.launch.working_dir import LIMIT_BYTES, travelling_files
 from rayline.spec import TrackingSpec
 
 _PACKAGES = {
@@ -54,7 +55,7 @@ def doctor(
     cluster: matrix products, the network between nodes, clocks, versions. That takes a minute.
     """
     home = folder or Path.cwd()
-    gpus = _nvidia_smi()
+    gpus = nvidia_smi()
     findings = [
         python_finding(platform.python_version()),
         *package_findings(),
@@ -129,7 +130,8 @@ def gpu_finding(listing: str | None) -> Finding:
     return Finding("gpu", "ok", f"{len(lines)} x {lines[0]}")
 
 
-def _nvidia_smi() -> str | None:
+def nvidia_smi() -> str | None:
+    """What nvidia-smi lists of this machine's GPUs, a line each; None without such a program."""
     if shutil.which("nvidia-smi") is None:
         return None
     query = "--query-gpu=name,memory.total,driver_version"
@@ -304,12 +306,6 @@ def store_finding(uri: str, home: Path) -> Finding:
 
 
 def _working_dir_finding(home: Path) -> Finding:
-    try:
-        from rayline.launch.working_dir import LIMIT_BYTES, travelling_files
-    except ModuleNotFoundError:
-        return Finding(
-            "working directory", "warning", "not measured", "pip install 'rayline[train]'"
-        )
     files = travelling_files(home)
     size_bytes = sum(file.size_bytes for file in files)
     text = f"{size_bytes / 2**20:.1f} MiB in {len(files)} files would travel with a job"

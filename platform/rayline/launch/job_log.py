@@ -5,12 +5,11 @@ skipped after a reconnect. A connection that is closed says nothing of the job: 
 goes down closes it in good order too. So only the job's own end is the log's, and then the whole
 log is asked for once, in case that its last lines did not come over.
 
-Reading has a thread and an event loop of its own: a notebook's main thread runs a loop already.
+It is read in a thread of its own, and handed on in the caller's.
 """
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import queue
 import threading
@@ -19,32 +18,32 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import Self
 
-from ray.job_submission import JobSubmissionClient
+from rayline.launch.dashboard import Dashboard
 
 _RETRY_S = 1.0
+_LEAVE_S = 2.0
+"""How long the reader may take to hear that nobody listens any more; it ends by itself after."""
 
 
 class JobLog:
     """One job's log, handed to `on_log` in the caller's thread; without it nothing is read."""
 
     def __init__(
-        self, client: JobSubmissionClient, job_id: str, on_log: Callable[[str], None] | None
+        self, dashboard: Dashboard, job_id: str, on_log: Callable[[str], None] | None
     ) -> None:
-        self._client = client
+        self._dashboard = dashboard
         self._job_id = job_id
         self._on_log = on_log
         self._pieces: queue.SimpleQueue[str] = queue.SimpleQueue()
         """What was read, in order, nothing twice."""
         self._handed = 0
         """Characters that were handed on."""
-        self._loop = asyncio.new_event_loop()
-        self._reading: asyncio.Task[None] | None = None
+        self._over = threading.Event()
         self._thread: threading.Thread | None = None
 
     def __enter__(self) -> Self:
         if self._on_log is not None:
-            self._reading = self._loop.create_task(self._read())
-            self._thread = threading.Thread(target=self._run, name="job-log", daemon=True)
+            self._thread = threading.Thread(target=self._read, name="job-log", daemon=True)
             self._thread.start()
         return self
 
@@ -54,10 +53,9 @@ class JobLog:
         wrong: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        if self._thread is not None and self._reading is not None:
-            self._loop.call_soon_threadsafe(self._reading.cancel)
-            self._thread.join()
-        self._loop.close()
+        self._over.set()
+        if self._thread is not None:
+            self._thread.join(_LEAVE_S)
 
     def follow(self, seconds: float) -> None:
         """Hand on what comes within `seconds`; without a listener, sleep."""
@@ -69,11 +67,11 @@ class JobLog:
                 return
 
     def finish(self) -> None:
-        """Hand on all that is left of the log of a job that has ended. Raises what the client
-        raises where the cluster does not answer."""
+        """Hand on all that is left of the log of a job that has ended. Raises PlacementError where
+        the cluster does not answer."""
         if self._on_log is None:
             return
-        whole: str = self._client.get_job_logs(self._job_id)
+        whole = self._dashboard.log(self._job_id)
         while not self._pieces.empty():
             self._hand_on(self._pieces.get())
         # Where the node that held the log is gone, there is less of it than came over before.
@@ -84,21 +82,16 @@ class JobLog:
         if self._on_log is not None and piece:
             self._on_log(piece)
 
-    def _run(self) -> None:
-        if self._reading is not None:
-            self._loop.run_until_complete(asyncio.wait([self._reading]))
-        self._loop.run_until_complete(self._loop.shutdown_asyncgens())
-
-    async def _read(self) -> None:
+    def _read(self) -> None:
         handed = 0
-        while True:
+        while not self._over.is_set():
             seen = 0
-            # aiohttp, Ray and the operating system each have errors of their own for a broken line.
+            # The operating system, TLS and websockets have errors of their own for a broken line.
             with contextlib.suppress(Exception):
-                async for piece in self._client.tail_job_logs(self._job_id):
+                for piece in self._dashboard.follow_log(self._job_id, self._over):
                     # Of a piece that reaches beyond what was handed on, the rest is new.
                     if new := piece[max(0, handed - seen) :]:
                         self._pieces.put(new)
                     seen += len(piece)
                     handed = max(handed, seen)
-            await asyncio.sleep(_RETRY_S)
+            self._over.wait(_RETRY_S)

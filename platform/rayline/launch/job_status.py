@@ -8,11 +8,10 @@ exits with is decided here.
 from __future__ import annotations
 
 import signal
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Literal
-
-from ray.job_submission import JobDetails
 
 from rayline.errors import InterruptedByUser, WorkerError
 
@@ -85,20 +84,21 @@ class JobStatus:
         return _first_line(self.message) or "Ray lost it"
 
 
-def status_of(details: JobDetails, log: str = "") -> JobStatus:
-    """What Ray tells of a job; `log` is what it has printed, where that is at hand."""
-    state: Any = str(details.status.value).lower()
+def status_of(details: Mapping[str, Any]) -> JobStatus:
+    """What Ray tells of a job, as the document that its Jobs API sends."""
+    state = details["status"].lower()
+    message = details.get("message") or ""
     return JobStatus(
-        job_id=str(details.submission_id or details.job_id),
+        job_id=details.get("submission_id") or details["job_id"],
         state=state,
-        entrypoint=details.entrypoint,
-        message=details.message or "",
-        driver_exit_code=details.driver_exit_code,
-        started_at=_time(details.start_time),
-        ended_at=_time(details.end_time),
-        error_type=details.error_type or "",
-        grace_s=_grace_s(details.runtime_env or {}),
-        waiting=waiting_for(state, details.message or "", log),
+        entrypoint=details["entrypoint"],
+        message=message,
+        driver_exit_code=details.get("driver_exit_code"),
+        started_at=_time(details.get("start_time")),
+        ended_at=_time(details.get("end_time")),
+        error_type=details.get("error_type") or "",
+        grace_s=_grace_s(details.get("runtime_env") or {}),
+        waiting=waiting_for(state, message, ""),
     )
 
 

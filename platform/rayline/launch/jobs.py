@@ -12,10 +12,9 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from typing import NoReturn
 
-from ray.job_submission import JobSubmissionClient
-
-from rayline.errors import PlacementError, SpecError
-from rayline.launch.connection import connect, reaching
+from rayline.errors import PlacementError, SpecError, meant
+from rayline.launch.connection import connect
+from rayline.launch.dashboard import Dashboard
 from rayline.launch.job_log import JobLog
 from rayline.launch.job_status import JobStatus, status_of, waiting_for
 
@@ -30,22 +29,17 @@ _STOP_SLACK_S = 60.0
 
 def status(job_id: str, *, address: str | None = None) -> JobStatus:
     """Where a job stands, and why it waits. Raises SpecError where the cluster does not know it."""
-    client = connect(address)
-    found = _ask(client, job_id, address)
+    dashboard = connect(address)
+    found = _ask(dashboard, job_id)
     if found.state != "running":
         return found
-    with reaching(address):
-        log: str = client.get_job_logs(job_id)
+    log = dashboard.log(job_id)
     return replace(found, waiting=waiting_for(found.state, found.message, log))
 
 
 def list_jobs(*, address: str | None = None) -> list[JobStatus]:
     """The jobs that were submitted to the cluster, the newest first."""
-    client = connect(address)
-    with reaching(address):
-        known = [status_of(details) for details in client.list_jobs() if details.submission_id]
-    oldest = datetime.min.replace(tzinfo=UTC)
-    return sorted(known, key=lambda job: job.started_at or oldest, reverse=True)
+    return _listed(connect(address))
 
 
 def wait(
@@ -61,16 +55,16 @@ def wait(
     is asked again for a minute. Raises PlacementError after that, or after `timeout_s`; the job
     goes on in either case.
     """
-    client = connect(address)
+    dashboard = connect(address)
     deadline_s = None if timeout_s is None else time.monotonic() + timeout_s
     heard_s = time.monotonic()
-    with JobLog(client, job_id, on_log) as log:
+    with JobLog(dashboard, job_id, on_log) as log:
         while True:
             try:
-                now = _ask(client, job_id, address)
+                now = _ask(dashboard, job_id)
                 heard_s = time.monotonic()
                 if now.ended:
-                    _finish(log, address)
+                    _finish(log)
                     return now
             except PlacementError:
                 if time.monotonic() - heard_s > _RECONNECT_S:
@@ -86,11 +80,9 @@ def wait(
 
 def logs(job_id: str, *, address: str | None = None) -> str:
     """Everything that the job has printed so far."""
-    client = connect(address)
-    _ask(client, job_id, address)
-    with reaching(address):
-        text: str = client.get_job_logs(job_id)
-    return text
+    dashboard = connect(address)
+    _ask(dashboard, job_id)
+    return dashboard.log(job_id)
 
 
 def stop(job_id: str, *, address: str | None = None) -> JobStatus:
@@ -99,36 +91,41 @@ def stop(job_id: str, *, address: str | None = None) -> JobStatus:
     Its process is asked to end (SIGTERM), finishes its step and saves a checkpoint; what has not
     ended after its `grace_s` is killed. Raises PlacementError where Ray does not end it either.
     """
-    client = connect(address)
-    found = _ask(client, job_id, address)
+    dashboard = connect(address)
+    found = _ask(dashboard, job_id)
     if found.ended:
         return found
-    with reaching(address):
-        client.stop_job(job_id)
+    dashboard.stop(job_id)
     return wait(job_id, address=address, timeout_s=found.grace_s + _STOP_SLACK_S)
 
 
-def _ask(client: JobSubmissionClient, job_id: str, address: str | None) -> JobStatus:
-    with reaching(address):
-        try:
-            return status_of(client.get_job_info(job_id))
-        except RuntimeError as wrong:
-            if "404" in str(wrong):
-                _refuse_unknown(job_id, address)
-            raise
+def _ask(dashboard: Dashboard, job_id: str) -> JobStatus:
+    details = dashboard.job(job_id)
+    if details is None:
+        _refuse_unknown(dashboard, job_id)
+    return status_of(details)
 
 
-def _finish(log: JobLog, address: str | None) -> None:
+def _listed(dashboard: Dashboard) -> list[JobStatus]:
+    known = [status_of(details) for details in dashboard.jobs()]
+    oldest = datetime.min.replace(tzinfo=UTC)
+    return sorted(known, key=lambda job: job.started_at or oldest, reverse=True)
+
+
+def _finish(log: JobLog) -> None:
     """Hand on the rest of the log; what is on a node that is gone has no rest."""
     try:
-        with reaching(address):
-            log.finish()
+        log.finish()
     except PlacementError:
         log.follow(_LAST_WORDS_S)
 
 
-def _refuse_unknown(job_id: str, address: str | None) -> NoReturn:
-    known = ", ".join(job.job_id for job in list_jobs(address=address)[:5])
+def _refuse_unknown(dashboard: Dashboard, job_id: str) -> NoReturn:
+    known = [job.job_id for job in _listed(dashboard)]
     raise SpecError(
-        "job", "the cluster knows no such job", value=job_id, allowed=known or "none yet"
+        "job",
+        "the cluster knows no such job",
+        value=job_id,
+        allowed=", ".join(known[:5]) or "none yet",
+        fix=meant(job_id, known, otherwise="rayline list shows all of them"),
     )

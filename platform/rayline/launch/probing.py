@@ -38,18 +38,16 @@ def probe_findings(address: str | None, here: Mapping[str, str | None]) -> Itera
 
 
 def _measured_by_job(address: str) -> dict[str, Any]:
-    from rayline.launch.connection import connect, reaching
+    from rayline.launch.connection import connect
     from rayline.launch.jobs import logs, stop, wait
+    from rayline.launch.working_dir import packed
 
-    client = connect(address)
+    dashboard = connect(address)
     job_id = f"rayline-doctor-{secrets.token_hex(4)}"
-    with tempfile.TemporaryDirectory() as folder, reaching(address):
+    with tempfile.TemporaryDirectory() as folder:
         shutil.copy(Path(probes.__file__), folder)
-        client.submit_job(
-            entrypoint="python probes.py",
-            runtime_env={"working_dir": folder},
-            submission_id=job_id,
-        )
+        package = dashboard.send_package(*packed(Path(folder)))
+    dashboard.submit(job_id, "python probes.py", package, {})
     try:
         wait(job_id, address=address, timeout_s=_TIMEOUT_S)
     except PlacementError:

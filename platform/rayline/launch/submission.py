@@ -13,13 +13,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ray.job_submission import JobSubmissionClient
-
 from rayline.errors import SpecError
 from rayline.launch.addresses import OVERRIDING
-from rayline.launch.connection import connect, reaching
+from rayline.launch.connection import connect
+from rayline.launch.dashboard import Dashboard
 from rayline.launch.job_status import GRACE_VARIABLE, JobStatus, status_of
-from rayline.launch.working_dir import refuse_too_large
+from rayline.launch.working_dir import packed, refuse_too_large
 from rayline.spec import JobSpec, TuneSpec
 from rayline.spec.document import read_yaml
 
@@ -67,25 +66,16 @@ def submit(
     )
     refuse_too_large(home)
     stem = f"{spec.name}-{spec.fingerprint()[:_FINGERPRINT_DIGITS]}"
-    client = connect(address)
-    runtime_env = {
-        "working_dir": str(home),
-        "env_vars": {**(environment or {}), GRACE_VARIABLE: str(grace_s)},
-    }
-    with reaching(address):
-        meant = next_attempt(stem, _known(client), again)
-        if not meant.is_new:
-            return meant
-        try:
-            client.submit_job(
-                entrypoint=command, runtime_env=runtime_env, submission_id=meant.job_id
-            )
-        except RuntimeError as wrong:
-            if "already exists" not in str(wrong):
-                raise
-            # Another submit of the same spec was first, by moments.
-            return next_attempt(stem, _known(client), again=False)
-    return meant
+    dashboard = connect(address)
+    attempt = next_attempt(stem, _known(dashboard), again)
+    if not attempt.is_new:
+        return attempt
+    package = dashboard.send_package(*packed(home))
+    variables = {**(environment or {}), GRACE_VARIABLE: str(grace_s)}
+    if not dashboard.submit(attempt.job_id, command, package, variables):
+        # Another submit of the same spec was first, by moments.
+        return next_attempt(stem, _known(dashboard), again=False)
+    return attempt
 
 
 def next_attempt(stem: str, known: Sequence[JobStatus], again: bool) -> Submission:
@@ -134,8 +124,8 @@ def _number(stem: str, job_id: str) -> int | None:
     return None if found is None else int(found.group(1) or 1)
 
 
-def _known(client: JobSubmissionClient) -> list[JobStatus]:
-    return [status_of(details) for details in client.list_jobs() if details.submission_id]
+def _known(dashboard: Dashboard) -> list[JobStatus]:
+    return [status_of(details) for details in dashboard.jobs()]
 
 
 def _script_for(spec_file: str | Path, overrides: Sequence[str]) -> tuple[str, JobSpec | TuneSpec]:

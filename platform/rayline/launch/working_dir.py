@@ -1,35 +1,40 @@
-"""What of a folder travels to the cluster with a job, and whether it is too much.
+"""What of a folder travels to the cluster with a job, whether it is too much, and its package.
 
-Ray packs a job's working directory by rules of its own (.gitignore, .rayignore, a list of folders)
-and refuses more than 100 MiB without naming a file. The rules have no public form, so Ray's own
-walk is used here, and only here (ray._private.runtime_env.packaging, Ray 2.60);
-tests/launch/test_working_dir.py holds it.
+The rules are those by which Ray packs a job's working directory (ray._private.runtime_env.
+packaging, Ray 2.60): .gitignore and .rayignore of each folder, and a list of folders that never
+travel. They have no public form, so they stand here once more; tests/launch/test_working_dir.py
+holds both against each other. Ray does not compress its packages, and refuses more than 100 MiB
+without naming a file.
 """
 
 from __future__ import annotations
 
-import logging
+import hashlib
+import io
+import zipfile
 import zlib
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from math import ceil
 from pathlib import Path
 
-from ray._private.ray_constants import get_runtime_env_default_excludes
-from ray._private.runtime_env.packaging import _dir_travel, _get_excludes
+from pathspec import PathSpec
 
 from rayline.errors import SpecError
 
 LIMIT_BYTES = 100 * 2**20
 """Largest package that Ray keeps for a job, packed (Ray's GCS_STORAGE_MAX_SIZE)."""
+_NEVER = (".git", ".venv", "venv", "__pycache__")
+"""Ray's RAY_RUNTIME_ENV_DEFAULT_EXCLUDES."""
+_IGNORE_FILES = (".gitignore", ".rayignore")
 _NAMED = 5
-_quiet = logging.getLogger(f"{__name__}.walk")
-_quiet.setLevel(logging.WARNING)
 _CHUNK_BYTES = 2**20
 _PIECES = 16
 _PIECE_BYTES = 2**15
 _DOUBT = 0.3
 """As a share of the limit, how far off it an estimate has to be to be believed."""
+
+Excludes = Callable[[Path], bool]
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,17 +47,50 @@ class TravellingFile:
 
 
 def travelling_files(folder: Path) -> list[TravellingFile]:
-    """What Ray would pack of `folder`, the largest first."""
-    found: list[TravellingFile] = []
-
-    def note(path: Path) -> None:
-        if path.is_file():
-            found.append(TravellingFile(path.relative_to(root), path.stat().st_size))
-
+    """What goes along of `folder`, the largest first."""
     root = folder.absolute()
-    excludes = [_get_excludes(root, get_runtime_env_default_excludes())]
-    _dir_travel(root, excludes, note, include_gitignore=True, logger=_quiet)
+    found = [
+        TravellingFile(path.relative_to(root), path.stat().st_size)
+        for path in _walk(root, [_excludes(root, _NEVER)])
+        if path.is_file()
+    ]
     return sorted(found, key=lambda file: (-file.size_bytes, str(file.path)))
+
+
+def packed(folder: Path) -> tuple[str, bytes]:
+    """What travels of `folder` as a zip file: its name, made of its content as Ray names packages,
+    and the file. Call `refuse_too_large` before: it is held in memory."""
+    digest, whole = hashlib.sha1(usedforsecurity=False), io.BytesIO()
+    with zipfile.ZipFile(
+        whole, "w", zipfile.ZIP_DEFLATED, compresslevel=6, strict_timestamps=False
+    ) as package:
+        for file in sorted(travelling_files(folder), key=lambda file: str(file.path)):
+            content = (folder / file.path).read_bytes()
+            digest.update(f"{file.path}\0{len(content)}\0".encode())
+            digest.update(content)
+            package.write(folder / file.path, file.path)
+    return f"_ray_pkg_{digest.hexdigest()}.zip", whole.getvalue()
+
+
+def _walk(path: Path, excluding: Sequence[Excludes]) -> Iterator[Path]:
+    """`path` and everything below it that no rule keeps back."""
+    lists = [path / name for name in _IGNORE_FILES if (path / name).is_file()]
+    rules = [
+        *excluding,
+        *(_excludes(path, file.read_text(encoding="utf-8").splitlines()) for file in lists),
+    ]
+    if any(rule(path) for rule in rules):
+        return
+    yield path
+    if path.is_dir():
+        for below in sorted(path.iterdir()):
+            yield from _walk(below, rules)
+
+
+def _excludes(base: Path, patterns: Sequence[str]) -> Excludes:
+    """Whether a path below `base` is one of the patterns, which are git's."""
+    spec = PathSpec.from_lines("gitignore", patterns)
+    return lambda path: bool(spec.match_file(str(path.relative_to(base))))
 
 
 def refuse_too_large(folder: Path, limit_bytes: int = LIMIT_BYTES) -> int:
@@ -74,7 +112,7 @@ def refuse_too_large(folder: Path, limit_bytes: int = LIMIT_BYTES) -> int:
 
 
 def _packed_beyond(folder: Path, files: Sequence[TravellingFile], limit_bytes: int) -> bool:
-    """Whether the files, packed as Ray does (deflate), come to more than the limit. Where a sample
+    """Whether the files, packed, come to more than the limit. Where a sample
     of each file leaves no doubt, the rest is not packed: that takes a while."""
     estimate_bytes = sum(_estimated_bytes(folder / file.path, file.size_bytes) for file in files)
     if abs(estimate_bytes - limit_bytes) > _DOUBT * limit_bytes:

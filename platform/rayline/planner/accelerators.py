@@ -9,11 +9,10 @@ region and contract, so every command that shows money takes another one.
 
 from __future__ import annotations
 
-import difflib
 import re
 from dataclasses import dataclass
 
-from rayline.errors import SpecError
+from rayline.errors import SpecError, meant
 
 PRICES_OF = "2026-11"
 """Month of the prices below."""
@@ -142,11 +141,10 @@ def find_accelerator(name: str) -> Accelerator:
     for wanted, known in _BY_WORDS:
         if wanted <= words:
             return ACCELERATORS[known]
-    near = difflib.get_close_matches(plain, ACCELERATORS, n=1, cutoff=0.4)
     raise SpecError(
         "--gpu-type",
         "no such kind of GPU in the catalogue",
         value=name,
         allowed=", ".join(ACCELERATORS),
-        fix=f"did you mean {near[0]!r}?" if near else "choose one of the allowed kinds",
+        fix=meant(plain, ACCELERATORS, otherwise="choose one of the allowed kinds", cutoff=0.4),
     )

@@ -6,7 +6,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from rayline.errors import SpecError
+from rayline.errors import SpecError, meant
 from rayline.planner.accelerators import ACCELERATORS, find_accelerator
 from rayline.planner.columns import Machines
 from rayline.planner.hardware import KIND_RESOURCE
@@ -56,6 +56,7 @@ def job_of(words: str, sets: list[str]) -> JobSpec:
             "neither a spec's file nor a model",
             value=words,
             allowed=f"a YAML file, a model's folder or config.json, or {', '.join(SHAPES)}",
+            fix=meant(words, SHAPES, otherwise="give one of the allowed, or a spec's file"),
         )
     folder = path.parent if path.name == CONFIG_FILE else path
     if shape is None:

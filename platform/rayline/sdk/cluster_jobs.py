@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rayline.errors import needing
+from rayline.sdk.notebook import tables
 
 if TYPE_CHECKING:
     from rayline.launch import JobStatus, Submission
@@ -36,12 +36,13 @@ class ClusterJobs:
         `working_dir` travels along; it holds the spec and jobs/. Of the environment only the
         variables named travel. `grace_s` is what a stop leaves it to save a checkpoint and end;
         `again` sends a spec that runs or ran. `is_new` of the result says whether it was sent.
+        Raises SpecError, PlacementError, as all below. Needs the thin core alone, as all below.
 
-            sent = client.submit("jobs/specs/quickstart.yaml", ["optim.lr=1e-3"])
-            client.wait(sent.job_id, on_log=print).exit_code
+        >>> sent = client.submit("jobs/specs/quickstart.yaml", ["optim.lr=1e-3"])
+        >>> sent.job_id, sent.is_new
+        ('quickstart-...', True)
         """
-        with needing("train"):
-            from rayline.launch.submission import GRACE_S, chosen_environment, submit
+        from rayline.launch.submission import GRACE_S, chosen_environment, submit
 
         return submit(
             spec_file,
@@ -54,16 +55,22 @@ class ClusterJobs:
         )
 
     def jobs(self) -> list[JobStatus]:
-        """The jobs that were submitted to the cluster, newest first."""
-        with needing("train"):
-            from rayline.launch import list_jobs
+        """The jobs that were submitted to the cluster, newest first.
 
-        return list_jobs(address=self.jobs_url)
+        >>> [job.job_id for job in client.jobs()]
+        ['quickstart-...']
+        """
+        from rayline.launch import list_jobs
+
+        return tables.jobs(list_jobs(address=self.jobs_url))
 
     def status(self, job_id: str) -> JobStatus:
-        """Where a submitted job stands, and why it waits where it does."""
-        with needing("train"):
-            from rayline.launch import status
+        """Where a submitted job stands, and why it waits where it does.
+
+        >>> client.status(sent.job_id).state in ("pending", "running", "succeeded")
+        True
+        """
+        from rayline.launch import status
 
         return status(job_id, address=self.jobs_url)
 
@@ -76,26 +83,33 @@ class ClusterJobs:
     ) -> JobStatus:
         """Return once a submitted job has ended; `exit_code` of the result says how.
 
-        `on_log` gets what the job prints, as it comes. It reads through an event loop of its own:
-        in a notebook leave it out and use `logs`. Raises PlacementError after `timeout_s`; the job
-        goes on.
+        `on_log` gets what the job prints, as it comes, in this thread. Raises PlacementError after
+        `timeout_s`; the job goes on.
+
+        >>> client.wait(sent.job_id, on_log=log.append).exit_code
+        0
         """
-        with needing("train"):
-            from rayline.launch import wait
+        from rayline.launch import wait
 
         return wait(job_id, address=self.jobs_url, timeout_s=timeout_s, on_log=on_log)
 
     def logs(self, job_id: str) -> str:
-        """Everything that a submitted job has printed so far."""
-        with needing("train"):
-            from rayline.launch import logs
+        """Everything that a submitted job has printed so far.
+
+        >>> client.logs(sent.job_id) == "".join(log)
+        True
+        """
+        from rayline.launch import logs
 
         return logs(job_id, address=self.jobs_url)
 
     def stop(self, job_id: str) -> JobStatus:
         """End a submitted job and return once it has ended: by itself, with a checkpoint, or killed
-        once its grace is over."""
-        with needing("train"):
-            from rayline.launch import stop
+        once its grace is over. One that has ended stays as it is.
+
+        >>> client.stop(sent.job_id).state
+        'succeeded'
+        """
+        from rayline.launch import stop
 
         return stop(job_id, address=self.jobs_url)

@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rayline.errors import needing
+from rayline.sdk.asking import DEFAULT_URL
+from rayline.sdk.joining import Joining
 from rayline.spec import AdapterSpec, ServeSpec
 
 if TYPE_CHECKING:
@@ -15,22 +17,18 @@ if TYPE_CHECKING:
     from rayline.serving import Endpoint, ModelStatus
     from rayline.serving.batch import BatchSummary
 
-DEFAULT_URL = "http://127.0.0.1:8000/v1"
-"""Where `rayline deploy` serves unless the spec says otherwise."""
 
-
-class ServedModels:
-    """Deploys models and says which version gets what. `address` is the Ray cluster to join; None
-    starts one in this process."""
-
-    def __init__(self, address: str | None) -> None:
-        self.address = address
+class ServedModels(Joining):
+    """Deploys models and says which version gets what."""
 
     def deploy(self, deployment: ServeSpec) -> Endpoint:
         """Serve a model, or its next version, and return once that has generated a token.
 
-        endpoint = client.deploy(ServeSpec.load("serve/chat.yaml"))
-        client.chat("What is the capital of France?", url=endpoint.url)
+        Raises SpecError, PlacementError, ServingError.
+
+        >>> endpoint = client.deploy(deployment)
+        >>> endpoint.url, endpoint.version
+        ('http://127.0.0.1:.../v1', 1)
         """
         with needing("serve"):
             from rayline.serving import deploy
@@ -42,7 +40,11 @@ class ServedModels:
         return deploy(deployment)
 
     def undeploy(self, name: str) -> None:
-        """Take a deployment away; its open streams may finish first."""
+        """Take a deployment away; its open streams may finish first. Raises ServingError where
+        there is none.
+
+        >>> client.undeploy("chat")
+        """
         with needing("serve"):
             from rayline.serving import undeploy
 
@@ -53,8 +55,9 @@ class ServedModels:
         """How a served model is doing: its versions, who gets what, why it has as many replicas.
         Raises ServingError, as all below.
 
-        for version in client.served("chat").versions:
-            print(version.number, version.state, version.percent, version.reason)
+        >>> for version in client.served("chat").versions:
+        ...     print(version.number, version.state, version.percent)
+        1 serving 100.0
         """
         with needing("serve"):
             from rayline.serving import status
@@ -63,7 +66,14 @@ class ServedModels:
         return status(name)
 
     def canary(self, name: str, percent: float) -> None:
-        """Give the version that takes over this share of the requests, 0 to 100, and keep it."""
+        """Give the version that takes over this share of the requests, 0 to 100, and keep it.
+
+        >>> client.deploy(next_version).version
+        2
+        >>> client.canary("chat", 25)
+        >>> client.served("chat").goal == 25
+        True
+        """
         with needing("serve"):
             from rayline.serving import canary
 
@@ -71,15 +81,21 @@ class ServedModels:
         canary(name, percent)
 
     def promote(self, name: str) -> None:
-        """Give everything to the version that takes over."""
+        """Give everything to the version that takes over.
+
+        >>> client.promote("chat")
+        """
         with needing("serve"):
             from rayline.serving import promote
 
         self._join()
         promote(name)
 
-    def roll_back(self, name: str, *, to: int | None = None) -> None:
-        """Go back to the version before, or to any earlier one by its number."""
+    def rollback(self, name: str, *, to: int | None = None) -> None:
+        """Go back to the version before, or to any earlier one by its number.
+
+        >>> client.rollback("chat", to=1)
+        """
         with needing("serve"):
             from rayline.serving import roll_back
 
@@ -90,9 +106,8 @@ class ServedModels:
         """Answer to an adapter's name too, while the model serves, and return once every replica
         does.
 
-        source = AdapterSource(directory="adapters/legal")
-        client.publish("chat", AdapterSpec(name="legal", source=source))
-        client.chat("Is this contract void?", model="legal")
+        >>> source = AdapterSource(directory="adapters/legal")
+        >>> client.publish("chat", AdapterSpec(name="legal", source=source))
         """
         with needing("serve"):
             from rayline.serving import publish
@@ -101,7 +116,10 @@ class ServedModels:
         publish(name, adapter)
 
     def withdraw(self, name: str, adapter: str) -> None:
-        """Answer no new request to an adapter's name."""
+        """Answer no new request to an adapter's name.
+
+        >>> client.withdraw("chat", "legal")
+        """
         with needing("serve"):
             from rayline.serving import withdraw
 
@@ -113,6 +131,9 @@ class ServedModels:
         this machine. Raises SpecError where it cannot work.
 
         Of the models only configs are read, and the sizes of weights that are on this machine.
+
+        >>> client.plan_deployment(deployment).replica.fits
+        True
         """
         from rayline.planner import plan_deployment, read_served_model
 
@@ -145,7 +166,8 @@ class ServedModels:
         """Answer a file of requests in OpenAI's batch format: by the endpoint `url`, or by engines
         that are started for it, as `deployment` says. Interrupted, the same call goes on.
 
-        client.batch("in.jsonl", "out.jsonl", url="http://127.0.0.1:8000/v1")
+        >>> client.batch("in.jsonl", "out.jsonl", url=url).answered
+        1
         """
         from rayline.serving.batch import EndpointSettings, run_batch
 
@@ -157,10 +179,3 @@ class ServedModels:
             self._join()
         paths = Path(requests), Path(answers)
         return run_batch(*paths, by, retry_failed=retry_failed, observe=observe)
-
-    def _join(self) -> None:
-        """Join the cluster, or start one. Raises PlacementError."""
-        with needing("train"):
-            from rayline.actors import join_ray
-
-        join_ray(self.address)

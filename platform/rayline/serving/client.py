@@ -191,7 +191,12 @@ class _reaching:  # noqa: N801 - reads as a phrase: `with _reaching(url)`
             ) from None
         if isinstance(wrong, httpx.HTTPError | httpx.InvalidURL):
             reason = str(wrong) or type(wrong).__name__
-            raise ServingError("url", f"the request failed: {reason}", value=self._url) from None
+            raise ServingError(
+                "url",
+                f"the request failed: {reason}",
+                value=self._url,
+                fix="give the address up to /v1, such as http://127.0.0.1:8000/v1",
+            ) from None
 
 
 def _tree(url: str, response: httpx.Response) -> dict[str, Any]:

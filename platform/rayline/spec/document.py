@@ -7,11 +7,10 @@ one, and the nearest known name.
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 import json
 import typing
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
 
@@ -19,7 +18,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
 from pydantic.fields import FieldInfo
 
-from rayline.errors import SpecError
+from rayline.errors import SpecError, meant
 
 Tree = dict[str, Any]
 _RARE_LINE_ENDS = frozenset("\x85\u2028\u2029")
@@ -37,7 +36,15 @@ class Document(BaseModel):
     @classmethod
     def load(cls, path: str | Path, overrides: Iterable[str] = ()) -> Self:
         """Read a YAML file, apply `a.b=value` overrides in order, validate. Raises SpecError."""
-        return cls.parse(apply_overrides(read_yaml(path), overrides), origin=str(path))
+        tree = read_yaml(path)
+        try:
+            return cls.parse(apply_overrides(tree, overrides), origin=str(path))
+        except SpecError:
+            # Knows every kind of document, so it is above this module.
+            from rayline.spec.kinds import refuse_other_kind
+
+            refuse_other_kind(cls, tree, Path(path))
+            raise
 
     @classmethod
     def parse(cls, tree: Mapping[str, Any], origin: str = "spec") -> Self:
@@ -97,27 +104,56 @@ _UniqueKeyLoader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG,
 
 def read_yaml(path: str | Path) -> Tree:
     """The mapping that a YAML file holds. Raises SpecError when there is none."""
-    file = Path(path)
-    if not file.is_file():
-        raise SpecError(
-            str(path),
-            "no such spec file",
-            fix="give the path of a YAML file, such as jobs/specs/quickstart.yaml",
-        )
     try:
-        tree = yaml.load(file.read_text(encoding="utf-8"), Loader=_UniqueKeyLoader)  # noqa: S506
+        tree = yaml.load(_text_of(Path(path)), Loader=_UniqueKeyLoader)  # noqa: S506
     except yaml.YAMLError as wrong:
         where = getattr(wrong, "problem_mark", None)
         line = f", line {where.line + 1}" if where else ""
         problem = getattr(wrong, "problem", None) or "not YAML"
-        raise SpecError(f"{path}{line}", f"not readable as YAML: {problem}") from None
-    except UnicodeDecodeError:
-        raise SpecError(str(path), "not UTF-8 text") from None
+        raise SpecError(
+            f"{path}{line}",
+            f"not readable as YAML: {problem}",
+            fix="look at that line and the ones before: a bracket, a quote or an indent",
+        ) from None
     except SpecError as wrong:
-        raise SpecError(f"{path}, {wrong.subject}", wrong.problem, fix=wrong.fix) from None
-    if not isinstance(tree, dict):
-        raise SpecError(str(path), "holds no mapping at its top level", value=type(tree).__name__)
-    return tree
+        if wrong.subject.startswith("line "):
+            raise SpecError(f"{path}, {wrong.subject}", wrong.problem, fix=wrong.fix) from None
+        raise
+    if isinstance(tree, dict):
+        return tree
+    copied = "rayline specs list shows some to begin with; rayline specs copy NAME takes one"
+    if tree is None:
+        raise SpecError(str(path), "is empty", fix=copied)
+    raise SpecError(
+        str(path),
+        "holds no mapping at its top level",
+        value=type(tree).__name__,
+        allowed="key: value, a line each",
+        fix=copied,
+    )
+
+
+def _text_of(file: Path) -> str:
+    """What stands in a file. Raises SpecError where that is no text, or cannot be read."""
+    try:
+        return file.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        problem, fix = "no such spec file", _nearest_file(file)
+    except IsADirectoryError:
+        problem, fix = "is a folder, not a spec's file", f"give a file in it: {file}/NAME.yaml"
+    except UnicodeDecodeError:
+        problem = "not UTF-8 text, as a spec is"
+        fix = f"give a text file; one in another encoding: iconv -f latin1 -t utf-8 {file}"
+    except OSError as wrong:
+        problem, fix = f"cannot be read: {wrong.strerror}", f"chmod u+r {file}, if it is yours"
+    raise SpecError(str(file), problem, fix=fix)
+
+
+def _nearest_file(file: Path) -> str:
+    """What to do about a file that is not there."""
+    others = [str(other) for other in file.parent.glob("*.y*ml")]
+    usual = "give the path of a YAML file, such as jobs/specs/quickstart.yaml"
+    return meant(str(file), others, otherwise=usual, cutoff=0.8)
 
 
 def apply_overrides(tree: Tree, overrides: Iterable[str]) -> Tree:
@@ -126,11 +162,16 @@ def apply_overrides(tree: Tree, overrides: Iterable[str]) -> Tree:
     for text in overrides:
         dotted, equals, value = text.partition("=")
         if not equals or not dotted.strip():
-            raise SpecError("--set", "not of the form a.b=value", value=text)
+            raise SpecError("--set", "not of the form a.b=value", value=text, fix="--set a.b=value")
         try:
             _put(changed, dotted.strip(), _scalar(value))
         except yaml.YAMLError:
-            raise SpecError(f"--set {dotted}", "the value is not YAML", value=value) from None
+            raise SpecError(
+                f"--set {dotted}",
+                "the value is not YAML",
+                value=value,
+                fix=f"quote it for the shell: --set '{dotted}=[1, 2]'",
+            ) from None
     return changed
 
 
@@ -157,6 +198,7 @@ def _put(tree: Tree, dotted: str, value: Any) -> None:
                 dotted,
                 f"{parent!r} is a value, not a section, so nothing can be set below it",
                 value=below,
+                fix=f"--set {dotted.partition(parent)[0]}{parent}=VALUE",
             )
         here = below
     here[last] = value
@@ -178,29 +220,40 @@ def _explain(kind: type[BaseModel], wrong: ValidationError, origin: str) -> Spec
     more = f" (and {wrong.error_count() - 1} more)" if wrong.error_count() > 1 else ""
     if found["type"] == "extra_forbidden":
         known = sorted(owner.model_fields)
-        near = difflib.get_close_matches(parts[-1], known, n=1, cutoff=0.5)
         return SpecError(
             dotted,
             f"unknown key in {origin}{more}",
             allowed=", ".join(known),
-            fix=f"did you mean {near[0]!r}?" if near else "remove it",
+            fix=meant(parts[-1], known, otherwise="remove it"),
         )
     if found["type"] == "union_tag_invalid":
-        context = found["ctx"]
-        return SpecError(
-            f"{dotted}.kind",
-            f"no such kind in {origin}{more}",
-            value=context["tag"],
-            allowed=context["expected_tags"].replace("'", ""),
-        )
+        tags = found["ctx"]["expected_tags"].replace("'", "").split(", ")
+        return _no_such_choice(f"{dotted}.kind", "kind", found["ctx"]["tag"], tags, more)
     if found["type"] == "union_tag_not_found":
         return SpecError(dotted, f"names no kind{more}", fix=f"give {dotted}.kind")
+    if found["type"] == "literal_error":
+        choices = found["ctx"]["expected"].replace(" or ", ", ").replace("'", "").split(", ")
+        return _no_such_choice(dotted, "choice", found["input"], choices, more)
     message = found["msg"].removeprefix("Value error, ")
     if found["type"] == "missing":
-        return SpecError(dotted, f"required, but not given in {origin}{more}")
+        problem = f"required, but not given in {origin}{more}"
+        return SpecError(dotted, problem, fix=f"give {dotted}, or --set {dotted}=VALUE")
+    fix = f"give {dotted} another value, or --set {dotted}=VALUE"
     if isinstance(found["input"], dict | BaseModel):
-        return SpecError(dotted, f"{message}{more}")
-    return SpecError(dotted, f"{message}{more}", value=found["input"])
+        return SpecError(dotted, f"{message}{more}", fix=f"change {dotted}")
+    return SpecError(dotted, f"{message}{more}", value=found["input"], fix=fix)
+
+
+def _no_such_choice(
+    dotted: str, what: str, given: object, choices: Sequence[str], more: str
+) -> SpecError:
+    return SpecError(
+        dotted,
+        f"no such {what}{more}",
+        value=given,
+        allowed=", ".join(choices),
+        fix=meant(str(given), choices, otherwise=f"--set {dotted}={choices[0]}"),
+    )
 
 
 def _place(kind: type[BaseModel], loc: list[str]) -> tuple[list[str], type[BaseModel]]:

@@ -73,5 +73,6 @@ class Fault(Document):
                 "says no rank and step",
                 value=text,
                 allowed="rank=R@step=S, with ,phase=PHASE where it matters",
+                fix="write it as rank=R@step=S, such as rank=0@step=3",
             )
         return cls.parse(tree, origin=f"{kind} {text}")

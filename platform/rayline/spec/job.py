@@ -153,7 +153,7 @@ class JobSpec(Document):
     stands for the job's name. On a cluster of several nodes it must be on storage that all of them
     see."""
 
-    @field_validator("plan", mode="before")
+    @field_validator("plan", mode="before", json_schema_input_type=ParallelPlan | Literal["auto"])
     @classmethod
     def _auto(cls, plan: object) -> object:
         return {"auto": True} if plan == "auto" else plan

@@ -54,6 +54,7 @@ class ModelRef(Document):
                 "not a model address",
                 value=text,
                 allowed="hub:ID, directory:PATH, run:ID, registry:NAME@ALIAS",
+                fix=f"put what it is before it: hub:{text}, or directory:{text}",
             )
         return cls.parse({kind: address}, origin="model")
 

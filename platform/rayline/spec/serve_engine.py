@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterator
 from typing import Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
-from rayline.errors import SpecError
+from rayline.errors import SpecError, meant
 from rayline.spec.adapter import AdapterSpec
 from rayline.spec.document import Document
 from rayline.spec.parsers import REASONING_PARSERS, TOOL_CALL_PARSERS
@@ -165,9 +164,9 @@ class EngineSpec(Document):
 def _known(name: str | None, names: frozenset[str]) -> str | None:
     if name is None or name in names:
         return name
-    near = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
-    hint = f"did you mean {near[0]!r}? " if near else ""
-    raise ValueError(f"no such parser; {hint}known are {', '.join(sorted(names))}")
+    guess = meant(name, names, otherwise="")
+    known = f"known are {', '.join(sorted(names))}"
+    raise ValueError(f"no such parser; {guess} {known}" if guess else f"no such parser; {known}")
 
 
 def _wrong_for_task(engine: EngineSpec) -> Iterator[str]:

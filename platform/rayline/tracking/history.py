@@ -160,7 +160,12 @@ def _last_step(params: Mapping[str, str], tags: Mapping[str, str]) -> int | None
 
 def _existing(tracking: TrackingSpec, run_id: str) -> Run:
     if not holds_runs(tracking):
-        raise SpecError("run", f"{tracking.uri} does not exist, so it holds no run", value=run_id)
+        raise SpecError(
+            "run",
+            f"{tracking.uri} does not exist, so it holds no run",
+            value=run_id,
+            fix="`rayline runs` lists the runs; --tracking-uri names another store",
+        )
     with store_errors(tracking):
         return existing_run(connect(tracking), tracking, run_id)
 

@@ -6,14 +6,13 @@ so `resolve_model` can tell years later whether it hands out what was verified.
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rayline.errors import SpecError
+from rayline.errors import SpecError, meant
 from rayline.spec import ExportReport, ModelRef, TrackingSpec
 from rayline.tracking.history import model_versions, registered_models
 from rayline.tracking.registering import NEWEST, export_as_json
@@ -156,11 +155,10 @@ def find_version(ref: ModelRef, tracking: TrackingSpec) -> tuple[MlflowClient, M
 
 def _unknown(what: str, wanted: str, known: Iterable[str], ref: ModelRef) -> SpecError:
     names = sorted(known)
-    near = difflib.get_close_matches(wanted, names, n=1, cutoff=0.5)
     return SpecError(
         "model.registry",
         f"no such registered {what} {wanted!r}",
         value=ref.registry,
         allowed=", ".join(names) or "nothing is registered yet",
-        fix=f"did you mean {near[0]!r}?" if near else "`rayline models` lists what is registered",
+        fix=meant(wanted, names, otherwise="`rayline models` lists what is registered"),
     )

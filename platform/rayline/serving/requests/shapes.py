@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Never
 
+from rayline.errors import meant
 from rayline.serving.requests.refusal import Tree, refuse
 from rayline.serving.requests.values import (
     Shape,
@@ -102,10 +102,10 @@ class Fields:
         if not _NAME.fullmatch(name):
             refuse("Unknown parameter, whose name is not one.", at or None, "unknown_parameter")
         why = self.withheld.get(name)
-        near = difflib.get_close_matches(name, self.shapes, n=1)
-        hint = f" {why}" if why else f" Did you mean '{near[0]}'?" if near else ""
+        guess = meant(name, self.shapes, otherwise="", cutoff=0.6)
+        hint = why or guess[:1].upper() + guess[1:]
         path = below(at, name)
-        refuse(f"Unknown parameter: '{path}'.{hint}", path, "unknown_parameter")
+        refuse(f"Unknown parameter: '{path}'. {hint}".rstrip(), path, "unknown_parameter")
 
     def schema(self) -> Tree:
         """As Shape says."""

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rayline.errors import SpecError
+from rayline.errors import SpecError, meant
 from rayline.spec import AXES, JobSpec, ParallelPlan, StepReport
 
 STEPS = 5
@@ -136,6 +136,7 @@ def alone(plan: ParallelPlan, axis: str) -> ParallelPlan:
             f"the plan is {plan}: nothing is split along this axis",
             value=axis,
             allowed=", ".join(axes) or "none: the plan has one worker",
+            fix=meant(axis, axes, otherwise="give one of the allowed, or leave --axis out"),
         )
     sizes = {name: getattr(plan, name) if name == axis else 1 for name in (*AXES, "expert")}
     if axis == "expert":

@@ -3,13 +3,15 @@ anything: a broken file is what the checks are for, so none of them may stumble 
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from rayline.errors import meant
+
 Tree = Mapping[str, Any]
-_NEAR = 0.6
+NEAR = 0.6
+"""Least likeness of a key that was probably meant: what stands in such files is mostly right."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,19 +56,13 @@ def whole(value: object) -> int | None:
     return value if isinstance(value, int) and not isinstance(value, bool) else None
 
 
-def nearest(word: str, known: Iterable[str], cutoff: float = _NEAR) -> str | None:
-    """The known word that was probably meant."""
-    return next(iter(difflib.get_close_matches(word, list(known), n=1, cutoff=cutoff)), None)
-
-
 def unknown_key(field: str, key: str, known: Iterable[str]) -> Flaw:
     """A key that nobody reads."""
     names = sorted(known)
-    near = nearest(key, names)
     return Flaw(
         "unknown-key",
         f"{field}.{key}" if field else key,
         "nothing reads this key",
-        f"did you mean {near!r}?" if near else "remove it",
+        meant(key, names, otherwise="remove it", cutoff=NEAR),
         allowed=", ".join(names),
     )

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from rayline.launch.clusters.check.flaw import Flaw, Tree, mapping, nearest, sequence, unknown_key
+from rayline.errors import meant
+from rayline.launch.clusters.check.flaw import NEAR, Flaw, Tree, mapping, sequence, unknown_key
 from rayline.launch.clusters.check.flaw import whole as whole_number
 
 _TOP = frozenset(
@@ -70,12 +71,11 @@ def provider_flaws(tree: Tree) -> Iterator[Flaw]:
     """A provider that does not exist, keys that it does not read, places that do not agree."""
     provider, kind = mapping(tree.get("provider")), _kind(tree)
     if kind not in _TYPES:
-        near = nearest(kind, _PROVIDER_KEYS)
         yield Flaw(
             "provider-type",
             "provider.type",
             "no such provider",
-            f"did you mean {near!r}?" if near else "take one of these",
+            meant(kind, _PROVIDER_KEYS, otherwise="take one of these", cutoff=NEAR),
             value=repr(kind),
             allowed=", ".join(_PROVIDER_KEYS),
         )

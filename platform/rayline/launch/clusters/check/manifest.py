@@ -6,7 +6,8 @@ from collections.abc import Iterator
 
 import yaml
 
-from rayline.launch.clusters.check.flaw import Flaw, Tree, mapping, nearest, sequence, unknown_key
+from rayline.errors import meant
+from rayline.launch.clusters.check.flaw import NEAR, Flaw, Tree, mapping, sequence, unknown_key
 from rayline.launch.clusters.check.flaw import whole as whole_number
 from rayline.launch.clusters.pins import RAY_VERSION
 
@@ -59,12 +60,11 @@ def kind_flaws(tree: Tree) -> Iterator[Flaw]:
             allowed="ray.io/v1",
         )
     if kind not in INNER:
-        near = nearest(kind, INNER)
         yield Flaw(
             "kind",
             "kind",
             "KubeRay makes no such thing",
-            f"did you mean {near!r}?" if near else "take one of these",
+            meant(kind, INNER, otherwise="take one of these", cutoff=NEAR),
             value=kind,
             allowed=", ".join(INNER),
         )

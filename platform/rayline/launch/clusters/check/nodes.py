@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from rayline.errors import meant, nearest
 from rayline.launch.clusters.catalogue import BY_NAME, Machine
-from rayline.launch.clusters.check.flaw import Flaw, Tree, mapping, nearest, sequence, whole
+from rayline.launch.clusters.check.flaw import NEAR, Flaw, Tree, mapping, sequence, whole
 from rayline.launch.clusters.check.launcher import is_placeholder, placeholder
 
 _KEYS = frozenset(
@@ -24,7 +25,7 @@ def node_type_flaws(tree: Tree) -> Iterator[Flaw]:
     types = mapping(tree.get("available_node_types"))
     head = tree.get("head_node_type")
     if types and str(head) not in types:
-        near = nearest(str(head), types)
+        near = nearest(str(head), types, NEAR)
         yield Flaw(
             "head-type",
             "head_node_type",
@@ -43,8 +44,7 @@ def node_type_flaws(tree: Tree) -> Iterator[Flaw]:
 def _count_flaws(field: str, node: Tree, *, is_head: bool) -> Iterator[Flaw]:
     for key in node:
         if key not in _KEYS:
-            near = nearest(str(key), _KEYS)
-            fix = f"did you mean {near!r}?" if near else "remove it"
+            fix = meant(str(key), _KEYS, otherwise="remove it", cutoff=NEAR)
             yield Flaw("unknown-key", f"{field}.{key}", "nothing reads this key", fix)
     for key in ("min_workers", "max_workers"):
         if key not in node:
