@@ -6,6 +6,7 @@ a ModelRef into a folder here (`resolve_model`). Importing this room costs no im
 """
 
 from rayline.tracking.following import RunNews, driver_lives, follow_run
+from rayline.tracking.gangs import GangRecord, Seat, gang_record, gang_tags, read_gangs
 from rayline.tracking.history import (
     MetricPoint,
     ModelSummary,
@@ -13,13 +14,17 @@ from rayline.tracking.history import (
     RunRecord,
     RunState,
     RunSummary,
+    list_children,
+    list_files,
     list_models,
     list_runs,
+    read_curves,
     read_run,
     read_state,
     read_text,
 )
 from rayline.tracking.job import find_checkpoints, read_job
+from rayline.tracking.registered import ServedNote, VersionRecord, list_versions
 from rayline.tracking.registry import (
     RegisteredVersion,
     check_registered_name,
@@ -34,6 +39,7 @@ from rayline.tracking.run import RunStatus, TrackedRun, amend_run, open_run, ste
 from rayline.tracking.store import anchored, database_file
 
 __all__ = [
+    "GangRecord",
     "MetricPoint",
     "ModelSummary",
     "RegisteredVersion",
@@ -43,7 +49,10 @@ __all__ = [
     "RunState",
     "RunStatus",
     "RunSummary",
+    "Seat",
+    "ServedNote",
     "TrackedRun",
+    "VersionRecord",
     "amend_run",
     "anchored",
     "check_registered_name",
@@ -51,12 +60,19 @@ __all__ = [
     "driver_lives",
     "find_checkpoints",
     "follow_run",
+    "gang_record",
+    "gang_tags",
     "keep_model",
+    "list_children",
+    "list_files",
     "list_models",
     "list_runs",
+    "list_versions",
     "model_version",
     "move_alias",
     "open_run",
+    "read_curves",
+    "read_gangs",
     "read_job",
     "read_run",
     "read_state",
