@@ -234,11 +234,11 @@ def test_views_show_what_the_store_has(app: Any, recorded: Any) -> None:
             assert curves["loss"]["recorded"] == 60
             assert curves["val_loss"]["steps"][0] == 5
             assert len(one["view"]["gang"]["seats"]) == 4
-            spec = await http.get(f"/api/runs/{recorded.run_id}/spec")
-            assert "name: small" in spec.text
-            picture = await http.get(f"/api/runs/{recorded.run_id}/plan.svg")
-            assert picture.headers["content-type"] == "image/svg+xml"
-            assert picture.text.count("worker 1") == 2
+            spec = (await http.get(f"/api/runs/{recorded.run_id}/spec")).json()
+            assert "name: small" in spec["text"]
+            picture = (await http.get(f"/api/runs/{recorded.run_id}/plan")).json()
+            assert picture["problem"] == ""
+            assert picture["svg"].count("worker 1<") == 2
             board = (await http.get(f"/api/searches/{recorded.search_id}")).json()["view"]
             assert board["fields"] == ["optim.lr", "plan.data"]
             assert [one["summary"]["name"] for one in board["trials"]] == [
@@ -267,8 +267,9 @@ def test_what_is_not_there_is_told_in_words(app: Any, recorded: Any) -> None:
             assert unknown.status_code == 404
             assert "no such run" in unknown.json()["detail"]["problem"]
             assert (await http.get("/api/runs/x' or 1=1")).status_code == 422
-            no_picture = await http.get(f"/api/runs/{recorded.search_id}/plan.svg")
-            assert no_picture.status_code == 404
+            for part in ("plan", "spec"):
+                told = (await http.get(f"/api/runs/{recorded.search_id}/{part}")).json()
+                assert "keeps no spec.yaml" in told["problem"]
             jobs = (await http.get("/api/jobs")).json()
             assert jobs["rows"] == []
             assert "--address auto" in jobs["problem"]

@@ -6,6 +6,7 @@ is told in words beside an empty list: a console that shows the rest is worth mo
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -35,6 +36,9 @@ from rayline.tracking import (
     read_state,
     read_text,
 )
+from rayline.tracking.store import first_line, without_password
+
+log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 _MOST_RUNS = 500
@@ -86,12 +90,17 @@ class Sight:
             lines["go on"] = self.lines.resume(run_id)
         return lines
 
-    def spec(self, run_id: str) -> str:
-        """The job as it was started, as YAML. Raises SpecError."""
-        return read_text(self.settings.tracking, run_id, SPEC_FILE)
+    def spec(self, run_id: str) -> dict[str, str]:
+        """The job as it was started, as YAML, or why there is none."""
+        text, problem = asked(lambda: read_text(self.settings.tracking, run_id, SPEC_FILE), "")
+        return {"text": without_password(text), "problem": problem}
 
-    def plan_picture(self, run_id: str) -> str:
-        """SVG. Raises SpecError."""
+    def plan_picture(self, run_id: str) -> dict[str, str]:
+        """The planner's drawing as SVG, or why there is none."""
+        svg, problem = asked(lambda: self._drawn_plan(run_id), "")
+        return {"svg": svg, "problem": problem}
+
+    def _drawn_plan(self, run_id: str) -> str:
         tracking = self.settings.tracking
         state = read_state(tracking, run_id)
         job = read_job(tracking, run_id)
@@ -216,6 +225,10 @@ def asked(ask: Callable[[], T], otherwise: T) -> tuple[T, str]:
         return otherwise, f"{wrong.subject}: {wrong.problem}" + (
             f" ({wrong.fix})" if wrong.fix else ""
         )
+    # Ray raises errors of many trees; one source that fails must not hide the others.
+    except Exception as wrong:
+        log.warning("a source does not answer", exc_info=True)
+        return otherwise, f"It does not answer: {first_line(wrong)}"
 
 
 def known_models(cards: Sequence[dict[str, Any]]) -> list[str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Annotated
 
 from fastapi import APIRouter, Depends, Path, Query, Request, Response
-from fastapi.responses import HTMLResponse, PlainTextResponse
+from fastapi.responses import HTMLResponse
 
 from rayline.console.entering import answer, console_of, signed_in
 from rayline.console.guarding import REPORT_POLICY
@@ -31,13 +31,13 @@ def run(request: Request, run_id: RunId) -> Response:
 @router.get("/runs/{run_id}/spec")
 def spec(request: Request, run_id: RunId) -> Response:
     """The job as it was started."""
-    return PlainTextResponse(console_of(request).sight.spec(run_id))
+    return answer(console_of(request).sight.spec(run_id))
 
 
-@router.get("/runs/{run_id}/plan.svg")
+@router.get("/runs/{run_id}/plan")
 def plan(request: Request, run_id: RunId) -> Response:
     """The planner's picture."""
-    return Response(console_of(request).sight.plan_picture(run_id), media_type="image/svg+xml")
+    return answer(console_of(request).sight.plan_picture(run_id))
 
 
 @router.get("/searches")

@@ -32,11 +32,6 @@ export async function get(path, signal) {
   return response.json();
 }
 
-export async function getText(path, signal) {
-  const response = await checked(await fetch(path, { signal }));
-  return response.text();
-}
-
 export async function post(path, body = {}, headers = {}) {
   return (await postStream(path, body, headers)).json();
 }

@@ -88,7 +88,12 @@ async function begin() {
     await post("/api/sign-out");
     location.assign("/sign-in");
   });
-  addEventListener("hashchange", () => show(true));
+  // A hash that is no view's is a place within the page.
+  addEventListener("hashchange", () => { if (/^(#\/|#?$)/.test(location.hash)) show(true); });
+  document.querySelector(".skip").addEventListener("click", (event) => {
+    event.preventDefault();
+    main.focus();
+  });
   await show(false);
 }
 

@@ -1,6 +1,6 @@
 // One run: curves, gang and events as they come, plan and spec.
 
-import { get, getText, listen, post } from "/page/api.js";
+import { get, listen, post } from "/page/api.js";
 import { card, clock, duration, h, line, lines, number, problem, replace, say, state, table, when } from "/page/dom.js";
 import { lineChart } from "/page/charts.js";
 import { gangCard, timelineCard } from "/page/gang.js";
@@ -112,15 +112,14 @@ function eventsCard(moments) {
 function planCard(id) {
   const inside = h("div");
   return foldedCard("Plan", "Show the planner's picture", inside, async () => {
-    try {
-      await getText(`/api/runs/${id}/plan.svg`);
-    } catch (wrong) {
-      replace(inside, problem(wrong.message));
+    const found = await get(`/api/runs/${id}/plan`);
+    if (!found.svg) {
+      replace(inside, problem(found.problem));
       return;
     }
     replace(inside, h("figure", { class: "picture" },
       h("img", {
-        src: `/api/runs/${id}/plan.svg`,
+        src: `data:image/svg+xml;charset=utf-8,${encodeURIComponent(found.svg)}`,
         alt: "The pipeline's timeline of one step, as predicted, and the memory of each worker by what holds it.",
       }),
       h("figcaption", {}, "Predicted by the planner: one step of the pipeline, and the memory of each worker.")));
@@ -130,11 +129,8 @@ function planCard(id) {
 function specCard(id) {
   const inside = h("div");
   return foldedCard("Spec", "Show the spec that it was started with", inside, async () => {
-    try {
-      replace(inside, h("pre", { tabindex: "0", "aria-label": "Spec" }, await getText(`/api/runs/${id}/spec`)));
-    } catch (wrong) {
-      replace(inside, problem(wrong.message));
-    }
+    const found = await get(`/api/runs/${id}/spec`);
+    replace(inside, found.text ? h("pre", { tabindex: "0", role: "region", "aria-label": "Spec" }, found.text) : problem(found.problem));
   });
 }
 
@@ -144,7 +140,7 @@ function foldedCard(name, what, inside, open) {
     ontoggle: (event) => {
       if (event.target.open && !asked) {
         asked = true;
-        open();
+        open().catch((wrong) => { asked = false; say(wrong.message); });
       }
     },
   }, h("summary", {}, what), inside));
