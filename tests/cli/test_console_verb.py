@@ -1,4 +1,4 @@
-"""`rayline console` as somebody runs it: it says where it answers and with what key, until Ctrl-C."""
+"""`rayline console` as somebody runs it: it says where it answers and by what key, until Ctrl-C."""
 
 from __future__ import annotations
 
