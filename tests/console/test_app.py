@@ -49,7 +49,7 @@ async def browser(app: Any, key: str | None = KEY) -> Any:
         if key is not None:
             answer = await http.post("/api/sign-in", json={"key": key}, headers={"origin": HOST})
             assert answer.status_code == 200, answer.text
-            http.headers |= {"x-console-csrf": answer.json()["csrf"], "origin": HOST}
+            http.headers.update({"x-console-csrf": answer.json()["csrf"], "origin": HOST})
         yield http
 
 

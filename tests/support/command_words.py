@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from functools import cache
 from typing import Any
 
 from typer.main import get_command
@@ -10,11 +11,16 @@ from typer.main import get_command
 from rayline.cli.app import app
 
 
+@cache
+def _tree() -> Any:
+    return get_command(app)
+
+
 def parsed(line: str) -> tuple[str, dict[str, Any]]:
     """The verb and the parameters of `rayline ...`; raises what a person would be shown."""
     program, *words = shlex.split(line)
     assert program == "rayline"
-    command: Any = get_command(app)
+    command = _tree()
     verb: list[str] = []
     while words and words[0] in getattr(command, "commands", {}):
         verb.append(words[0])

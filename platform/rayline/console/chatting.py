@@ -69,6 +69,8 @@ async def targets(request: Request, key: ApiKey = "") -> Response:
 def _targets(console: Console, key: str) -> dict[str, Any]:
     url = console.settings.url
     cards, problem = asked(lambda: model_cards(url, api_key=key), [])
+    if not key and "HTTP 401" in problem:
+        problem = "The gateway asks for an API key: rayline keys create NAME makes one."
     served = [] if console.settings.address is None else console.sight.served()[0]
     return {"targets": chat_targets(known_models(cards), served), "problem": problem}
 
@@ -89,6 +91,7 @@ async def ask(
 async def _answered(url: str, body: dict[str, Any], key: str) -> AsyncIterator[ServerSentEvent]:
     headers = {"authorization": f"Bearer {key}"} if key else {}
     timeout = httpx.Timeout(ANSWER_TIMEOUT_S, connect=CONNECT_TIMEOUT_S)
+    asked_s = time.perf_counter()
     try:
         async with (
             httpx.AsyncClient(timeout=timeout) as http,
@@ -98,7 +101,7 @@ async def _answered(url: str, body: dict[str, Any], key: str) -> AsyncIterator[S
                 await response.aread()
                 yield ServerSentEvent(event="wrong", data=_said(response))
                 return
-            async for event in _events(response, time.perf_counter()):
+            async for event in _events(response, asked_s):
                 yield event
     except (httpx.HTTPError, httpx.InvalidURL, UnicodeEncodeError) as wrong:
         reason = str(wrong) or type(wrong).__name__

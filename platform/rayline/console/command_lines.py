@@ -30,7 +30,7 @@ class CommandLines:
 
     def run(self, run_id: str) -> str:
         """One run."""
-        return _line("runs", run_id, *self._tracking())
+        return _line("runs", run_id, *self._experiment(), *self._tracking())
 
     def attach(self, run_id: str) -> str:
         """Following one run."""

@@ -109,7 +109,8 @@ def _version(status: ModelStatus, version: VersionStatus) -> VersionView:
     scaling = ""
     if decision is not None:
         rest = f"; {decision.why_not}" if decision.why_not else ""
-        scaling = f"{decision.target} replicas: {decision.why}{rest}"
+        replicas = "1 replica" if decision.target == 1 else f"{decision.target} replicas"
+        scaling = f"{replicas}: {decision.why}{rest}"
     return VersionView(
         number=version.number,
         role=roles.get(version.number, ""),

@@ -125,7 +125,7 @@ def sign_in(given: Key, request: Request) -> Response:
     visitor = console.reception.visitor(given.key.strip())
     if visitor is None:
         raise HTTPException(
-            401, "this key opens nothing here; the terminal that runs the console shows its key"
+            401, "This key opens nothing here; the terminal that runs the console shows its key."
         )
     token, session = console.reception.begin(visitor)
     response = answer(_me(console, session.visitor, session.csrf))

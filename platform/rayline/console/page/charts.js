@@ -125,7 +125,7 @@ export function parallelCoordinates(fields, trials, chosen) {
   const axes = [...fields.map((name, place) => ({ name, of: (trial) => trial.numbers[place], text: (trial) => trial.drawn[place] })),
     { name: "loss", of: (trial) => trial.summary.loss, text: (trial) => number(trial.summary.loss) }];
   const height = 260;
-  const width = Math.max(WIDTH, axes.length * 130);
+  const width = Math.max(900, axes.length * 150);
   const across = (place) => 60 + (axes.length === 1 ? 0.5 : place / (axes.length - 1)) * (width - 120);
   const spans = axes.map(({ of, text }) => {
     const numbers = trials.map(of).filter((value) => typeof value === "number");

@@ -55,14 +55,14 @@ function split(row) {
 function scaling(row) {
   const told = row.versions.filter((one) => one.scaling);
   if (!told.length) return null;
-  return h("div", { class: "why" }, h("h3", {}, "Why so many replicas"), told.map((one) => [
+  return h("div", { class: "why" }, h("h3", {}, "Why so many replicas"), h("div", { class: "whys" }, told.map((one) => h("div", {},
     h("p", {}, h("strong", {}, `Version ${one.number}: `), one.scaling),
     one.signals.length ? table(`Signals of version ${one.number}`, [
       { name: "Signal", cell: (signal) => signal.signal },
       { name: "Now", number: true, cell: (signal) => number(signal.value, 3) },
       { name: "Threshold", number: true, cell: (signal) => number(signal.threshold, 3) },
       { name: "Asks for", number: true, cell: (signal) => signal.wants },
-    ], one.signals) : null]));
+    ], one.signals) : null))));
 }
 
 function actions(row, lineOf, me, held) {
@@ -99,7 +99,8 @@ function slider(row, lineOf, off, held, act) {
     oninput: (event) => {
       held.add(id);
       shown.textContent = `${event.target.value} %`;
-      command.querySelector("code").textContent = lineOf.canary.replace(/ [\d.]+%/, ` ${event.target.value}%`);
+      const told = lineOf.canary.replace(/ [\d.]+%/, ` ${event.target.value}%`);
+      replace(command, line(told, "Move the share").childNodes);
     },
     onchange: async (event) => {
       const percent = Number(event.target.value);

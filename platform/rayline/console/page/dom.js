@@ -38,14 +38,14 @@ export function table(caption, columns, rows, { empty = "Nothing yet." } = {}) {
         scope: place ? null : "row",
         class: column.number ? "number" : null,
         "data-label": column.name,
-      }, column.cell(row)))))));
+      }, h("div", { class: "cell" }, column.cell(row))))))));
 }
 
 // The line of the command line that does the same, to be copied.
 export function line(text, what = "On the command line") {
   return h("div", { class: "line" },
     h("span", { class: "line-what" }, what),
-    h("code", {}, text),
+    h("code", {}, words(text)),
     h("button", {
       type: "button",
       class: "quiet",
@@ -56,6 +56,11 @@ export function line(text, what = "On the command line") {
         setTimeout(() => { event.target.textContent = "Copy"; }, 1500);
       },
     }, "Copy"));
+}
+
+// A line's words, each whole on its row of the screen where it fits: none breaks at its hyphens.
+export function words(text) {
+  return text.split(" ").flatMap((word, place) => [place ? " " : "", h("span", { class: "word" }, word)]);
 }
 
 export function lines(lineOf) {
@@ -121,6 +126,6 @@ export function say(text) {
 // Puts new content in the place of old without losing the focus within it.
 export function replace(holder, ...content) {
   const focused = holder.contains(document.activeElement) ? document.activeElement.dataset.keep : null;
-  holder.replaceChildren(...content.flat(Infinity).filter(Boolean));
+  holder.replaceChildren(...content.flat(Infinity).flatMap((one) => (one instanceof NodeList ? [...one] : one)).filter(Boolean));
   if (focused) holder.querySelector(`[data-keep="${CSS.escape(focused)}"]`)?.focus();
 }

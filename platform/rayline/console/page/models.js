@@ -25,7 +25,7 @@ function version(row) {
   const one = row.version;
   return h("article", { class: "version", "aria-label": `${one.name} version ${one.version}` },
     h("h3", {}, `Version ${one.version} `, one.aliases.map((alias) => h("span", { class: "badge good" }, `@${alias}`))),
-    h("p", { class: "sub" }, `${when(one.created_at)}, ${one.files} files hashed. ${row.verified}`),
+    h("p", { class: "sub" }, `${when(one.created_at)}, ${one.files} ${one.files === 1 ? "file" : "files"} hashed: ${row.verified}.`),
     h("ol", { class: "hops", "aria-label": "Where it came from" }, row.hops.map((hop) => h("li", { class: `hop ${hop.kind}` },
       h("span", { class: "hop-kind" }, KINDS[hop.kind] ?? hop.kind),
       hop.run_id ? h("a", { href: `#/runs/${hop.run_id}` }, hop.name) : h("strong", {}, hop.name),
