@@ -9,53 +9,59 @@ import typer
 from rayline.cli.access import StoreUrl
 from rayline.cli.options import DryRun, Json, TrackingUri, Verbose
 from rayline.cli.screen import Screen
+from rayline.cli.serving import DEFAULT_URL
 from rayline.errors import needing
 
 if TYPE_CHECKING:
     from rayline.console.server import Opened
 
+Port = Annotated[
+    int, typer.Option("--port", min=0, max=65535, help="TCP port; 0 takes a free one.")
+]
+Host = Annotated[
+    str, typer.Option("--host", help="Address to listen on; 0.0.0.0 opens it to the network.")
+]
+Names = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--name",
+        metavar="HOST",
+        help="Name that browsers may reach it under, beside localhost and plain addresses. May "
+        "stand several times.",
+    ),
+]
+Cluster = Annotated[
+    str | None,
+    typer.Option(
+        "--address",
+        metavar="ADDRESS",
+        help="Ray cluster whose deployments and jobs are shown: auto, or host:port. Without it "
+        "none is joined.",
+    ),
+]
+Experiment = Annotated[str, typer.Option("--experiment", help="MLflow experiment to look in.")]
+GatewayUrl = Annotated[
+    str, typer.Option("--url", help="Address of the gateway, up to /v1, for the playground.")
+]
+AllowChanges = Annotated[
+    bool,
+    typer.Option(
+        "--allow-changes",
+        help="Let the console's key move canaries, promote, roll back and stop jobs, not only look.",
+    ),
+]
+
 
 def console(
-    port: Annotated[
-        int, typer.Option("--port", min=0, max=65535, help="TCP port; 0 takes a free one.")
-    ] = 0,
-    host: Annotated[
-        str, typer.Option("--host", help="Address to listen on; 0.0.0.0 opens it to the network.")
-    ] = "127.0.0.1",
-    name: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--name",
-            metavar="HOST",
-            help="Name that browsers may reach it under, beside localhost and plain addresses. May "
-            "stand several times.",
-        ),
-    ] = None,
-    address: Annotated[
-        str | None,
-        typer.Option(
-            "--address",
-            metavar="ADDRESS",
-            help="Ray cluster whose deployments and jobs are shown: auto, or host:port. Without it "
-            "none is joined.",
-        ),
-    ] = None,
+    port: Port = 0,
+    host: Host = "127.0.0.1",
+    name: Names = None,
+    address: Cluster = None,
     tracking_uri: TrackingUri = None,
-    experiment: Annotated[
-        str, typer.Option("--experiment", help="MLflow experiment to look in.")
-    ] = "rayline",
+    experiment: Experiment = "rayline",
     store: StoreUrl = None,
-    url: Annotated[
-        str, typer.Option("--url", help="Address of the gateway, up to /v1, for the playground.")
-    ] = "http://127.0.0.1:8000/v1",
-    allow_changes: Annotated[
-        bool,
-        typer.Option(
-            "--allow-changes",
-            help="Let the console's key move canaries, promote, roll back and stop jobs, not only "
-            "look.",
-        ),
-    ] = False,
+    url: GatewayUrl = DEFAULT_URL,
+    allow_changes: AllowChanges = False,
     dry_run: DryRun = False,
     json: Json = False,
     verbose: Verbose = False,
@@ -86,11 +92,13 @@ def console(
         screen.say(f"would serve {settings.tracking.uri} on {host}:{port or 'a free port'}")
         screen.result(settings)
         return
+    serve_console(settings, lambda opened: _tell(screen, opened))
 
-    def tell(opened: Opened) -> None:
+
+def _tell(screen: Screen, opened: Opened) -> None:
+    """Where it answers, and by what key; told once, and nowhere else."""
+    if not screen.json_wanted:
         screen.say(f"console: {opened.sign_in_url}")
-        rights = "may change things" if opened.may_change else "only looks"
-        screen.say(f"this key {rights}; the console ends with Ctrl-C")
-        screen.result({"url": opened.url, "key": opened.key, "may_change": opened.may_change})
-
-    serve_console(settings, tell)
+    rights = "may change things" if opened.may_change else "only looks"
+    screen.say(f"its key {rights}; the console ends with Ctrl-C")
+    screen.result({"url": opened.url, "key": opened.key, "may_change": opened.may_change})
