@@ -47,7 +47,7 @@ AllowChanges = Annotated[
     bool,
     typer.Option(
         "--allow-changes",
-        help="Let the console's key move canaries, promote, roll back and stop jobs, not only look.",
+        help="Let the console's key move canaries, promote, roll back and stop jobs, too.",
     ),
 ]
 
