@@ -41,6 +41,7 @@ test: setup ## everything that CI runs
 	@$(MAKE) --no-print-directory --jobs=2 test-fast-here test-fast-there
 	@$(MAKE) --no-print-directory --jobs=1 test-dist
 	@$(MAKE) --no-print-directory --jobs=2 test-ray lint-aside
+	@$(MAKE) --no-print-directory --jobs=1 test-browser
 	@$(MAKE) --no-print-directory --jobs=1 test-serve
 	@echo "test: all passed"
 

@@ -30,6 +30,7 @@ ROOMS = {
     "serving",
     "launch",
     "sdk",
+    "console",
     "cli",
 }
 MODULES = {"__init__.py", "errors.py"}

@@ -91,7 +91,7 @@ def quick_job(tmp_path: Path) -> JobSpec:
 @pytest.mark.usefixtures("one_node")
 def test_a_job_is_trained_recorded_and_registered(quick_job: JobSpec) -> None:
     from rayline.actors import train
-    from rayline.tracking import read_run, resolve_model
+    from rayline.tracking import read_gangs, read_run, resolve_model
 
     reports: list[StepReport] = []
     measured = {
@@ -111,6 +111,9 @@ def test_a_job_is_trained_recorded_and_registered(quick_job: JobSpec) -> None:
     assert record.summary.status == "finished"
     assert [point.value for point in record.metrics["loss"]] == [each.loss for each in reports]
     assert record.params["plan.data"] == "2"
+    (gang,) = read_gangs(record.tags)
+    assert [seat.coordinate for seat in gang.seats] == ["pp0-dp0-cp0-tp0", "pp0-dp1-cp0-tp0"]
+    assert len({seat.pid for seat in gang.seats}) == 2
     assert record.tags["rayline.fingerprint"] == quick_job.changed(measured).fingerprint()
     assert [point.step for point in record.metrics["val_loss"]] == [0, 2, 3]
     assert len(record.metrics["mfu"]) == 3

@@ -22,7 +22,16 @@ import ray
 from ray import serve
 
 from rayline.errors import ServingError
-from rayline.serving import ModelStatus, canary, deploy, promote, roll_back, status, undeploy
+from rayline.serving import (
+    ModelStatus,
+    canary,
+    deploy,
+    promote,
+    roll_back,
+    served_names,
+    status,
+    undeploy,
+)
 from rayline.serving.director.applications import states
 from rayline.spec import ServeSpec
 
@@ -130,6 +139,7 @@ def test_a_version_takes_over_under_load_and_nothing_fails(spec: ServeSpec) -> N
         version = deploy(spec.changed({"rehearsal.token_ms": 1})).version
         time.sleep(5)
     assert version == 2
+    assert served_names() == ["bot"]
     assert load.failures == {}
     assert load.outcomes["ok"] > 100
     found = until(lambda found: found.version(1).state == "stopped")

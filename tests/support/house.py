@@ -104,6 +104,15 @@ class House:
         assert isinstance(engine, ScriptedEngine)
         return engine
 
+    def reports(self, model: str) -> dict[int, list[ReplicaReport]]:
+        """What the replicas of a model say of themselves, by version."""
+        found: dict[int, list[ReplicaReport]] = {}
+        for name, (served, _, address, engine) in self.replicas.items():
+            if served.model == model:
+                report = ReplicaReport(served, address, engine.load(), self.loaded.get(name, ()))
+                found.setdefault(served.version, []).append(report)
+        return found
+
     async def _start(self, name: str, engine: Engine, version: int) -> None:
         listener = Listener(engine, SECRET)
         host, port = await listener.open("127.0.0.1")

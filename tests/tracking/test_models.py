@@ -15,6 +15,7 @@ from rayline.tracking import (
     check_registered_name,
     keep_model,
     list_models,
+    list_versions,
     model_version,
     open_run,
     record_deployment,
@@ -101,6 +102,26 @@ def test_the_version_carries_what_was_verified(tracking: TrackingSpec, export: E
     assert float(version.tags["rayline.logit_difference"]) == export[1].logit_difference
     assert version.tags["rayline.step"] == "7"
     assert version.run_id == run.run_id
+
+
+def test_versions_say_where_they_came_from_and_where_they_went(
+    tracking: TrackingSpec, export: Export
+) -> None:
+    for alias in ("champion", "candidate"):
+        register(tracking, export, "bot", alias)
+    register(tracking, export, "art", "latest")
+    move_alias(tracking, "bot", "champion", 2, served_as="chat version 3")
+    found = list_versions(tracking)
+    assert [(one.name, one.version) for one in found] == [("art", 1), ("bot", 2), ("bot", 1)]
+    newest = found[1]
+    assert newest.aliases == ("candidate", "champion")
+    assert newest.files == len(export[1].sha256)
+    assert newest.verification["logit_difference"] == "2e-06"
+    assert not {"sha256", "served"} & set(newest.verification)
+    assert newest.served is not None
+    assert (newest.served.name, newest.served.before) == ("chat version 3", "1")
+    assert found[2].served is None
+    assert [one.version for one in list_versions(tracking, "bot")] == [2, 1]
 
 
 def test_a_run_gives_its_model_without_a_registry(tracking: TrackingSpec, export: Export) -> None:

@@ -15,7 +15,15 @@ import pytest
 
 from rayline.errors import InterruptedByUser, SpecError
 from rayline.spec import EvalReport, RoutingReport, StepParts, StepReport, TrackingSpec
-from rayline.tracking import amend_run, list_runs, open_run, read_run
+from rayline.tracking import (
+    amend_run,
+    list_children,
+    list_files,
+    list_runs,
+    open_run,
+    read_curves,
+    read_run,
+)
 
 Reports = Callable[[int], StepReport]
 
@@ -164,6 +172,34 @@ def test_children_name_their_parent_and_lists_are_newest_first(tracking: Trackin
     assert len(list_runs(tracking, limit=2)) == 2
     children = list_runs(tracking, parent_run_id=parent.run_id)
     assert [run.name for run in children] == ["trial-2", "trial-1"]
+
+
+def test_children_curves_and_files_are_read_by_themselves(
+    tracking: TrackingSpec, report: Reports
+) -> None:
+    with open_run(tracking, name="search", params={}, tags={}) as search:
+        search.log_text("x", "report.html")
+        for number in range(2):
+            with open_run(
+                tracking,
+                name=f"trial-{number}",
+                params={"lr": number},
+                tags={"rayline.trial": "finished"},
+                parent_run_id=search.run_id,
+            ) as trial:
+                trial.observe(report(1))
+                trial.observe(report(2))
+                trial.event("straggler", "rank 1")
+    children = list_children(tracking, search.run_id)
+    assert [one.summary.name for one in children] == ["trial-0", "trial-1"]
+    assert [one.params["lr"] for one in children] == ["0", "1"]
+    assert children[0].tags["rayline.trial"] == "finished"
+    assert not [key for key in children[0].tags if key.startswith("rayline.event.")]
+    assert children[0].events[0].text == "rank 1"
+    curves = read_curves(tracking, children[1].summary.run_id, ["loss", "none"])
+    assert [(point.step, point.value) for point in curves["loss"]] == [(1, 8.0), (2, 4.0)]
+    assert curves["none"] == []
+    assert list_files(tracking, search.run_id) == ["report.html"]
 
 
 @pytest.mark.parametrize(

@@ -20,7 +20,13 @@ from ray._private.state import state as global_state
 
 from rayline.errors import PlacementError, SpecError
 from rayline.launch.capacity import Node
-from rayline.launch.cluster_state import answers, cluster_status, node_of, scaling_of
+from rayline.launch.cluster_state import (
+    answers,
+    cluster_status,
+    node_of,
+    scaling_of,
+    submitted_jobs,
+)
 
 _KNOCK_TIMEOUT_S = 5.0
 _DEATH_TIMEOUT_S = 60.0
@@ -59,6 +65,12 @@ def ensure_ray(address: str | None = None) -> None:
             value=target,
             fix=_remedy(str(wrong)),
         ) from None
+
+
+def submission_id() -> str | None:
+    """What this process was submitted to the cluster as; None where it was not. Called by the
+    driver, on a joined cluster."""
+    return submitted_jobs().get(ray.get_runtime_context().get_job_id())
 
 
 def join_ray(address: str | None = None) -> None:

@@ -33,6 +33,7 @@ from rayline.actors.recovery import Recovery
 from rayline.errors import InterruptedByUser, PlacementError, RaylineError
 from rayline.planner import memory_advice
 from rayline.spec import ParallelPlan, StepReport, TrainResult
+from rayline.tracking import Seat
 
 log = logging.getLogger(__name__)
 
@@ -46,6 +47,8 @@ _DRAIN_LOOK_S = 2.0
 120 s (AWS) before."""
 
 Observer = Callable[[StepReport], None]
+Seated = Callable[[int, Sequence[Seat]], None]
+"""Told at each beginning of a gang: its number, and where every rank stands."""
 
 
 class Phase(Enum):
@@ -72,6 +75,7 @@ class Controller:
         stop: StopRequest,
         on_event: Callable[[str, str], None],
         elastic: Elastic | None = None,
+        on_seated: Seated = lambda epoch, seats: None,
     ) -> None:
         """`on_event` is told the kind of an event and what happened. Without `elastic` the plan
         stays what it is."""
@@ -80,6 +84,7 @@ class Controller:
         self._observers = observers
         self._stop = stop
         self._on_event = on_event
+        self._on_seated = on_seated
         self.recoveries: list[Recovery] = []
         """Those that led to a finished step."""
         self._recovering: Recovery | None = None
@@ -162,6 +167,7 @@ class Controller:
         step = self._gang.start(self._placement, self._stop.requested, self._last_step > 0)
         if step is None and self._stored is not None:
             step = self._stored.step
+        self._on_seated(self._gang.epoch, self._gang.seats)
         self._stored, self._widened = None, False
         if self._recovering is not None:
             self._recovering = replace(self._recovering, started_s=time.time(), resumed_step=step)

@@ -18,7 +18,7 @@ from ray.util.placement_group import PlacementGroup
 from rayline.actors import cluster
 from rayline.actors.automatic import Comparison, automatic, stated, told
 from rayline.actors.bundles import gang_bundles, memory_bundles, uses_gpu, worker_bundle
-from rayline.actors.controller import Controller, Observer
+from rayline.actors.controller import Controller, Observer, Seated
 from rayline.actors.elastic import Elastic
 from rayline.actors.gang import Assignment
 from rayline.actors.hardware import hardware
@@ -43,10 +43,13 @@ from rayline.spec import (
 from rayline.spec.job_file import SPEC_FILE
 from rayline.tracking import (
     Origins,
+    Seat,
     TrackedRun,
     anchored,
     check_registered_name,
     driver_lives,
+    gang_record,
+    gang_tags,
     keep_model,
     open_run,
     read_job,
@@ -124,7 +127,9 @@ def train(
             if predicted is not None:
                 predicted.record(run)
                 watching.append(Comparison(predicted, run))
-            controller = Controller(assignment, placement, watching, request, run.event, elastic)
+            controller = Controller(
+                assignment, placement, watching, request, run.event, elastic, _seated(run)
+            )
             result = controller.run()
             _keep_measures(controller.plan, run, result)
             if request.by_user and not result.finished:
@@ -244,11 +249,15 @@ def job_of_run(tracking: TrackingSpec, run_id: str, overrides: Sequence[str] = (
 def _tracked(
     job: JobSpec, directory: Path, parent_run_id: str | None, run_id: str | None
 ) -> TrackedRun:
+    tags = {"rayline.fingerprint": job.fingerprint(), "rayline.plan": str(job.plan)}
+    submitted = cluster.submission_id()
+    if submitted is not None:
+        tags["rayline.job"] = submitted
     return open_run(
         job.tracking,
         name=job.name,
         params=job.flat(),
-        tags={"rayline.fingerprint": job.fingerprint(), "rayline.plan": str(job.plan)},
+        tags=tags,
         parent_run_id=parent_run_id,
         run_id=run_id,
         directory=directory,
@@ -273,6 +282,16 @@ def _only_new(run: TrackedRun) -> Observer:
     def record(report: StepReport) -> None:
         if report.step > run.known_step:
             run.observe(report)
+
+    return record
+
+
+def _seated(run: TrackedRun) -> Seated:
+    """Keeps with the run where every rank stands, each time that the gang begins."""
+
+    def record(epoch: int, seats: Sequence[Seat]) -> None:
+        for key, seated in gang_tags(gang_record(epoch, seats)).items():
+            run.tag(key, seated)
 
     return record
 

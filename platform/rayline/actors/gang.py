@@ -34,6 +34,7 @@ from rayline.actors.worker import RankFunction, warm_modules
 from rayline.errors import InterruptedByUser, PlacementError, RaylineError
 from rayline.launch.capacity import Bundle
 from rayline.spec import JobSpec, ModelShape, StepReport, TrainResult
+from rayline.tracking import Seat
 
 log = logging.getLogger(__name__)
 
@@ -152,6 +153,14 @@ class Gang:
         nodes = len({place.node_id for place in places})
         log.info("%d workers on %d nodes, logs in %s", len(told), nodes, self.log_file(0).parent)
         return None if opened.mark is None else opened.mark.step
+
+    @property
+    def seats(self) -> list[Seat]:
+        """Where every rank's process stands, in the order of ranks; all have settled."""
+        return [
+            Seat(rank, str(self._plan.coordinate(rank)), place.node_id, place.address, place.pid)
+            for rank, place in enumerate(self._crew.places)
+        ]
 
     @property
     def nodes(self) -> set[str]:

@@ -62,7 +62,7 @@ def look_at_cluster() -> ClusterFacts:
     going: dict[str, int] = global_state.get_draining_nodes()
     nodes = [node_of(each) for each in [*status.active_nodes, *status.idle_nodes]]
     silent = _silent_nodes()
-    jobs = _submitted_jobs()
+    jobs = submitted_jobs()
     actors = _actors()
     leaving = [
         Leaving(node, "silent" if node.id in silent else "draining", _at_s(going.get(node.id)))
@@ -133,7 +133,7 @@ def _asked(status: ClusterStatus) -> Iterator[Bundle]:
             yield dict(request.bundle)
 
 
-def _submitted_jobs() -> dict[str, str]:
+def submitted_jobs() -> dict[str, str]:
     """Ray's id of each driver to the id that it was submitted as."""
     table = global_state._connect_and_get_accessor().get_job_table(
         skip_submission_job_info_field=True, skip_is_running_tasks_field=True

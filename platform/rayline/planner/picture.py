@@ -6,17 +6,20 @@ Drawn without any library, so that a thin client can; the HTML form is the same 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from html import escape
 from pathlib import Path
 
 from rayline.errors import SpecError
-from rayline.planner.choice import Choice, device_memory, memory_parts
+from rayline.planner.choice import Choice, device_memory, memory_parts, predict_job, workload
+from rayline.planner.columns import Machines
+from rayline.planner.curves import Curves
 from rayline.planner.memory import estimate_workers
 from rayline.planner.pipeline import StageTimes, Timeline, simulate
 from rayline.planner.schedule import Action
 from rayline.planner.search import Candidate, layer_seconds
 from rayline.planner.stage_memory import GIB
-from rayline.spec import JobSpec, ParallelPlan
+from rayline.spec import JobSpec, ModelShape, ParallelPlan
 
 _WIDTH, _LEFT, _ROW, _GAP = 1200, 110, 18, 4
 _MOST_ACTIONS = 12000
@@ -31,6 +34,17 @@ _MEMORY_COLOURS = {
     "logits": "#b279a2",
     "buffers": "#9d9da1",
 }
+
+
+@dataclass(frozen=True, slots=True)
+class _Scene:
+    """What a drawing is of."""
+
+    job: JobSpec
+    """Its plan is told."""
+    shape: ModelShape
+    machines: Machines
+    curves: Curves
 
 
 def write_picture(choice: Choice, candidate: Candidate, file: Path) -> None:
@@ -52,8 +66,18 @@ def write_picture(choice: Choice, candidate: Candidate, file: Path) -> None:
 
 def draw(choice: Choice, candidate: Candidate) -> str:
     """The SVG element. Called on the driver."""
-    job = choice.resolved(candidate)
-    timeline = _timeline(choice, candidate)
+    resolved = choice.resolved(candidate)
+    return _drawn(_Scene(resolved, choice.shape, choice.machines, choice.curves), candidate)
+
+
+def draw_job(job: JobSpec, shape: ModelShape, machines: Machines, curves: Curves) -> str:
+    """The SVG element of a job's own plan on these machines. Called after `job.check`."""
+    scene = _Scene(job, shape, machines, curves)
+    return _drawn(scene, predict_job(job, shape, machines, curves))
+
+
+def _drawn(scene: _Scene, candidate: Candidate) -> str:
+    timeline = _timeline(scene, candidate)
     workers = candidate.plan.pipeline
     bottom = 60 + workers * (_ROW + _GAP)
     height = bottom + 90 + workers * (_ROW + _GAP)
@@ -64,18 +88,18 @@ def draw(choice: Choice, candidate: Candidate) -> str:
         *_legend(36, {_WORK_NAMES[work]: _WORK_COLOURS[work] for work in "FBW"}),
         *_bars_of_time(timeline, candidate.plan),
         *_legend(bottom + 24, _MEMORY_COLOURS),
-        *_bars_of_memory(choice, job, bottom + 40),
+        *_bars_of_memory(scene, bottom + 40),
         "</svg>",
     ]
     return "\n".join(parts)
 
 
-def _timeline(choice: Choice, candidate: Candidate) -> Timeline:
-    plan, load = candidate.plan, choice.load
+def _timeline(scene: _Scene, candidate: Candidate) -> Timeline:
+    plan, load = candidate.plan, workload(scene.job)
     forward, backward, head = layer_seconds(
-        candidate, choice.shape, choice.machines, load, choice.curves
+        candidate, scene.shape, scene.machines, load, scene.curves
     )
-    layers = plan.stage_layers(choice.shape, load.tokens)
+    layers = plan.stage_layers(scene.shape, load.tokens)
     weights = 0.45 * backward  # the products of the weights' gradients, and little else
     times = [
         StageTimes(count * forward, count * (backward - weights), count * weights)
@@ -118,12 +142,12 @@ def _spans(
         yield end - timeline.lengths[action], end, action
 
 
-def _bars_of_memory(choice: Choice, job: JobSpec, top: int) -> Iterator[str]:
+def _bars_of_memory(scene: _Scene, top: int) -> Iterator[str]:
     estimates = [
-        device_memory(one, choice.machines, choice.curves)
-        for one in estimate_workers(choice.shape, job)
+        device_memory(one, scene.machines, scene.curves)
+        for one in estimate_workers(scene.shape, scene.job)
     ]
-    room = choice.machines.accelerator.memory_gib * GIB
+    room = scene.machines.accelerator.memory_gib * GIB
     most = max(room, *(one.total_bytes for one in estimates))
     scale = (_WIDTH - _LEFT - 130) / most
     for worker, estimate in enumerate(estimates):

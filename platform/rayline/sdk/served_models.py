@@ -51,6 +51,14 @@ class ServedModels(Joining):
         self._join()
         undeploy(name)
 
+    def deployments(self) -> list[str]:
+        """Names of the models that the cluster serves. Raises ServingError."""
+        with needing("serve"):
+            from rayline.serving import served_names
+
+        self._join()
+        return served_names()
+
     def served(self, name: str) -> ModelStatus:
         """How a served model is doing: its versions, who gets what, why it has as many replicas.
         Raises ServingError, as all below.

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from rayline.serving.deployment import Endpoint, deploy, render, undeploy
     from rayline.serving.director.status import ModelStatus
     from rayline.serving.publishing import publish, withdraw
-    from rayline.serving.versions import canary, promote, roll_back, status
+    from rayline.serving.versions import canary, promote, roll_back, served_names, status
 
 _HOMES = {
     "Endpoint": "deployment",
@@ -41,6 +41,7 @@ _HOMES = {
     "publish": "publishing",
     "render": "deployment",
     "roll_back": "versions",
+    "served_names": "versions",
     "status": "versions",
     "undeploy": "deployment",
     "withdraw": "publishing",
@@ -55,6 +56,7 @@ __all__ = [
     "publish",
     "render",
     "roll_back",
+    "served_names",
     "status",
     "undeploy",
     "withdraw",

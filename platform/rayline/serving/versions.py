@@ -54,6 +54,14 @@ def status(name: str) -> ModelStatus:
     return found
 
 
+def served_names() -> list[str]:
+    """The models of this cluster, by name; none where nothing is served."""
+    if APP not in serve.status().applications:
+        return []
+    found: list[str] = ask_director("models")
+    return found
+
+
 def front() -> GatewaySpec | None:
     """What stands before the cluster's models, None where nothing is served."""
     if APP not in serve.status().applications:

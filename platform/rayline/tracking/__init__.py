@@ -8,6 +8,7 @@ a ModelRef into a folder here (`resolve_model`). Importing this room costs no im
 from rayline.tracking.deployments import Served, record_deployment
 from rayline.tracking.filling import FilledRun, fill_in, waiting_in
 from rayline.tracking.following import RunNews, driver_lives, follow_run
+from rayline.tracking.gangs import GangRecord, Seat, gang_record, gang_tags, read_gangs
 from rayline.tracking.history import (
     MetricPoint,
     ModelSummary,
@@ -15,8 +16,11 @@ from rayline.tracking.history import (
     RunRecord,
     RunState,
     RunSummary,
+    list_children,
+    list_files,
     list_models,
     list_runs,
+    read_curves,
     read_run,
     read_state,
     read_text,
@@ -24,6 +28,7 @@ from rayline.tracking.history import (
 from rayline.tracking.job import find_checkpoints, read_job
 from rayline.tracking.metrics import step_metrics
 from rayline.tracking.provenance import Origins, record_checkpoint
+from rayline.tracking.registered import ServedNote, VersionRecord, list_versions
 from rayline.tracking.registry import (
     RegisteredVersion,
     check_registered_name,
@@ -38,6 +43,7 @@ from rayline.tracking.store import anchored, database_file
 
 __all__ = [
     "FilledRun",
+    "GangRecord",
     "MetricPoint",
     "ModelSummary",
     "Origins",
@@ -48,8 +54,11 @@ __all__ = [
     "RunState",
     "RunStatus",
     "RunSummary",
+    "Seat",
     "Served",
+    "ServedNote",
     "TrackedRun",
+    "VersionRecord",
     "amend_run",
     "anchored",
     "check_registered_name",
@@ -58,11 +67,18 @@ __all__ = [
     "fill_in",
     "find_checkpoints",
     "follow_run",
+    "gang_record",
+    "gang_tags",
     "keep_model",
+    "list_children",
+    "list_files",
     "list_models",
     "list_runs",
+    "list_versions",
     "model_version",
     "open_run",
+    "read_curves",
+    "read_gangs",
     "read_job",
     "read_run",
     "read_state",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -85,6 +85,9 @@ class RunState:
     events: list[RunEvent]
     sign: tuple[object, ...]
     """Changes whenever something is recorded."""
+    params: dict[str, str]
+    tags: dict[str, str]
+    """All but the events."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,9 +133,7 @@ def read_run(tracking: TrackingSpec, run_id: str) -> RunRecord:
         return RunRecord(
             summary=_summary(run),
             params=dict(run.data.params),
-            tags={
-                key: text for key, text in run.data.tags.items() if not key.startswith(EVENT_PREFIX)
-            },
+            tags=_plain_tags(run),
             metrics={
                 key: _points(client, run.info.run_id, key) for key in sorted(run.data.metrics)
             },
@@ -143,10 +144,59 @@ def read_run(tracking: TrackingSpec, run_id: str) -> RunRecord:
 def read_state(tracking: TrackingSpec, run_id: str) -> RunState:
     """One run without its history, which may be long. Raises SpecError where there is no such
     run."""
-    run = _existing(tracking, run_id)
+    return _state(_existing(tracking, run_id))
+
+
+def _state(run: Run) -> RunState:
     data = run.data
     sign = (run.info.status, *sorted(data.metrics.items()), *sorted(data.tags.items()))
-    return RunState(_summary(run), _last_step(data.params, data.tags), _events(data.tags), sign)
+    return RunState(
+        _summary(run),
+        _last_step(data.params, data.tags),
+        _events(data.tags),
+        sign,
+        dict(data.params),
+        _plain_tags(run),
+    )
+
+
+def read_curves(
+    tracking: TrackingSpec, run_id: str, metrics: Sequence[str]
+) -> dict[str, list[MetricPoint]]:
+    """The history of some metrics of a run, in the order of steps. Raises SpecError where there is
+    no such run."""
+    client = connect(tracking)
+    with store_errors(tracking):
+        return {key: _points(client, run_id, key) for key in metrics}
+
+
+def list_children(tracking: TrackingSpec, parent_run_id: str, limit: int = 1000) -> list[RunState]:
+    """The runs below one, such as a search's trials, oldest first, without their histories. Raises
+    SpecError (tracking.uri)."""
+    client = connect(tracking)
+    with store_errors(tracking):
+        experiment = client.get_experiment_by_name(tracking.experiment)
+        if experiment is None:
+            return []
+        found = client.search_runs(
+            [experiment.experiment_id],
+            filter_string=f"tags.`{PARENT_TAG}` = '{parent_run_id}'",
+            max_results=limit,
+            order_by=["attributes.start_time ASC"],
+        )
+        return [_state(run) for run in found]
+
+
+def list_files(tracking: TrackingSpec, run_id: str) -> list[str]:
+    """The artifacts that lie at the top of a run, folders among them. Raises SpecError."""
+    client = connect(tracking)
+    with store_errors(tracking):
+        existing_run(client, tracking, run_id)
+        return sorted(str(file.path) for file in client.list_artifacts(run_id))
+
+
+def _plain_tags(run: Run) -> dict[str, str]:
+    return {key: text for key, text in run.data.tags.items() if not key.startswith(EVENT_PREFIX)}
 
 
 def _last_step(params: Mapping[str, str], tags: Mapping[str, str]) -> int | None:
