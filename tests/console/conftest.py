@@ -16,7 +16,15 @@ from rayline.models.tiny import write_tiny_model
 from rayline.serving.access.key_store import open_keys
 from rayline.spec import EvalReport, ExportReport, JobSpec, KeySpec, StepReport, TrackingSpec
 from rayline.spec.job_file import SPEC_FILE
-from rayline.tracking import Seat, gang_record, gang_tags, move_alias, open_run, register_model
+from rayline.tracking import (
+    Seat,
+    Served,
+    gang_record,
+    gang_tags,
+    open_run,
+    record_deployment,
+    register_model,
+)
 from support.console_house import ChattingEngine, HousedClient
 from support.house import House
 
@@ -92,7 +100,8 @@ def _finished_run(job: JobSpec, folder: Path) -> str:
             run.observe(report(step))
         export, found = _export(folder)
         register_model(job.tracking, run, export, "bot", "champion", found)
-    move_alias(job.tracking, "bot", "champion", 1, served_as="bot, version 1")
+    served = Served("bot", 1, "bot", 1, "revision", "champion", stable=True)
+    record_deployment(job.tracking, served)
     return run.run_id
 
 

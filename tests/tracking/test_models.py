@@ -110,7 +110,7 @@ def test_versions_say_where_they_came_from_and_where_they_went(
     for alias in ("champion", "candidate"):
         register(tracking, export, "bot", alias)
     register(tracking, export, "art", "latest")
-    move_alias(tracking, "bot", "champion", 2, served_as="chat version 3")
+    record_deployment(tracking, Served("bot", 2, "chat", 3, "revision", "champion", stable=True))
     found = list_versions(tracking)
     assert [(one.name, one.version) for one in found] == [("art", 1), ("bot", 2), ("bot", 1)]
     newest = found[1]

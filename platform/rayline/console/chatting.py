@@ -20,7 +20,7 @@ from starlette.concurrency import run_in_threadpool
 
 from rayline.console.deployment_views import chat_targets
 from rayline.console.entering import Console, answer, console_of, deliberate
-from rayline.console.looking import asked, known_models
+from rayline.console.looking import all_asked, known_models
 from rayline.serving.client import ANSWER_TIMEOUT_S, CONNECT_TIMEOUT_S, model_cards
 
 router = APIRouter(prefix="/api/chat", dependencies=[Depends(deliberate)])
@@ -68,7 +68,7 @@ async def targets(request: Request, key: ApiKey = "") -> Response:
 
 def _targets(console: Console, key: str) -> dict[str, Any]:
     url = console.settings.url
-    cards, problem = asked(lambda: model_cards(url, api_key=key), [])
+    cards, problem = all_asked(lambda: model_cards(url, api_key=key))
     if not key and "HTTP 401" in problem:
         problem = "The gateway asks for an API key: rayline keys create NAME makes one."
     served = [] if console.settings.address is None else console.sight.served()[0]

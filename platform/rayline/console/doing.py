@@ -47,7 +47,7 @@ def promote(request: Request, name: Name) -> Response:
 def roll_back(request: Request, name: Name, earlier: Earlier) -> Response:
     """Go back."""
     sight = console_of(request).sight
-    sight.client.roll_back(name, to=earlier.to)
+    sight.client.rollback(name, to=earlier.to)
     return answer({"done": True, "line": sight.lines.roll_back(name, earlier.to)})
 
 

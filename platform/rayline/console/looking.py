@@ -54,7 +54,7 @@ class Sight:
 
     def runs(self, limit: int) -> dict[str, Any]:
         """The newest runs."""
-        found, problem = asked(lambda: list_runs(self.settings.tracking, limit), [])
+        found, problem = all_asked(lambda: list_runs(self.settings.tracking, limit))
         return {
             "rows": run_rows(found),
             "problem": problem,
@@ -114,7 +114,7 @@ class Sight:
 
     def searches(self) -> dict[str, Any]:
         """The searches among the newest runs."""
-        found, problem = asked(lambda: list_runs(self.settings.tracking, _MOST_RUNS), [])
+        found, problem = all_asked(lambda: list_runs(self.settings.tracking, _MOST_RUNS))
         return {
             "rows": search_rows(found),
             "problem": problem,
@@ -135,7 +135,7 @@ class Sight:
     def models(self) -> dict[str, Any]:
         """Registered models with their versions, and where each came from."""
         tracking = self.settings.tracking
-        versions, problem = asked(lambda: list_versions(tracking), [])
+        versions, problem = all_asked(lambda: list_versions(tracking))
         wanted = {version.run_id for version in versions if version.run_id}
         runs = {}
         for run_id in wanted:
@@ -172,7 +172,7 @@ class Sight:
         """Every served model; why not, where the cluster cannot be asked."""
         if self.settings.address is None:
             return [], "No cluster was named: rayline console --address auto joins one."
-        names, problem = asked(self.client.deployments, [])
+        names, problem = all_asked(self.client.deployments)
         views = []
         for name in names:
             status, wrong = asked(lambda one=name: self.client.served(one), None)  # type: ignore[misc]
@@ -187,7 +187,7 @@ class Sight:
         if self.settings.jobs_url is None:
             told = "No cluster was named: rayline console --address auto joins one."
             return {"rows": [], "problem": told, "lines": lines}
-        found, problem = asked(self.client.jobs, [])
+        found, problem = all_asked(self.client.jobs)
         rows = [
             {
                 "id": job.job_id,
@@ -205,9 +205,9 @@ class Sight:
 
     def access(self, by: str) -> dict[str, Any]:
         """Keys, and usage by key, team, model, variant or day."""
-        keys, problem = asked(self.client.keys, [])
+        keys, problem = all_asked(self.client.keys)
         query = UsageQuery.parse({"by": by if by in USAGE_BY else "key"})
-        sums, wrong = asked(lambda: self.client.usage(query), [])
+        sums, wrong = all_asked(lambda: self.client.usage(query))
         return {
             "keys": key_rows(keys, time.time()),
             "usage": usage_rows(sums),
@@ -229,6 +229,12 @@ def asked(ask: Callable[[], T], otherwise: T) -> tuple[T, str]:
     except Exception as wrong:
         log.warning("a source does not answer", exc_info=True)
         return otherwise, f"It does not answer: {first_line(wrong)}"
+
+
+def all_asked(ask: Callable[[], list[T]]) -> tuple[list[T], str]:
+    """As `asked`, of several; none where there is no answer."""
+    none: list[T] = []
+    return asked(ask, none)
 
 
 def known_models(cards: Sequence[dict[str, Any]]) -> list[str]:

@@ -21,7 +21,7 @@ def plan_svg(job: JobSpec, plan_file: str | None, nodes: int | None) -> str:
         raise SpecError("plan", "it had not been chosen yet", value="auto")
     kind = _accelerator(job, plan_file)
     workers = job.plan.world_size
-    shape = known_shape(job)
+    shape = known_shape(job.model)
     if shape is None:
         raise SpecError(
             "model",

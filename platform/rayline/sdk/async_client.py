@@ -11,10 +11,11 @@ import asyncio
 import contextvars
 import functools
 import inspect
+import itertools
 import threading
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, Concatenate, Generic, ParamSpec, Protocol, TypeVar
+from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar
 
 from rayline.sdk.client import Client
 from rayline.sdk.clusters import Clusters
@@ -23,13 +24,14 @@ from rayline.spec import TrackingSpec
 P = ParamSpec("P")
 R = TypeVar("R")
 S = TypeVar("S")
+S_co = TypeVar("S_co", covariant=True)
 
 
-class _Wraps(Protocol, Generic[S]):
+class _Wraps(Protocol[S_co]):
     """Something that stands before a client whose methods block."""
 
     @property
-    def blocking(self) -> S: ...
+    def blocking(self) -> S_co: ...
 
 
 def _threaded(
@@ -64,17 +66,17 @@ def _streamed(
 
     @functools.wraps(method)
     async def call(self: _Wraps[S], /, *args: P.args, **kwargs: P.kwargs) -> AsyncIterator[R]:
-        over = object()
         loop, context = asyncio.get_running_loop(), contextvars.copy_context()
         # One thread of its own: pieces are asked for one after another, and closing waits its turn.
         with _leaving(ThreadPoolExecutor(1, "rayline-stream")) as thread:
             pieces = method(self.blocking, *args, **kwargs)
+
+            def following() -> list[R]:
+                return list(itertools.islice(pieces, 1))
+
             try:
-                while True:
-                    piece = await loop.run_in_executor(thread, context.run, next, pieces, over)
-                    if piece is over:
-                        return
-                    yield piece  # type: ignore[misc]
+                while piece := await loop.run_in_executor(thread, context.run, following):
+                    yield piece[0]
             finally:
                 thread.submit(getattr(pieces, "close", lambda: None))
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from rayline.sdk.notebook import tables
-from rayline.spec import Document, JobSpec, ModelRef
+from rayline.spec import Document, JobSpec, ModelRef, ModelShape
 
 if TYPE_CHECKING:
     from rayline.launch.machines import Found
@@ -68,10 +68,11 @@ class SpecFiles:
         target = Path(file)
         shipped.refuse_existing(target, overwrite=overwrite or dry_run)
         found = this_machine() if self.jobs_url is None else on_cluster(self.jobs_url)
+        shape: ModelShape | None
         if model is None:
             shape = read_model_shape(shipped.shipped_root() / TINY_MODEL)
         else:
-            shape = known_shape(JobSpec.model_construct(model=model))
+            shape = known_shape(model)
         wishes = Wishes(
             name=target.stem,
             model=model,

@@ -9,8 +9,9 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from rayline.spec import TrackingSpec
+from rayline.tracking.deployments import DEPLOYMENT_PREFIX, SERVED_TAG
 from rayline.tracking.history import model_versions, registered_models
-from rayline.tracking.registry import HASHES_TAG, SERVED_TAG
+from rayline.tracking.registering import HASHES_TAG
 from rayline.tracking.store import connect, holds_runs, store_errors
 
 if TYPE_CHECKING:
@@ -80,7 +81,9 @@ def _record(version: ModelVersion, aliases: list[str]) -> VersionRecord:
         verification={
             key.removeprefix(_FIGURE): text
             for key, text in sorted(tags.items())
-            if key.startswith(_FIGURE) and key not in (HASHES_TAG, SERVED_TAG)
+            if key.startswith(_FIGURE)
+            and key not in (HASHES_TAG, SERVED_TAG)
+            and not key.startswith(DEPLOYMENT_PREFIX)
         },
         served=_served(tags.get(SERVED_TAG)),
     )

@@ -51,7 +51,8 @@ class LiveLoss:
         from IPython.display import display
 
         if self._output is None:
-            self._output = display(self.bundle(report), raw=True, display_id=True)
+            # IPython has no types for what it displays.
+            self._output = display(self.bundle(report), raw=True, display_id=True)  # type: ignore[no-untyped-call]
         else:
             self._output.update(self.bundle(report), raw=True)
 

@@ -24,6 +24,7 @@ from ray.serve.llm import LLMConfig, LLMServer
 from ray.util.placement_group import PlacementGroup
 from vllm.config import VllmConfig
 from vllm.engine.arg_utils import AsyncEngineArgs
+from vllm.engine.protocol import EngineClient
 from vllm.exceptions import VLLMClientError
 from vllm.platforms import current_platform
 from vllm.v1.engine.async_llm import AsyncLLM
@@ -71,7 +72,7 @@ class OneProcess(VLLMEngine):  # type: ignore[misc]
         vllm_engine_args: AsyncEngineArgs,
         vllm_engine_config: VllmConfig,
         placement_group: PlacementGroup,
-    ) -> AsyncLLM:
+    ) -> EngineClient:
         parallel = vllm_engine_config.parallel_config
         if current_platform.is_cpu() and parallel.world_size == 1:
             parallel.distributed_executor_backend = UniProcExecutor
