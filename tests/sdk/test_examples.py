@@ -65,6 +65,9 @@ TRAINING: list[Any] = [
     Client.resume,
     Client.runs,
     Client.verify,
+    Client.lineage,
+    Client.diff,
+    Client.sync,
 ]
 UNDER_FAULTS: list[Any] = [Client.chaos]
 """Run by tests/actors/test_recovery.py, which has nodes to lose."""
@@ -82,6 +85,7 @@ ON_A_CLUSTER: list[Any] = [
 """Run by tests/examples/test_cluster_door.py, which has a cluster up."""
 SERVING: list[Any] = [
     Client.deploy,
+    Client.deployments,
     Client.served,
     Client.canary,
     Client.promote,

@@ -27,6 +27,7 @@ VERBS = {
     "cluster status": ["cluster.status"],
     "cluster up": ["cluster.up"],
     "deploy": ["deploy"],
+    "diff": ["diff"],
     "doctor": ["doctor"],
     "export": ["export", "export_job", "export_checkpoint"],
     "import": ["import_checkpoint"],
@@ -37,6 +38,7 @@ VERBS = {
     "keys revoke": ["revoke_key", "key"],
     "keys rotate": ["rotate_key", "key"],
     "keys team": ["limit_team"],
+    "lineage": ["lineage"],
     "list": ["jobs"],
     "logs": ["logs", "wait"],
     "models": ["models"],
@@ -54,6 +56,7 @@ VERBS = {
     "status": ["status", "served", "jobs"],
     "stop": ["stop"],
     "submit": ["submit", "wait"],
+    "sync": ["sync"],
     "train": ["train"],
     "tune": ["tune"],
     "undeploy": ["undeploy"],
@@ -63,6 +66,7 @@ VERBS = {
 }
 """A verb to the methods that do what it does."""
 VERBS_ALONE = {
+    "console": "serves a page; what it shows and does are the other methods",
     "demo": "a tour of other verbs, for a person who watches",
     "models tiny": "writes files to begin with: rayline.models.tiny.write_tiny_model does",
     "models smollm2": "prepares the demo's model",
@@ -71,6 +75,7 @@ VERBS_ALONE = {
 METHODS_ALONE = {
     "check_data": "train and tune do it by themselves; a notebook may want it before",
     "close": "a command's process ends instead",
+    "deployments": "status APP names what there is where APP is unknown",
     "dashboard_url": "a command says it where it starts a cluster",
     "model_shape": "part of plan",
 }

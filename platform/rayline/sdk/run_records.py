@@ -25,7 +25,9 @@ class RunRecords:
         """Where a registered version or a run came from and what came of it: data, run, checkpoint,
         model, deployment, usage. `of` is name@alias, name/3 or a run's id. Raises SpecError.
 
-            print(client.lineage("bot@champion").as_text())
+        >>> found = client.lineage(client.runs(limit=1)[0].run_id)
+        >>> [node.kind for node in found.nodes if node.kind in ("data", "run")]
+        ['data', 'run']
         """
         with needing("train"):
             from rayline.tracking.lineage import lineage
@@ -40,7 +42,9 @@ class RunRecords:
     def diff(self, a: str, b: str) -> RunDiff:
         """What two runs differ in: spec, plan, environment and curves. Raises SpecError.
 
-        client.diff("9f2c...", "41ab...").spec
+        >>> a, b = client.runs(limit=2)
+        >>> client.diff(a.run_id, b.run_id).a.run_id == a.run_id
+        True
         """
         with needing("train"):
             from rayline.tracking.comparing import diff_runs
@@ -57,7 +61,8 @@ class RunRecords:
         tracking server was away; each to the store that it names, or to `tracking`. What a store
         does not take stays, with the reason.
 
-            client.sync("runs")
+        >>> client.sync("runs")
+        []
         """
         with needing("train"):
             from rayline.tracking import fill_in, waiting_in

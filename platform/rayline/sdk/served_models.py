@@ -52,7 +52,11 @@ class ServedModels(Joining):
         undeploy(name)
 
     def deployments(self) -> list[str]:
-        """Names of the models that the cluster serves. Raises ServingError."""
+        """Names of the models that the cluster serves. Raises ServingError.
+
+        >>> client.deployments()
+        ['chat']
+        """
         with needing("serve"):
             from rayline.serving import served_names
 
