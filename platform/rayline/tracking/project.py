@@ -5,11 +5,14 @@ from __future__ import annotations
 
 import hashlib
 import importlib.metadata
+import re
 import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
 GIT_TIMEOUT_S = 5.0
+_NAME = re.compile(r"^Name:(.*)$", re.MULTILINE)
+_VERSION = re.compile(r"^Version:(.*)$", re.MULTILINE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,13 +57,15 @@ def git_state(folder: Path) -> GitState | None:
 
 
 def installed_packages() -> Packages:
-    """Read from the environment's metadata, some 0.1 s for hundreds of them."""
-    names = {
-        f"{entry.metadata['Name']}=={entry.version}"
-        for entry in importlib.metadata.distributions()
-        if entry.metadata["Name"]
-    }
-    return Packages(tuple(sorted(names, key=str.lower)))
+    """Read from the environment's metadata."""
+    found = set()
+    for entry in importlib.metadata.distributions():
+        # Python's own reader parses the whole of it, the descriptions too: ten times as long.
+        text = entry.read_text("METADATA") or entry.read_text("PKG-INFO") or ""
+        name, version = _NAME.search(text), _VERSION.search(text)
+        if name is not None and version is not None:
+            found.add(f"{name[1].strip()}=={version[1].strip()}")
+    return Packages(tuple(sorted(found, key=str.lower)))
 
 
 def git(folder: Path, *arguments: str) -> str | None:
