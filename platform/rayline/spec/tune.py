@@ -203,7 +203,7 @@ class TuneSpec(Document):
             return self.job.last_step
         if steps.high is not None:
             return int(steps.high)
-        return max(steps.choices or [self.job.last_step])
+        return int(max(steps.choices or [self.job.last_step]))
 
     @property
     def directory(self) -> str:
