@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
-from rich.console import Group
+from rich.console import Group, RenderableType
 from rich.live import Live
 from rich.table import Table
 from rich.text import Text
@@ -91,7 +91,7 @@ class SearchBoard:
                 *[_figure(report, goal.metric) for goal in self._search.goals],
                 ", ".join(f"{field}={_short(value)}" for field, value in report.params.items()),
             )
-        lines = [self._head(), table]
+        lines: list[RenderableType] = [self._head(), table]
         if len(shown) > SHOWN_TRIALS:
             lines.append(Text(f"... and {len(shown) - SHOWN_TRIALS} more"))
         return Group(*lines)

@@ -46,7 +46,7 @@ def find_search(folder: Path, which: str | None) -> tuple[Path, SearchRow, list[
         "search",
         f"{folder} holds no search {'that is not over' if which is None else 'of this id'}",
         value=which,
-        allowed=", ".join(ended) or None,
+        allowed=", ".join(ended),
         fix="name one that is over, to add trials to it, or start a new one without --resume"
         if ended
         else "start one: rayline tune SPEC",
