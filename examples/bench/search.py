@@ -258,7 +258,7 @@ def population_job(folder: Path, seed: int) -> JobSpec:
     return quick_job(
         folder,
         {
-            "steps": 60,
+            "steps": 45,
             "seed": seed,
             "plan.data": 1,
             "resources.cpus_per_worker": 1,

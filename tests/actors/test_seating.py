@@ -31,6 +31,10 @@ def test_local_ranks_count_up_on_each_node_and_find_their_gpu(nodes: list[str], 
 def test_threads_are_shared_by_machine_where_nodes_are_simulated() -> None:
     places = [Whereabouts(node, "127.0.0.1", 1, 4, ()) for node in "ab"]
     assert [share.threads for share in shares(places)] == [2, 2]
+    # Beside other gangs on the same host.
+    assert [share.threads for share in shares(places, 1)] == [1, 1]
+    assert [share.threads for share in shares(places, 0)] == [1, 1]
+    assert [share.threads for share in shares(places, 9)] == [2, 2]
 
 
 def test_contexts_carry_rank_coordinate_and_the_meeting_point() -> None:

@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from math import ceil
 from pathlib import Path
 from typing import Any
 
@@ -127,7 +128,10 @@ class Gang:
         for rank, place in answers(settling).items():
             self._crew.settled(rank, place)
         places, actors = self._crew.places, self._crew.actors
-        allotted = shares(places)
+        what = self._assignment
+        # A trial has other trials beside it; where it computes on a GPU, it hardly needs its cores.
+        shared = placement.lent and "GPU" not in what.held
+        allotted = shares(places, ceil(what.held.get("CPU", 1.0)) if shared else None)
         devices = answers(
             {
                 rank: actors[rank].prepare.remote(share.threads, share.visible_gpus)
@@ -145,7 +149,6 @@ class Gang:
             opened,
             has_stepped,
         )
-        what = self._assignment
         for actor, context in zip(actors, told, strict=True):
             run = actor.run.remote(what.function, what.job, context, what.model_directory)
             self._running[run] = context.rank

@@ -64,8 +64,10 @@ def bundle_of_rank(plan: ParallelPlan, bundle_order: Sequence[int]) -> list[int]
     return [bundle_order[rank // plan.tensor] for rank in range(plan.world_size)]
 
 
-def shares(places: Sequence[Whereabouts]) -> list[Share]:
-    """Each rank's share of its host; `places` are in the order of ranks."""
+def shares(places: Sequence[Whereabouts], most_threads: int | None = None) -> list[Share]:
+    """Each rank's share of its host; `places` are in the order of ranks. A gang that shares its
+    hosts with others of its kind, as trials do, has `most_threads` for each worker: idle threads
+    that spin take the others' cores."""
     on_host = Counter(place.address for place in places)
     on_node = Counter(place.node_id for place in places)
     gpus: dict[str, list[str]] = {}
@@ -78,6 +80,8 @@ def shares(places: Sequence[Whereabouts]) -> list[Share]:
         local_rank = counted[place.node_id]
         counted[place.node_id] += 1
         threads = max(1, place.cores // on_host[place.address])
+        if most_threads is not None:
+            threads = min(threads, max(1, most_threads))
         mates = on_node[place.node_id]
         allotted.append(Share(local_rank, mates, threads, tuple(gpus[place.node_id])))
     return allotted
