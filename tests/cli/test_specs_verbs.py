@@ -271,7 +271,7 @@ def completed(words: str, empty: Path) -> list[str]:
 def test_a_shell_completes_verbs_options_and_shipped_specs(empty: Path) -> None:
     assert completed("rayline tr", empty) == ["train"]
     assert "--dry-run" in completed("rayline train --d", empty)
-    assert completed("rayline specs copy tune/", empty) == ["tune/layout", "tune/quickstart"]
+    assert completed("rayline specs copy tune/p", empty) == ["tune/pareto", "tune/population"]
 
 
 def test_completion_is_installed_for_a_shell(empty: Path) -> None:

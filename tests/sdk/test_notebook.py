@@ -79,7 +79,7 @@ def limits(tokens: int) -> rayline.spec.Limits:
 
 def values(job: JobSpec) -> dict[str, tuple[object, str]]:
     """A value of each kind that draws itself, and words that stand in its card."""
-    trial = TrialOutcome(0, {"optim.lr": 0.1}, "finished", 2.0, 9, "0a1b")
+    trial = TrialOutcome(0, {"optim.lr": 0.1}, "finished", {"loss": 2.0}, 9, "0a1b")
     points = [MetricPoint(step, 4.0 / step, 0) for step in range(1, 7)]
     record = RunRecord(RUN, {}, {}, {"loss": points}, [RunEvent(NOW, "fault", "a rank died")])
     issued = IssuedKey(ApiKey("k1", "mine"), "rl-the-secret")
@@ -89,7 +89,10 @@ def values(job: JobSpec) -> dict[str, tuple[object, str]]:
             JobOutcome("0a1b", RESULT, ModelRef(registry="a@1"), Path("x")),
             "registry:a@1",
         ),
-        "search": (SearchOutcome("9f", [trial], "best.yaml"), "rayline train best.yaml"),
+        "search": (
+            SearchOutcome("9f", [trial], "best.yaml", [], "report.html", "all trials are done"),
+            "rayline train best.yaml",
+        ),
         "run": (record, "a rank died"),
         "status": (JobStatus("j-1", "failed", "python", "", 3, None, None), "exited with 3"),
         "endpoint": (Endpoint("bot", "http://h/v1", "bot", 1), "rayline chat"),

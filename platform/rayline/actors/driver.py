@@ -16,7 +16,7 @@ from pathlib import Path
 from ray.util.placement_group import PlacementGroup
 
 from rayline.actors import cluster
-from rayline.actors.automatic import Comparison, automatic, stated, told
+from rayline.actors.automatic import Automatic, Comparison, automatic, stated, told
 from rayline.actors.bundles import gang_bundles, memory_bundles, uses_gpu, worker_bundle
 from rayline.actors.controller import Controller, Observer, Seated
 from rayline.actors.elastic import Elastic
@@ -120,13 +120,8 @@ def train(
         tokenize_on_cluster(assignment.job, model_directory, cluster.nodes())
         directory = Path(at_home.directory)
         with _tracked(job, directory, parent_run_id, run_id) as run, request.listening():
-            run.log_text(at_home.to_yaml(), SPEC_FILE)
-            run.in_background(*_origins(at_home).parts)
-            watching = [_only_new(run), *observers]
             predicted = chosen or stated(at_home, shape, cluster.nodes(), gpu)
-            if predicted is not None:
-                predicted.record(run)
-                watching.append(Comparison(predicted, run))
+            watching = [*_recording(run, at_home, predicted), *observers]
             controller = Controller(
                 assignment, placement, watching, request, run.event, elastic, _seated(run)
             )
@@ -138,6 +133,16 @@ def train(
     except KeyboardInterrupt:
         raise InterruptedByUser("job", "ended; nothing is left running") from None
     return JobOutcome(run.run_id, result, model, directory, tuple(controller.recoveries))
+
+
+def _recording(run: TrackedRun, job: JobSpec, predicted: Automatic | None) -> list[Observer]:
+    """Record what is known before the first step; who records what follows."""
+    run.log_text(job.to_yaml(), SPEC_FILE)
+    run.in_background(*_origins(job).parts)
+    if predicted is None:
+        return [_only_new(run)]
+    predicted.record(run)
+    return [_only_new(run), Comparison(predicted, run)]
 
 
 def _placement(

@@ -98,7 +98,7 @@ class SpecFiles:
         """The specs that come with rayline, with what each is for.
 
         >>> [spec.name for spec in client.specs() if spec.kind == "tune"]
-        ['tune/layout', 'tune/quickstart']
+        ['tune/asha', 'tune/layout', 'tune/pareto', 'tune/population', 'tune/quickstart']
         """
         from rayline.spec.shipped import shipped_specs
 

@@ -51,9 +51,12 @@ def _rule(value: Any) -> Any:
     return {"kind": value} if isinstance(value, str) else value
 
 
+_RuleName = Literal["asha", "hyperband", "median", "none"]
 StoppingSpec = Annotated[
     Annotated[AshaSpec | HyperbandSpec | MedianSpec, Discriminator("kind")] | None,
-    BeforeValidator(_rule),
+    BeforeValidator(
+        _rule, json_schema_input_type=AshaSpec | HyperbandSpec | MedianSpec | _RuleName | None
+    ),
 ]
 
 
@@ -103,7 +106,7 @@ def _goal(value: Any) -> Any:
     return {"metric": value} if isinstance(value, str) else value
 
 
-NamedGoal = Annotated[GoalSpec, BeforeValidator(_goal)]
+NamedGoal = Annotated[GoalSpec, BeforeValidator(_goal, json_schema_input_type=GoalSpec | Metric)]
 
 
 class BudgetSpec(Document):

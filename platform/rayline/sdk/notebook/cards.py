@@ -88,19 +88,22 @@ def job_outcome(outcome: JobOutcome) -> str:
 
 def search_outcome(outcome: SearchOutcome) -> str:
     """The trials, best first."""
+    metrics = sorted({metric for trial in outcome.trials for metric in trial.values})
     rows = [
         (
             trial.number,
             trial.status,
-            None if trial.loss is None else f"{trial.loss:.4f}",
+            *(f"{trial.values[each]:.4g}" if each in trial.values else None for each in metrics),
             trial.steps,
             ", ".join(f"{field}={value}" for field, value in trial.params.items()),
             trial.problem,
         )
         for trial in outcome.trials
     ]
-    trials = table(("trial", "status", "loss", "steps", "values", "problem"), rows)
-    facts = {"run": outcome.run_id, "next": f"rayline train {outcome.best_spec}"}
+    heads = ("trial", "status", *metrics, "steps", "values", "problem")
+    trials = table(heads, rows)
+    facts = {"run": outcome.run_id, "ended": outcome.ended_because, "report": outcome.report}
+    facts |= {"next": f"rayline train {outcome.best_spec}"}
     return card("search", facts, trials)
 
 
