@@ -256,6 +256,14 @@ def test_views_show_what_the_store_has(app: Any, recorded: Any) -> None:
                 "deployment",
             ]
             assert model["version"]["aliases"] == ["champion"]
+            whole = (await http.get("/api/models/bot/1/lineage")).json()
+            assert whole["problem"] == ""
+            assert "Lineage of bot" in whole["svg"]
+            assert recorded.run_id[:8] in whole["svg"]
+            assert whole["lines"]["show"].startswith("rayline lineage bot/1")
+            unknown = (await http.get("/api/models/bot/7/lineage")).json()
+            assert unknown["svg"] == ""
+            assert "bot" in unknown["problem"]
 
     run(work)
 

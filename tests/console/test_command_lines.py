@@ -38,6 +38,7 @@ CALLS: dict[str, tuple[object, ...]] = {
     "stop": ("quickstart-1a2b3c4d",),
     "logs": ("quickstart-1a2b3c4d",),
     "keys": (),
+    "lineage": ("bot", 3),
     "usage": ("team",),
     "chat": ("What's that?", "bot", 16, 0.5),
 }

@@ -46,6 +46,11 @@ class CommandLines:
         """The registered models."""
         return _line("models", *self._tracking())
 
+    def lineage(self, name: str, version: int) -> str:
+        """Where a version came from and what came of it."""
+        told = (*self._experiment(), *self._tracking(), *self._store())
+        return _line("lineage", f"{name}/{version}", *told)
+
     def served(self, name: str) -> str:
         """A served model with its versions."""
         return _line("status", name, *self._address())

@@ -36,6 +36,7 @@ from rayline.tracking import (
     read_state,
     read_text,
 )
+from rayline.tracking.lineage import as_svg
 from rayline.tracking.store import first_line, without_password
 
 log = logging.getLogger(__name__)
@@ -151,6 +152,13 @@ class Sight:
             for version in versions
         ]
         return {"rows": rows, "problem": problem, "lines": {"list": self.lines.models()}}
+
+    def lineage(self, name: str, version: int) -> dict[str, Any]:
+        """From data to usage, as SVG, or why it cannot be drawn."""
+        of = f"{name}/{version}"
+        svg, problem = asked(lambda: as_svg(self.client.lineage(of)), "")
+        line = self.lines.lineage(name, version)
+        return {"svg": svg, "problem": problem, "lines": {"show": line}}
 
     def deployments(self) -> dict[str, Any]:
         """Served models, and the lines for what can be done about each."""

@@ -40,6 +40,16 @@ def plan(request: Request, run_id: RunId) -> Response:
     return answer(console_of(request).sight.plan_picture(run_id))
 
 
+@router.get("/models/{name}/{version}/lineage")
+def lineage(
+    request: Request,
+    name: Annotated[str, Path(max_length=128)],
+    version: Annotated[int, Path(ge=1)],
+) -> Response:
+    """Where a version came from and what came of it."""
+    return answer(console_of(request).sight.lineage(name, version))
+
+
 @router.get("/searches")
 def searches(request: Request) -> Response:
     """The searches."""

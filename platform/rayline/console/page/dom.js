@@ -77,6 +77,19 @@ export function card(title, ...content) {
   return h("section", { class: "card", "aria-labelledby": id }, h("h2", { id }, title), ...content);
 }
 
+// What is read only once somebody opens it; tried again where that failed.
+export function folded(what, inside, open) {
+  let asked = false;
+  return h("details", {
+    ontoggle: (event) => {
+      if (event.target.open && !asked) {
+        asked = true;
+        open().catch((wrong) => { asked = false; say(wrong.message); });
+      }
+    },
+  }, h("summary", {}, what), inside);
+}
+
 export function state(text) {
   const tone = { running: "live", finished: "good", serving: "good", succeeded: "good", ready: "good", "in use": "good",
     failed: "bad", lost: "bad", revoked: "bad", interrupted: "warning", stopped: "plain", stopped_early: "plain",

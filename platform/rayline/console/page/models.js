@@ -1,7 +1,9 @@
 // Registered models: versions, how each was verified, where it came from.
 
 import { get } from "/page/api.js";
-import { card, h, lines, problem, when } from "/page/dom.js";
+import { card, folded, h, lines, problem, replace, when } from "/page/dom.js";
+
+// The whole way, from data to usage, is read when somebody wants to see it.
 
 export const title = "Models";
 const KINDS = { run: "trained by", check: "verified", version: "registered", deployment: "served as" };
@@ -30,6 +32,20 @@ function version(row) {
       h("span", { class: "hop-kind" }, KINDS[hop.kind] ?? hop.kind),
       hop.run_id ? h("a", { href: `#/runs/${hop.run_id}` }, hop.name) : h("strong", {}, hop.name),
       h("span", { class: "sub" }, hop.detail)))),
+    lineage(one),
     h("details", {}, h("summary", {}, "Verification report"), h("dl", { class: "facts" },
       Object.entries(one.verification).map(([key, text]) => [h("dt", {}, key.replaceAll("_", " ")), h("dd", {}, text)]))));
+}
+
+function lineage(one) {
+  const inside = h("div");
+  return folded("Lineage, from data to usage", inside, async () => {
+    const found = await get(`/api/models/${encodeURIComponent(one.name)}/${one.version}/lineage`);
+    replace(inside, ...[problem(found.problem),
+      found.svg ? h("figure", { class: "picture" }, h("img", {
+        src: `data:image/svg+xml;charset=utf-8,${encodeURIComponent(found.svg)}`,
+        alt: `Lineage of ${one.name} version ${one.version}: data, run, checkpoint, model, deployments, usage.`,
+      })) : null,
+      lines(found.lines)].filter(Boolean));
+  });
 }

@@ -1,7 +1,7 @@
 // One run: curves, gang and events as they come, plan and spec.
 
 import { get, listen, post } from "/page/api.js";
-import { card, clock, duration, h, line, lines, number, problem, replace, say, state, table, when } from "/page/dom.js";
+import { card, clock, duration, folded, h, line, lines, number, problem, replace, say, state, table, when } from "/page/dom.js";
 import { lineChart } from "/page/charts.js";
 import { gangCard, timelineCard } from "/page/gang.js";
 
@@ -111,7 +111,7 @@ function eventsCard(moments) {
 
 function planCard(id) {
   const inside = h("div");
-  return foldedCard("Plan", "Show the planner's picture", inside, async () => {
+  return card("Plan", folded("Show the planner's picture", inside, async () => {
     const found = await get(`/api/runs/${id}/plan`);
     if (!found.svg) {
       replace(inside, problem(found.problem));
@@ -123,25 +123,13 @@ function planCard(id) {
         alt: "The pipeline's timeline of one step, as predicted, and the memory of each worker by what holds it.",
       }),
       h("figcaption", {}, "Predicted by the planner: one step of the pipeline, and the memory of each worker.")));
-  });
+  }));
 }
 
 function specCard(id) {
   const inside = h("div");
-  return foldedCard("Spec", "Show the spec that it was started with", inside, async () => {
+  return card("Spec", folded("Show the spec that it was started with", inside, async () => {
     const found = await get(`/api/runs/${id}/spec`);
     replace(inside, found.text ? h("pre", { tabindex: "0", role: "region", "aria-label": "Spec" }, found.text) : problem(found.problem));
-  });
-}
-
-function foldedCard(name, what, inside, open) {
-  let asked = false;
-  return card(name, h("details", {
-    ontoggle: (event) => {
-      if (event.target.open && !asked) {
-        asked = true;
-        open().catch((wrong) => { asked = false; say(wrong.message); });
-      }
-    },
-  }, h("summary", {}, what), inside));
+  }));
 }
