@@ -164,7 +164,9 @@ def training_names(checkout: Path) -> Iterator[dict[str, Any]]:
     short = {**job.model_dump(mode="json"), "name": "best", "steps": 3}
     search = {"name": "small", "trials": 1, "space": {"optim.lr": {"choices": [1e-3]}}}
     aside = {"name": "aside", "export.register_as": None}
-    ended_job = job.changed({**aside, "steps": 20})
+    # Its steps are slow enough for the driver to end it before the next checkpoint.
+    slow = {"steps": 20, "data.sequence_tokens": 128, "batch.sequences": 32}
+    ended_job = job.changed({**aside, **slow})
     with pytest.raises(RuntimeError, match="enough"):
         client.train(ended_job, observers=[ends_after_step_5])
     yield {
