@@ -94,7 +94,7 @@ class HousedClient(Client):
     def promote(self, name: str) -> None:
         self._apply(transitions.promote(self.model.release))
 
-    def roll_back(self, name: str, *, to: int | None = None) -> None:
+    def rollback(self, name: str, *, to: int | None = None) -> None:
         self._apply(transitions.roll_back(self.model.release, time.time(), to=to))
 
     def _apply(self, change: Change) -> None:
