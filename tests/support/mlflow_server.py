@@ -41,6 +41,8 @@ class MlflowServer:
                 *("--artifacts-destination", str(self._folder / "kept")),
             ],
             cwd=self._folder,
+            # Without it a dozen processes wait for jobs that nobody sends.
+            env={**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"},
             start_new_session=True,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,

@@ -9,14 +9,22 @@ import shutil
 import subprocess
 import sys
 import time
-from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
-from rayline.spec import StepReport, TrackingSpec
-from rayline.tracking import fill_in, list_runs, open_run, read_run, waiting_in
+from rayline.spec import ExportReport, ModelRef, StepReport, TrackingSpec
+from rayline.tracking import (
+    fill_in,
+    list_models,
+    list_runs,
+    model_version,
+    open_run,
+    read_run,
+    register_model,
+    waiting_in,
+)
 from rayline.tracking.rows import MetricRow
 from rayline.tracking.run import TrackedRun
 from rayline.tracking.spool import Description, Spool
@@ -55,7 +63,11 @@ def server(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[MlflowSer
 
 @pytest.mark.timeout(300)
 def test_every_row_is_there_once_whenever_the_server_was_away(
-    server: MlflowServer, report: Reports, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    server: MlflowServer,
+    report: Reports,
+    export: tuple[Path, ExportReport],
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     tracking = TrackingSpec(uri=server.uri, experiment="away")
 
@@ -74,10 +86,18 @@ def test_every_row_is_there_once_whenever_the_server_was_away(
         never = open_run(tracking, name="never", params={"steps": 9}, tags={}, directory=tmp_path)
         assert "Is the address right?" in caplog.text
         observe(never, report, 1, 50)
+        never.event("stopped", "once")
+        later = register_model(tracking, never, export[0], "bot", "champion", export[1])
         never.finish("failed")
     assert never.failures == 1
+    # What was exported lies where it lay, and is registered once the server is back.
+    assert later == ModelRef(directory=str(export[0]))
+    assert f"rayline sync {tmp_path}" in caplog.text
     # And one whose driver is killed meanwhile.
     killed(tracking, tmp_path)
+    # Whoever sends may die before it notes that it has sent: then all of it is sent again.
+    place = never._spool.folder
+    shutil.copytree(place, tmp_path / "copy")
 
     server.start()
     observe(middle, report, 251, 300)
@@ -90,6 +110,9 @@ def test_every_row_is_there_once_whenever_the_server_was_away(
             assert time.monotonic() < deadline_s
             time.sleep(0.1)
     assert list(waiting_in(tmp_path)) == []
+    shutil.copytree(tmp_path / "copy", place)
+    (again,) = fill_in(tmp_path)
+    assert (again.name, again.problem) == ("never", None)
     assert fill_in(tmp_path) == []
 
     runs = {run.name: run for run in list_runs(tracking)}
@@ -111,31 +134,11 @@ def test_every_row_is_there_once_whenever_the_server_was_away(
     assert [event.kind for event in record.events] == ["restarted"]
     assert list((tmp_path / "kept").rglob("best.yaml"))
     # Its key finds the run that had no id when it began.
-    assert read_run(tracking, never._spool.description.key).params == {"steps": "9"}
-    twice(tracking, server, tmp_path, report)
-
-
-def twice(tracking: TrackingSpec, server: MlflowServer, folder: Path, report: Reports) -> None:
-    """Whoever sends a spool may die before it notes that it was sent: all of it is sent again."""
-    server.stop()
-    pending = open_run(tracking, name="twice", params={}, tags={}, directory=folder)
-    observe(pending, report, 1, 40)
-    pending.event("stopped", "once")
-    pending.finish("interrupted")
-    server.start()
-    place = pending._spool.folder
-    shutil.copytree(place, folder / "copy")
-    counts = []
-    for _ in range(2):
-        (filled,) = fill_in(folder)
-        assert filled.problem is None
-        points = read_run(tracking, filled.run_id)
-        assert len(points.events) == 1
-        counts.append(Counter((point.step, point.value) for point in points.metrics["loss"]))
-        shutil.copytree(folder / "copy", place)
-    assert counts[0] == counts[1]
-    assert set(counts[0].values()) == {1}
-    assert [run.name for run in list_runs(tracking)].count("twice") == 1
+    record = read_run(tracking, never._spool.description.key)
+    assert record.params == {"steps": "9"}
+    assert [event.kind for event in record.events] == ["stopped", "registered"]
+    assert model_version(ModelRef(registry="bot@champion"), tracking) == 1
+    assert [model.newest_version for model in list_models(tracking)] == [1]
 
 
 def observe(run: TrackedRun, report: Reports, first: int, last: int) -> float:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -234,5 +235,8 @@ def _send_model(client: MlflowClient, run_id: str, row: ModelRow) -> None:
         return
     artifacts = str(client.get_run(run_id).info.artifact_uri)
     version = register_export(client, run_id, artifacts, row.name, row.alias, report)
-    event = event_row("registered", f"{row.name} version {version}, alias {row.alias}", 0)
+    text = f"{row.name} version {version.version}, alias {row.alias}"
+    # Of the version's own time, so that it is one event however often it is told.
+    made_at = datetime.fromtimestamp(version.creation_timestamp / 1000, UTC)
+    event = event_row("registered", text, 0, made_at)
     client.set_tag(run_id, event.key, event.value)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from rayline.spec import ExportReport
 
 if TYPE_CHECKING:
+    from mlflow.entities.model_registry import ModelVersion
     from mlflow.tracking import MlflowClient
 
 MODEL_FOLDER = "model"
@@ -36,7 +37,7 @@ def register_export(
     name: str,
     alias: str,
     report: ExportReport,
-) -> int:
+) -> ModelVersion:
     """The version of `name` that a run's kept export is, made where there is none yet; `alias`
     means it from now on. Raises what MLflow raises."""
     from mlflow.exceptions import MlflowException
@@ -66,7 +67,7 @@ def register_export(
     )
     if alias != NEWEST:
         client.set_registered_model_alias(name, alias, version.version)
-    return int(version.version)
+    return version
 
 
 def export_as_json(report: ExportReport) -> str:

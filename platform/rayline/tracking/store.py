@@ -242,6 +242,8 @@ def _prepare_process() -> None:
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
     os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+    # Of a server it would print two lines about each run that ends, into whatever is printed.
+    os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
     for noisy in ("mlflow", "alembic"):
         logger = logging.getLogger(noisy)
         logger.setLevel(max(logger.level, logging.WARNING))
