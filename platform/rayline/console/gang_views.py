@@ -128,7 +128,8 @@ def _seat(seat: Seat, before: Seat | None, lost: dict[int, str], slow: dict[int,
     elif before is not None and _process(before) != _process(seat):
         state, note = "replaced", f"took over from {_process(before)}"
     found = _COORDINATE.fullmatch(seat.coordinate)
-    pipeline, data, context, tensor = map(int, found.groups()) if found else (0, seat.rank, 0, 0)
+    axes = [int(one) for one in found.groups()] if found else [0, seat.rank, 0, 0]
+    pipeline, data, context, tensor = axes
     place = (seat.node, seat.address, seat.pid)
     return SeatView(seat.rank, pipeline, data, context, tensor, *place, state, note)
 

@@ -10,6 +10,7 @@ import logging
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, TypeVar
 
 from rayline.console.access_views import USAGE_BY, key_rows, usage_rows
@@ -42,6 +43,7 @@ from rayline.tracking.store import first_line, without_password
 log = logging.getLogger(__name__)
 
 T = TypeVar("T")
+U = TypeVar("U")
 _MOST_RUNS = 500
 
 
@@ -140,7 +142,7 @@ class Sight:
         wanted = {version.run_id for version in versions if version.run_id}
         runs = {}
         for run_id in wanted:
-            state, _ = asked(lambda one=run_id: read_state(tracking, one), None)  # type: ignore[misc]
+            state, _ = asked(partial(read_state, tracking, run_id), None)
             if state is not None:
                 runs[run_id] = state.summary
         rows = [
@@ -183,7 +185,7 @@ class Sight:
         names, problem = all_asked(self.client.deployments)
         views = []
         for name in names:
-            status, wrong = asked(lambda one=name: self.client.served(one), None)  # type: ignore[misc]
+            status, wrong = asked(partial(self.client.served, name), None)
             problem = problem or wrong
             if status is not None:
                 views.append(deployment_view(status))
@@ -225,7 +227,7 @@ class Sight:
         }
 
 
-def asked(ask: Callable[[], T], otherwise: T) -> tuple[T, str]:
+def asked(ask: Callable[[], T], otherwise: U) -> tuple[T | U, str]:
     """What somebody answers; `otherwise`, and why, where there is no answer."""
     try:
         return ask(), ""
