@@ -186,7 +186,7 @@ def _search(
     from rayline.sdk import Client
 
     used = best_calibration(calibration)
-    shape = known_shape(job) or Client().model_shape(job)
+    shape = known_shape(job.model) or Client().model_shape(job)
     return choose(job, shape, machines, used.curves, count=top, everything=True), used
 
 

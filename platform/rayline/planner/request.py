@@ -12,7 +12,7 @@ from rayline.planner.columns import Machines
 from rayline.planner.hardware import KIND_RESOURCE
 from rayline.planner.model_catalogue import SHAPES, find_shape
 from rayline.planner.shape import CONFIG_FILE, read_model_shape
-from rayline.spec import JobSpec, ModelShape
+from rayline.spec import JobSpec, ModelRef, ModelShape
 from rayline.spec.document import apply_overrides, read_yaml
 
 _TOKENS_PER_STEP = 4 * 2**20
@@ -75,12 +75,12 @@ def job_of(words: str, sets: list[str]) -> JobSpec:
     return JobSpec.parse(apply_overrides(tree, sets), origin="the command line")
 
 
-def known_shape(job: JobSpec) -> ModelShape | None:
-    """The shape of the job's model where nothing has to be fetched for it; else None."""
-    if job.model.hub is not None:
-        return find_shape(job.model.hub)
-    if job.model.directory is not None:
-        return read_model_shape(Path(job.model.directory).expanduser())
+def known_shape(model: ModelRef) -> ModelShape | None:
+    """The shape of a model where nothing has to be fetched for it; else None."""
+    if model.hub is not None:
+        return find_shape(model.hub)
+    if model.directory is not None:
+        return read_model_shape(Path(model.directory).expanduser())
     return None
 
 

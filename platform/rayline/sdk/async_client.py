@@ -14,7 +14,7 @@ import inspect
 import threading
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, Concatenate, Generic, ParamSpec, Protocol, TypeVar
+from typing import Any, Concatenate, Generic, ParamSpec, Protocol, TypeVar, cast
 
 from rayline.sdk.client import Client
 from rayline.sdk.clusters import Clusters
@@ -23,13 +23,14 @@ from rayline.spec import TrackingSpec
 P = ParamSpec("P")
 R = TypeVar("R")
 S = TypeVar("S")
+S_co = TypeVar("S_co", covariant=True)
 
 
-class _Wraps(Protocol, Generic[S]):
+class _Wraps(Protocol, Generic[S_co]):
     """Something that stands before a client whose methods block."""
 
     @property
-    def blocking(self) -> S: ...
+    def blocking(self) -> S_co: ...
 
 
 def _threaded(
@@ -69,12 +70,13 @@ def _streamed(
         # One thread of its own: pieces are asked for one after another, and closing waits its turn.
         with _leaving(ThreadPoolExecutor(1, "rayline-stream")) as thread:
             pieces = method(self.blocking, *args, **kwargs)
+
+            def following() -> object:
+                return context.run(lambda: next(pieces, over))
+
             try:
-                while True:
-                    piece = await loop.run_in_executor(thread, context.run, next, pieces, over)
-                    if piece is over:
-                        return
-                    yield piece  # type: ignore[misc]
+                while (piece := await loop.run_in_executor(thread, following)) is not over:
+                    yield cast(R, piece)
             finally:
                 thread.submit(getattr(pieces, "close", lambda: None))
 

@@ -154,7 +154,9 @@ class Client(ClusterJobs, ServedModels, ServingAccess, Asking, Planning, SpecFil
         self.check_data(job)
         if self.address is not None:
             self._join()
-        watching = [*observers, *(live_loss(job) if chart else [])]
+        watching = list(observers)
+        if chart:
+            watching += live_loss(job)
         return run_job(job, observers=watching, stop=stop, run_id=run_id)
 
     def resume(

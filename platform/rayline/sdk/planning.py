@@ -47,7 +47,7 @@ class Planning(Joining):
         wanted = job if isinstance(job, JobSpec) else job_of(str(job), [])
         machines = machines_of(gpus, gpu_type, None if cluster is None else Path(cluster))
         curves = best_calibration(None if calibration is None else Path(calibration)).curves
-        shape = known_shape(wanted)
+        shape = known_shape(wanted.model)
         if shape is None:
             with needing("train"):
                 from rayline.tracking import resolve_model

@@ -61,17 +61,14 @@ class SpecFiles:
         """
         from rayline.launch.drafting import TINY_MODEL, Wishes, draft, holds_chats
         from rayline.launch.machines import on_cluster, this_machine
-        from rayline.planner import read_model_shape
         from rayline.planner.request import known_shape
         from rayline.spec import shipped
 
         target = Path(file)
         shipped.refuse_existing(target, overwrite=overwrite or dry_run)
         found = this_machine() if self.jobs_url is None else on_cluster(self.jobs_url)
-        if model is None:
-            shape = read_model_shape(shipped.shipped_root() / TINY_MODEL)
-        else:
-            shape = known_shape(JobSpec.model_construct(model=model))
+        bundled = ModelRef(directory=str(shipped.shipped_root() / TINY_MODEL))
+        shape = known_shape(model or bundled)
         wishes = Wishes(
             name=target.stem,
             model=model,

@@ -126,7 +126,7 @@ def _described(file: Path, folder: str) -> ShippedSpec:
         if not line.startswith("#"):
             break
         head.append(line.lstrip("# ").strip())
-    about = []
+    about: list[str] = []
     # The first line is the command; what it is for ends at an empty line or a full stop.
     for line in head[1:]:
         if not line or (about and about[-1].endswith((".", ";"))):

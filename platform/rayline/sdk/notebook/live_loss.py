@@ -48,10 +48,11 @@ class LiveLoss:
         return {"text/html": picture, "text/plain": line}
 
     def _draw(self, report: StepReport) -> None:
-        from IPython.display import display
+        from IPython import display
 
+        show: Any = display.display
         if self._output is None:
-            self._output = display(self.bundle(report), raw=True, display_id=True)
+            self._output = show(self.bundle(report), raw=True, display_id=True)
         else:
             self._output.update(self.bundle(report), raw=True)
 
