@@ -263,7 +263,7 @@ def test_views_show_what_the_store_has(app: Any, recorded: Any) -> None:
             assert whole["lines"]["show"].startswith("rayline lineage bot/1")
             unknown = (await http.get("/api/models/bot/7/lineage")).json()
             assert unknown["svg"] == ""
-            assert "bot" in unknown["problem"]
+            assert "version '7'" in unknown["problem"]
 
     run(work)
 
