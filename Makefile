@@ -21,7 +21,7 @@ unexport PYTHONDONTWRITEBYTECODE
 TEST_ENV := RAY_AUTH_MODE=disabled HF_HUB_OFFLINE=1 HF_DATASETS_OFFLINE=1
 PYTEST := $(TEST_ENV) $(BIN)/python -m pytest
 # One half of the fast tests; the other is whatever else there is.
-HERE := tests/tracking tests/checkpoint tests/planner tests/serving
+HERE := tests/tracking tests/serving
 PLAIN := not dist and not ray and not serve and not engines and not browser and not gpu
 
 .PHONY: help setup demo test lint lint-aside test-fast test-fast-here test-fast-there test-dist test-ray test-browser test-serve test-engines test-gpu bench render lock clean
