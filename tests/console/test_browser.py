@@ -331,7 +331,10 @@ def test_two_versions_are_compared_side_by_side(see: Any, looking: Opened, model
         log = page.get_by_role("log", name=f"Answers of {side}")
         expect(log.locator(".assistant")).to_have_text(f"{name} who are you {name} who are you ")
         expect(page.get_by_role("status", name=f"Times of {side}")).to_contain_text("8 tokens in")
-        line = page.get_by_role("region", name=f"Side {side}").locator(".line code").inner_text()
+        line = (
+            page.get_by_role("region", name=f"Side {side}").locator(".line code").text_content()
+            or ""
+        )
         verb, params = parsed(line)
         assert (verb, params["question"], params["model"]) == ("chat", "who are you", "bot")
     seen.shot("chat")
@@ -455,7 +458,7 @@ def test_every_action_shows_the_line_that_does_the_same(
     shown = set()
     for view, heading in views(recorded):
         seen.go(view, heading)
-        for line in page.locator(".line code").all_inner_texts():
+        for line in page.locator(".line code").all_text_contents():
             shown.add(parsed(line)[0])
     assert shown >= {"runs", "models", "status", "canary", "promote", "rollback", "list"}
     assert shown >= {"keys list", "usage"}
@@ -474,7 +477,7 @@ def test_every_action_shows_the_line_that_does_the_same(
     expect(page.get_by_role("img", name="version 2 gets 9 %")).to_be_visible()
     shares = {"Roll back": "rollback", "Promote version 2": "promote"}
     for name, path in shares.items():
-        told = page.locator(".act", has_text=name).locator(".line code").first.inner_text()
+        told = page.locator(".act", has_text=name).locator(".line code").first.text_content() or ""
         assert told.split()[1] == path
     seen.shot("deployments-changing")
     with page.expect_response("**/rollback") as answered:
