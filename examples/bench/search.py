@@ -224,7 +224,7 @@ def part_one() -> dict[str, Any]:
             print(f"every plan by itself: {time.perf_counter() - began_s:.0f} s", flush=True)
             whole = search_spec(folder, "whole")
             halved = search_spec(
-                folder, "asha", stopping={"kind": "asha", "grace_steps": 2, "reduction_factor": 3}
+                folder, "asha", stopping={"kind": "asha", "grace_steps": 2, "reduction_factor": 4}
             )
             began_s = time.perf_counter()
             finished(driver(whole, folder))
