@@ -167,3 +167,23 @@ def test_an_address_where_nothing_listens_is_told() -> None:
     )
     assert told.stdout.startswith("address: the Ray cluster cannot be joined"), told.stderr
     assert "'127.0.0.1:1'" in told.stdout
+
+
+def test_the_token_of_a_cluster_that_is_started_here_is_its_owners_alone(tmp_path: Path) -> None:
+    script = (
+        "import ray\n"
+        "from rayline.actors import ensure_ray\n"
+        "ensure_ray('local')\n"
+        "print(ray.cluster_resources()['CPU'] > 0)\n"
+    )
+    own = {"HOME": str(tmp_path), "RAY_AUTH_MODE": "token"}
+    told = subprocess.run(
+        [sys.executable, "-c", script],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+        env={**os.environ, **own},
+    )
+    assert told.stdout == "True\n", told.stderr
+    assert (tmp_path / ".ray" / "auth_token").stat().st_mode & 0o777 == 0o600

@@ -6,6 +6,7 @@ which Ray Train reads from the same place as this does.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import signal
@@ -19,6 +20,7 @@ import ray
 from ray._private.state import state as global_state
 
 from rayline.errors import PlacementError, SpecError
+from rayline.launch.addresses import token_file
 from rayline.launch.capacity import Node
 from rayline.launch.cluster_state import (
     answers,
@@ -57,6 +59,7 @@ def ensure_ray(address: str | None = None) -> None:
     try:
         _knock(target)
         ray.init(address=target, log_to_driver=False, logging_level=logging.WARNING)
+        _keep_token_private()
     except (ConnectionError, RuntimeError, ValueError, OSError) as wrong:
         reason = (str(wrong).strip() or type(wrong).__name__).splitlines()[0]
         raise PlacementError(
@@ -80,6 +83,15 @@ def join_ray(address: str | None = None) -> None:
     ensure_ray(address)
     if callable(on_termination) and threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, on_termination)
+
+
+def _keep_token_private() -> None:
+    """Ray writes the token that opens a cluster where everybody on this machine may read it."""
+    file = token_file(os.environ)
+    with contextlib.suppress(OSError):
+        found = file.stat()
+        if found.st_uid == os.getuid() and found.st_mode & 0o077:
+            file.chmod(0o600)
 
 
 def _knock(target: str) -> None:
