@@ -114,8 +114,11 @@ def _with_fixed_draft(engine: EngineSpec, tracking: TrackingSpec) -> EngineSpec:
 def revision(fixed: ServeSpec) -> str:
     """Equal for deployments whose replicas are the same: the spec without what is around them or
     changes while they serve, and the model's files by name, size and time of change."""
-    tree = without_adapters(fixed).model_dump(mode="json", exclude=set(_AROUND))
-    seen = hashlib.sha256(ServeSpec.parse(tree).fingerprint().encode())
+    fields = ServeSpec.model_fields
+    plain = {name: fields[name].get_default(call_default_factory=True) for name in _AROUND}
+    # Not checked again: what is around them need not go with the rest.
+    alone = without_adapters(fixed).model_copy(update=plain)
+    seen = hashlib.sha256(alone.fingerprint().encode())
     folder = _folder(fixed)
     if folder is not None:
         for file in sorted(folder.iterdir()):

@@ -36,7 +36,7 @@ class ServeSpec(Document):
     """Requests that one replica accepts at once."""
     drain_s: float = Field(default=60.0, ge=0)
     """How long a replica that is taken away may finish its streams."""
-    health_timeout_s: float = Field(default=15.0, ge=1)
+    health_timeout_s: float = Field(default=11.0, ge=1)
     """Longest time the engine may leave a health check unanswered (it answers between two steps)
     before its replica is replaced."""
     ready_timeout_s: float = Field(default=600.0, gt=0)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 from rayline.serving.rollout.advancing import goal_percent, replicas_for
 from rayline.serving.rollout.release import Release
@@ -41,6 +42,7 @@ def allot(release: Release, rollout: RolloutSpec, number: int, canary_up: int) -
     return Allotment(least=left, most=left)
 
 
+@lru_cache(maxsize=256)  # asked every second, and what follows from the answer is kept beside it
 def bounded(scale: ScaleSpec, allotment: Allotment) -> ScaleSpec:
     """The ScaleSpec within these bounds too; what it says of most replicas is never exceeded."""
     most = scale.max_replicas
