@@ -118,11 +118,26 @@ def test_a_look_at_the_key_comes_before_the_body(tmp_path: Path) -> None:
 
     async def ask() -> None:
         async with doors(spec) as (door,):
-            door.look(issued.secret, "10.0.0.1", "models")
+            await door.look(issued.secret, "10.0.0.1", "models")
             for secret, status in ((issued.secret, 403), (None, 401), ("rl-x", 401)):
                 with pytest.raises(TurnedAway) as caught:
-                    door.look(secret, "10.0.0.1", "inference")
+                    await door.look(secret, "10.0.0.1", "inference")
                 assert caught.value.refusal.status == status
+
+    asyncio.run(ask())
+
+
+def test_a_key_that_was_made_a_moment_ago_is_known(address: str, tmp_path: Path) -> None:
+    spec = GatewaySpec(store=address, spool=str(tmp_path / "spool"), keys="required")
+    keys = open_keys(address)
+
+    async def ask() -> None:
+        async with doors(spec, 2) as gateways:
+            for number in range(20):
+                secret = keys.create(KeySpec(name=f"one {number}")).secret
+                for door in gateways:
+                    both = await asyncio.gather(let_in(door, secret), let_in(door, secret))
+                    assert {one.key.name for one in both} == {f"one {number}"}
 
     asyncio.run(ask())
 

@@ -24,6 +24,11 @@ class BadKeys:
         self._per_min = per_min
         self._windows: OrderedDict[str, SlidingWindow] = OrderedDict()
 
+    def wait_s(self, address: str, now_s: float) -> float:
+        """Seconds until one more wrong key would be looked up; 0: now."""
+        window = self._windows.get(network_of(address))
+        return 0.0 if window is None else window.wait_s(1, self._per_min, now_s) or 0.0
+
     def count(self, address: str, now_s: float) -> float | None:
         """Count one wrong key: None, or the seconds to wait where it is one too many (it is not
         counted then: who goes on trying is let in once a minute has gone by since the first)."""

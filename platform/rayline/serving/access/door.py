@@ -15,6 +15,7 @@ import ipaddress
 import logging
 import time
 from collections.abc import Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -41,6 +42,8 @@ _METERED: frozenset[Scope] = frozenset({"inference", "tokenize"})
 
 
 _FREE = Admission(0, {})
+_LOOK_TIMEOUT_S = 1.0
+"""Longest wait for a store that does not answer, before a key counts as unknown."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +91,9 @@ class Door:
         self._quota = quota
         self._ledger = ledger
         self._bad_keys = BadKeys(spec.bad_keys_per_min)
+        # One thread: whoever began to read later must not be overtaken.
+        self._looker = ThreadPoolExecutor(1, "keys")
+        self._next_look: Future[bool] | None = None
 
     @classmethod
     def open(cls, spec: GatewaySpec, *, gateway: str, lease: Lease | None = None) -> Door:
@@ -112,9 +118,10 @@ class Door:
             return self._local and not len(self._ring)
         return self._keys == "open"
 
-    def look(self, secret: str | None, address: str, scope: Scope) -> None:
-        """Raise TurnedAway for who would be turned away whatever is asked, before it is read."""
-        refusal = judge(self._known(secret, address), scope, None, time.time())
+    async def look(self, secret: str | None, address: str, scope: Scope) -> None:
+        """Raise TurnedAway for who would be turned away whatever is asked, before it is read.
+        Nothing is awaited for a key that this gateway knows."""
+        refusal = judge(await self._known(secret, address), scope, None, time.time())
         if refusal is not None:
             raise TurnedAway(refusal)
 
@@ -125,10 +132,10 @@ class Door:
 
         `secret` is what came as bearer token; `address` the client's (attempts.client_address);
         `model` the one that is asked for, None where the route has none; `tokens` what the request
-        may take at most, prompt and held answer together. Nothing is awaited unless this gateway
-        has to ask for a slice of the key's allowance.
+        may take at most, prompt and held answer together. Nothing is awaited unless the key is not
+        known here, or this gateway has to ask for a slice of its allowance.
         """
-        key = self._known(secret, address)
+        key = await self._known(secret, address)
         at_s = time.time()
         refusal = judge(key, scope, model, at_s)
         if refusal is not None:
@@ -180,10 +187,11 @@ class Door:
     async def close(self) -> None:
         """Give back what is in hand and write the last rows. Called after `run` was cancelled."""
         await self._quota.flush()
+        self._looker.shutdown(wait=False, cancel_futures=True)
         await asyncio.to_thread(self._ledger.close)
         self._store.close()
 
-    def _known(self, secret: str | None, address: str) -> ApiKey:
+    async def _known(self, secret: str | None, address: str) -> ApiKey:
         """Whose secret it is. Raises TurnedAway where it is nobody's."""
         key = self._ring.find(secret) if secret else None
         if key is not None:
@@ -192,17 +200,32 @@ class Door:
             return ANONYMOUS
         if not secret:
             raise TurnedAway(refusals.no_key())
-        wait_s = self._bad_keys.count(address, time.monotonic())
-        if wait_s is not None:
+        # Whoever tries many keys must not keep the store busy.
+        if wait_s := self._bad_keys.wait_s(address, time.monotonic()):
             raise TurnedAway(refusals.too_many_bad_keys(wait_s))
+        await self._look_again()
+        if (key := self._ring.find(secret)) is not None:
+            return key
+        if one_too_many_s := self._bad_keys.count(address, time.monotonic()):
+            raise TurnedAway(refusals.too_many_bad_keys(one_too_many_s))
         raise TurnedAway(refusals.wrong_key())
+
+    async def _look_again(self) -> None:
+        """Read the store for a key that was made a moment ago. All who come before the reading
+        begins share it."""
+        if self._next_look is None or self._next_look.running() or self._next_look.done():
+            self._next_look = self._looker.submit(self._ring.refresh)
+        looked = asyncio.wrap_future(self._next_look)
+        await asyncio.wait({looked}, timeout=_LOOK_TIMEOUT_S)
+        if looked.done() and isinstance(looked.exception(), ServingError):
+            logger.debug("keys: %s", looked.exception())
 
     async def _keep_keys_fresh(self) -> None:
         away = False
         while True:
             await asyncio.sleep(POLL_S)
             try:
-                await asyncio.to_thread(self._ring.refresh)
+                await asyncio.wrap_future(self._looker.submit(self._ring.refresh))
             except ServingError as wrong:
                 if not away:
                     logger.warning("keys: what was known of them holds on; %s", wrong.problem)

@@ -66,6 +66,8 @@ def openai_app(front: Front) -> Starlette:
         return JSONResponse(found[0]) if found else _refused(unknown_model(asked))
 
     async def health(_: Request) -> Response:
+        if front.leaving:
+            return _refused(unavailable("This gateway is about to stop."))
         if not fleet.ready:
             return _refused(unavailable("No replica has come up yet."))
         return JSONResponse({"status": "ok"})
@@ -123,7 +125,7 @@ def _answers(front: Front, entry: Entry, by_itself: Endpoint | None) -> Endpoint
     """What answers at one path, behind the door."""
 
     async def answer(request: Request) -> Response:
-        front.look(request, entry)
+        await front.look(request, entry)
         if by_itself is not None or entry.route is None:
             return await (by_itself or _failed)(request)
         check_content_type(request.headers.get("content-type"))
