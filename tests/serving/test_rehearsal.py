@@ -16,6 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rayline.errors import ServingError
+from rayline.serving.gateway.splitting import pages_in, prompt_alone, with_pages
 from rayline.serving.rehearsal import Rehearsal, embedding, oracle, oracle_tokens, word
 from rayline.serving.requests import Refusal
 from rayline.serving.wire import Ask, Item, Piece, Usage, WholeAnswer
@@ -273,3 +274,19 @@ def test_it_fails_at_its_start_where_it_is_told_to():
     with pytest.raises(ServingError, match="as it is told to"):
         run(Rehearsal.start(RehearsalSpec(fails_at_start=True), "bot", 1024))
     run(Rehearsal.start(RehearsalSpec(), "bot", 1024))
+
+
+def test_a_prompt_that_another_rehearsal_computed_costs_nothing() -> None:
+    (whole, _) = answered(prompt_alone(chat(max_completion_tokens=5)), first_token_ms=50)
+    assert isinstance(whole, WholeAnswer)
+    pages = pages_in(whole)
+    assert pages is not None
+    ask = with_pages(chat(max_tokens=3), pages)
+    began_s = time.monotonic()
+    (written, used) = answered(ask, first_token_ms=10_000)
+    assert time.monotonic() - began_s < 5
+    assert isinstance(written, WholeAnswer)
+    said = json.loads(written.json_text)["choices"][0]["message"]["content"]
+    assert said == oracle(TURNS, 3)
+    assert isinstance(used, Usage)
+    assert used.completion_tokens == 3

@@ -19,6 +19,7 @@ from rayline.serving.settings import (
     placement_strategy,
     replica_bundles,
     replica_options,
+    transfer_environment,
 )
 from rayline.spec import GatewaySpec, ServeSpec
 
@@ -167,9 +168,20 @@ def test_adapters_get_places_when_some_are_listed_or_allowed():
     ("role", "kv_role"), [("prefill", "kv_producer"), ("decode", "kv_consumer")]
 )
 def test_each_half_of_a_split_knows_its_role(role, kv_role):
-    transfer = engine_arguments(spec(engine={"split": {}}), "gpu", role=role)["kv_transfer_config"]
-    assert transfer["kv_role"] == kv_role
-    assert transfer["kv_load_failure_policy"] == "recompute"
+    split = spec(engine={"split": {}})
+    for device, lie_in in (("gpu", "cuda"), ("cpu", "cpu")):
+        transfer = engine_arguments(split, device, role=role)["kv_transfer_config"]
+        assert (transfer["kv_role"], transfer["kv_buffer_device"]) == (kv_role, lie_in)
+        assert transfer["kv_load_failure_policy"] == "recompute"
+    assert "kv_transfer_config" not in engine_arguments(spec(), "gpu")
+
+
+def test_pages_leave_a_machine_only_where_there_is_another():
+    assert transfer_environment("127.0.0.1", 5)["UCX_NET_DEVICES"] == "lo"
+    assert transfer_environment("10.0.0.7", 5) == {
+        "VLLM_NIXL_SIDE_CHANNEL_HOST": "10.0.0.7",
+        "VLLM_NIXL_SIDE_CHANNEL_PORT": "5",
+    }
 
 
 def test_tools_are_chosen_by_the_model_where_their_calls_can_be_read():
@@ -201,8 +213,8 @@ def test_a_quantization_that_is_not_the_checkpoints_is_refused():
 
 
 def test_what_the_device_cannot_do_is_refused():
-    with pytest.raises(SpecError, match="from GPU to GPU"):
-        engine_arguments(spec(engine={"split": {}}), "cpu")
+    with pytest.raises(SpecError, match="leave a GPU's cache"):
+        engine_arguments(spec(engine={"kv_offload_gib": 1}), "cpu")
 
 
 @given(

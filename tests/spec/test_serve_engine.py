@@ -79,7 +79,6 @@ def test_a_method_without_weights_takes_none(method):
         ({"gpu": "H100"}, "engine.gpu"),
         ({"cpu_offload_gib": 1}, "engine.cpu_offload_gib"),
         ({"kv_offload_gib": 1}, "engine.kv_offload_gib"),
-        ({"split": {}}, "engine.split"),
         ({"span_nodes": True, "pipeline_parallel_size": 2}, "engine.span_nodes"),
         ({"kv_cache_dtype": "bfloat16"}, "engine.kv_cache_dtype"),
         ({"block_size": 16}, "engine.block_size"),

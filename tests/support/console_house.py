@@ -86,7 +86,7 @@ class HousedClient(Client):
 
     def served(self, name: str) -> ModelStatus:
         self._tick()
-        return model_status(self.model, self.house.reports(name), 0, self.events)
+        return model_status(self.model, self.house.reports(name), {}, 0, self.events)
 
     def canary(self, name: str, percent: float) -> None:
         self._apply(transitions.aim(self.model.release, percent, time.time()))

@@ -27,7 +27,7 @@ from rayline.serving.gateway.http import openai_app
 from rayline.serving.loop import LoopThread
 from rayline.serving.rollout.choosing import Weights
 from rayline.serving.wire import Engine, Listener
-from rayline.spec import GatewaySpec, RequestLimits
+from rayline.spec import GatewaySpec, RequestLimits, Role
 from support.scripted_engine import ScriptedEngine
 
 SECRET = "s3cret"
@@ -47,6 +47,10 @@ class House:
     )
     weights: Weights | None = None
     """None: the newest version gets everything."""
+    split_from: int | None = None
+    """Tokens of a prompt that another replica computes."""
+    taken_away: bool = False
+    """Whether the model is."""
     heard: list[GatewayReport] = field(default_factory=list)
     published: tuple[str, ...] = ()
     """Adapters of every version."""
@@ -91,16 +95,25 @@ class House:
             known = replace(one, adapters=self.published)
             report = ReplicaReport(known, address, engine.load(), self.loaded.get(name, ()))
             reports[name] = (now_s, report)
+        if self.taken_away:
+            going = Known(Weights(self.model, None), (), 0.0, frozenset({self.model}))
+            return picture({self.model: going}, reports, now_s)
         served = {one.served.version: one.served for _, one in reports.values()}
         if self.weights is None or not served:
             return picture({}, reports, now_s)
         versions = tuple(served[number] for number in sorted(served))
         return picture({self.model: Known(self.weights, versions, self.hold_s)}, reports, now_s)
 
-    def start(self, name: str, engine: Engine | None = None, version: int = 1) -> ScriptedEngine:
+    def start(
+        self,
+        name: str,
+        engine: Engine | None = None,
+        version: int = 1,
+        role: Role | None = None,
+    ) -> ScriptedEngine:
         """A replica that the gateway is connected to when this returns."""
         engine = engine or ScriptedEngine(name)
-        self.thread.call(self._start(name, engine, version), timeout_s=10)
+        self.thread.call(self._start(name, engine, version, role), timeout_s=10)
         assert isinstance(engine, ScriptedEngine)
         return engine
 
@@ -113,13 +126,15 @@ class House:
                 found.setdefault(served.version, []).append(report)
         return found
 
-    async def _start(self, name: str, engine: Engine, version: int) -> None:
+    async def _start(self, name: str, engine: Engine, version: int, role: Role | None) -> None:
         listener = Listener(engine, SECRET)
         host, port = await listener.open("127.0.0.1")
-        served = Served(self.model, version, 64, f"r{version}", RequestLimits(), 0)
-        address = ReplicaAddress(name, host, port, SECRET, self.max_ongoing)
+        served = Served(
+            self.model, version, 64, f"r{version}", RequestLimits(), 0, split_from=self.split_from
+        )
+        address = ReplicaAddress(name, host, port, SECRET, self.max_ongoing, role)
         self.replicas[name] = (served, listener, address, engine)
-        while name not in self.connections.connected:
+        while name not in self.connections.names:
             await asyncio.sleep(0.01)
 
     def kill(self, name: str) -> None:

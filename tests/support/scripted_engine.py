@@ -55,6 +55,10 @@ class ScriptedEngine:
             raise RuntimeError("secret in /srv/app/model.py")
         if prompt == "nothing":
             return
+        if ask.tree.get("kv_transfer_params", {}).get("do_remote_decode"):
+            await self._generate(ask)
+            yield whole(prompt, kv_transfer_params={"pages_of": self.name})
+            return
         said = words(prompt, count)
         if not ask.tree.get("stream"):
             for _ in said:
@@ -89,9 +93,9 @@ def event(word: str) -> bytes:
     return f"data: {json.dumps({'choices': [choice]})}\n\n".encode()
 
 
-def whole(text: str) -> WholeAnswer:
+def whole(text: str, **more: object) -> WholeAnswer:
     """An answer that fits both routes."""
     message = {"role": "assistant", "content": text}
     choice = {"message": message, "text": text, "finish_reason": "stop", "index": 0}
     usage = {"prompt_tokens": 3, "completion_tokens": 1, "total_tokens": 4}
-    return WholeAnswer(json.dumps({"choices": [choice], "usage": usage}).encode())
+    return WholeAnswer(json.dumps({"choices": [choice], "usage": usage, **more}).encode())

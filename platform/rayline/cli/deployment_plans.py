@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from rayline.cli.plans import parameters_text
 from rayline.cli.screen import Screen, plain, size_text
+from rayline.cli.serving import prefill_text
 
 if TYPE_CHECKING:
     from rayline.planner import DeploymentPlan, ServingPlan
@@ -21,7 +22,7 @@ def show_deployment_plan(screen: Screen, plan: DeploymentPlan) -> None:
     scale, engine = deployment.scale, deployment.engine
     shape = plan.model.shape
     kept = "" if plan.model.quantization is None else f", {plan.model.quantization}"
-    replicas = f"{scale.min_replicas} to {scale.max_replicas} replicas"
+    replicas = f"{scale.min_replicas} to {scale.max_replicas} replicas{prefill_text(engine)}"
     size = f"{parameters_text(count_parameters(shape))} parameters{kept}"
     rows = [
         ("deployment", f"{deployment.name}, {engine.task}, {replicas}"),

@@ -102,6 +102,8 @@ def show_served(screen: Screen, status: ModelStatus) -> None:
             screen.say(f"version {version.number}: {_decision_line(version, version.decision)}")
         elif version.reason:
             screen.say(f"version {version.number}: {version.reason}")
+        if version.prefill is not None and version.up:
+            screen.say(f"version {version.number}: {version.prefill} replicas compute prompts")
         for adapter in version.adapters if version.up else ():
             line = f"{adapter.name} ({adapter.source}) on {adapter.up} of {version.up} replicas"
             screen.say(f"version {version.number}: {line}. {adapter.reason}".rstrip(". "))

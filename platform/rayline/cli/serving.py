@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from rayline.sdk import Client
     from rayline.serving import Endpoint
     from rayline.serving.client import Message
-    from rayline.spec import ServeSpec
+    from rayline.spec import EngineSpec, ServeSpec
 
     Answer = Callable[[Sequence[Message]], Iterator[str]]
 
@@ -173,7 +173,7 @@ def show_deployment(screen: Screen, deployment: ServeSpec) -> None:
     scale, engine = deployment.scale, deployment.engine
     replicas = (
         f"{scale.min_replicas} to {scale.max_replicas}, one more above "
-        f"{scale.target_ongoing_requests} requests in flight each"
+        f"{scale.target_ongoing_requests} requests in flight each{prefill_text(engine)}"
     )
     limits = (
         f"vLLM, {engine.dtype}, up to {engine.max_model_len} tokens, "
@@ -189,6 +189,14 @@ def show_deployment(screen: Screen, deployment: ServeSpec) -> None:
             ("engine", limits),
         ],
     )
+
+
+def prefill_text(engine: EngineSpec) -> str:
+    """The replicas that compute prompts for those; empty where each computes its own."""
+    split = engine.split
+    if split is None:
+        return ""
+    return f"; {split.prefill_replicas} for prompts of {split.min_prompt_tokens} tokens and more"
 
 
 def show_endpoint(screen: Screen, endpoint: Endpoint) -> None:

@@ -174,9 +174,12 @@ def _check_room(blueprint: Blueprint, *, update: bool) -> None:
     spec = blueprint.spec
     nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
     check_cache(spec, blueprint.device, nodes)
+    split = spec.engine.split
+    prefill = 0 if split is None else split.prefill_replicas
     least = max(1, spec.scale.min_replicas)
     # An update starts one replica before it stops one.
-    reserve_room(spec, blueprint.device, least, now=1 if update else least)
+    now = prefill + (1 if update else least)
+    reserve_room(spec, blueprint.device, prefill + least, now)
 
 
 def _wait_until_up(blueprint: Blueprint, number: int) -> None:

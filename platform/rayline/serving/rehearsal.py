@@ -31,6 +31,9 @@ _SYLLABLES = [first + second for first in "bdfghjklmnprstvz" for second in "aeio
 VOCABULARY = len(_SYLLABLES) ** 2
 """Words of two syllables, a token each."""
 _DONE = b"data: [DONE]\n\n"
+_PAGES = "kv_transfer_params"
+_REHEARSED = {"rehearsed": True}
+"""Where the pages of a prompt lie that one rehearsal has computed for another."""
 Prompt = str | list[Any]
 """A text, the ids of its tokens, or the messages of a chat."""
 
@@ -226,9 +229,11 @@ class Rehearsal:
             return
         speech = _Speech(ask, self._model, work.prompt_tokens, answers)
         first = 0 if ask.repeat else sent
+        # A prompt that another replica has computed costs this one nothing (engine.split).
+        computed = ask.tree.get(_PAGES) == _REHEARSED
         due_s = time.monotonic()
         for place in range(first, 0 if ask.ended else length):
-            due_s += self._takes_s(first=place == first)
+            due_s += self._takes_s(first=place == first and not computed)
             # Where it is late, the next token makes up for it, as an engine's own clock would.
             await asyncio.sleep(due_s - time.monotonic())
             work.came(len(answers))
@@ -314,7 +319,10 @@ class _Speech:
             message = {"message": {"role": "assistant", "content": text}}
             said: Tree = message if self._chat else {"text": text}
             choices.append(_choice(index, said, self._finish_reason))
-        return json.dumps({**self._head, "choices": choices, "usage": self._usage}).encode()
+        tree = {**self._head, "choices": choices, "usage": self._usage}
+        if _PAGES in self._tree:
+            tree[_PAGES] = _REHEARSED
+        return json.dumps(tree).encode()
 
     def _event(self, index: int, said: Tree, reason: str | None = None) -> bytes:
         return event({**self._head, "choices": [_choice(index, said, reason)]}).encode()

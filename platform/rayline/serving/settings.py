@@ -8,13 +8,11 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from rayline.planner import KIND_RESOURCE, Quantization, check_quantization
-from rayline.spec import Device, EngineSpec, GatewaySpec, ServeSpec, SpeculationSpec
+from rayline.spec import Device, EngineSpec, GatewaySpec, Role, ServeSpec, SpeculationSpec
 
-Role = Literal["prefill", "decode"]
-"""Which half of every answer a replica computes, where engine.split parts them."""
 Options = dict[str, Any]
 """Keyword arguments of an upstream call, under its own names."""
 
@@ -22,11 +20,15 @@ HEALTH_CHECK_PERIOD_S = 3.0
 """Ray takes 10 s and three failures in a row: a dead engine stays in rotation for half a minute."""
 SURGE_PERCENT = 25
 """Rounded up to whole replicas: at least one new one stands before an old one goes."""
+LOOPBACK = "127.0.0.1"
+"""Where replicas listen on a cluster of one node."""
 APP = "rayline"
 """Serve application of what stands before every model."""
 GATEWAY = "gateway"
 DIRECTOR = "director"
 REPLICA = "replica"
+PREFILL = "prefill"
+"""Deployment of the replicas that compute prompts, where engine.split parts them."""
 _STOP_S = 10.0
 """What ending the processes of an engine may take, after the last answer."""
 _CALLS = 10_000
@@ -122,7 +124,7 @@ def engine_arguments(
         **_memory_arguments(engine, device),
         **_adapter_arguments(engine),
         **({} if engine.speculation is None else _speculation(engine.speculation, draft)),
-        **({} if role is None else {"kv_transfer_config": _transfer(role)}),
+        **({} if role is None else {"kv_transfer_config": _transfer(role, device)}),
     }
 
 
@@ -203,11 +205,13 @@ def _speculation(speculation: SpeculationSpec, draft: Path | None) -> Options:
     return {"speculative_config": config}
 
 
-def _transfer(role: Role) -> Options:
+def _transfer(role: Role, device: Device) -> Options:
     """How pages travel from the replica that computed a prompt to the one that answers it."""
     return {
         "kv_connector": "NixlConnector",
         "kv_role": "kv_producer" if role == "prefill" else "kv_consumer",
+        # Where the pages lie, and are sent from and to.
+        "kv_buffer_device": "cpu" if device == "cpu" else "cuda",
         # By default a request whose pages were lost fails; computed again it is only slower.
         "kv_load_failure_policy": "recompute",
     }
@@ -238,6 +242,16 @@ def environment(spec: ServeSpec, device: Device) -> dict[str, str]:
         # one another while one of them has no core took eight times as long.
         share = math.floor(spec.cpus_per_replica / spec.engine.devices)
         variables["OMP_NUM_THREADS"] = str(max(1, share - 1))
+    return variables
+
+
+def transfer_environment(host: str, port: int) -> dict[str, str]:
+    """Environment variables of one replica where engine.split is given. Others ask it at `host` and
+    `port` where its pages are; vLLM's own port is the same for every replica of a node."""
+    variables = {"VLLM_NIXL_SIDE_CHANNEL_HOST": host, "VLLM_NIXL_SIDE_CHANNEL_PORT": str(port)}
+    if host == LOOPBACK:
+        # UCX, which carries the pages, listens on every network otherwise.
+        variables["UCX_NET_DEVICES"] = "lo"
     return variables
 
 
@@ -292,7 +306,7 @@ def gateway_options(spec: GatewaySpec) -> Options:
         "ray_actor_options": {"num_cpus": 0},
         "max_ongoing_requests": _CALLS,
         "logging_config": _QUIET,
-        "graceful_shutdown_timeout_s": spec.drain_s + _STOP_S,
+        "graceful_shutdown_timeout_s": spec.notice_s + spec.drain_s + _STOP_S,
         "health_check_period_s": HEALTH_CHECK_PERIOD_S,
         "max_surge_percent": SURGE_PERCENT,
     }

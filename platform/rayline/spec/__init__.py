@@ -55,7 +55,7 @@ from rayline.spec.rollout import GatesSpec, LatencyGate, RolloutSpec
 from rayline.spec.scale import ScaleSpec
 from rayline.spec.schedule import PlateauSchedule, ScheduleSpec
 from rayline.spec.serve import ServeSpec
-from rayline.spec.serve_engine import Device, EngineSpec, SplitSpec
+from rayline.spec.serve_engine import Device, EngineSpec, Role, SplitSpec
 from rayline.spec.speculation import SpeculationSpec
 from rayline.spec.stages import SCHEDULES, ForwardCost, Schedule, forward_cost
 from rayline.spec.step import (
@@ -166,6 +166,7 @@ __all__ = [
     "RequestLimits",
     "ResourceSpec",
     "RmspropSpec",
+    "Role",
     "RolloutSpec",
     "RoutingReport",
     "RunSpec",

@@ -44,6 +44,9 @@ class GatewaySpec(Document):
     """Requests for one model that wait while every replica is busy; more are refused with 429."""
     hold_s: float = Field(default=60.0, ge=0)
     """How long a request is held while no replica takes it."""
+    notice_s: float = Field(default=5.0, ge=0)
+    """How long a gateway that is taken away says so on /health (503) and answers on before it takes
+    no more connections: what a load balancer needs to notice."""
     drain_s: float = Field(default=60.0, ge=0)
     """How long answers may take to end when the gateway is taken away."""
     otlp_endpoint: str | None = None

@@ -16,6 +16,8 @@ from rayline.spec.speculation import SpeculationSpec
 Device = Literal["cpu", "gpu"]
 """Kind of device that an engine computes on."""
 Task = Literal["generate", "embed", "score"]
+Role = Literal["prefill", "decode"]
+"""Which half of every answer a replica computes, where `split` parts them."""
 KvCacheDtype = Literal["auto", "bfloat16", "fp8", "fp8_e5m2"]
 QuantizationName = Literal[
     "compressed-tensors",
@@ -35,10 +37,13 @@ _GPU_BLOCK_TOKENS = 16
 
 class SplitSpec(Document):
     """Prompts computed by replicas of their own, whose keys and values travel to the replicas that
-    write answers: a long prompt then holds up nobody's answer. Needs GPUs and the package nixl."""
+    write answers: a long prompt then holds up nobody's answer. Needs the package nixl."""
 
     prefill_replicas: int = Field(default=1, ge=1)
     """Replicas that compute prompts; scale counts those that write answers."""
+    min_prompt_tokens: int = Field(default=256, ge=1)
+    """A prompt that is likely to be shorter is computed where its answer is written: its way would
+    cost more than it saves."""
 
 
 class EngineSpec(Document):
@@ -240,8 +245,6 @@ def _unable_on_cpu(engine: EngineSpec) -> Iterator[tuple[str, str, str]]:
             "keeps pages that leave a GPU's cache; on CPU the cache is in the host's memory",
             "raise engine.kv_cache_gib instead",
         )
-    if engine.split is not None:
-        yield "split", "sends pages from GPU to GPU", "--set device=gpu, or remove it"
     if engine.span_nodes:
         yield "span_nodes", "needs vLLM's Ray executor, which it has for GPUs", "remove it"
     if engine.kv_cache_dtype not in _CPU_KV_CACHE:

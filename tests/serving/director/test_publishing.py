@@ -98,7 +98,7 @@ def served(version: int, *adapters: str) -> Served:
 def test_status_says_which_replicas_have_an_adapter_and_why_others_do_not(model):
     deploy(model, "1", LEGAL)
     reports = {1: [report("a", 1, "legal"), report("b", 1, legal="the bucket is away")]}
-    (version,) = model_status(model, reports, held=0, events=()).versions
+    (version,) = model_status(model, reports, {}, held=0, events=()).versions
     assert version.adapters == (AdapterStatus("legal", "run:9f2c61d0", 1, "the bucket is away"),)
 
 

@@ -340,7 +340,7 @@ def test_status_says_what_decided() -> None:
     served.room = 1
     served.asked = 6
     served.run(10)
-    status = model_status(served.model, {1: [HEARD]}, held=0, events=())
+    status = model_status(served.model, {1: [HEARD]}, {}, held=0, events=())
     (version,) = status.versions
     assert (version.state, version.percent, version.up, version.wanted) == ("serving", 100, 1, 1)
     assert version.decision is not None
@@ -351,7 +351,7 @@ def test_status_says_what_decided() -> None:
     served.deploy("2", **CANARY)
     served.run(10)
     reports = {1: [HEARD], 2: [HEARD]}
-    status = model_status(served.model, reports, held=0, events=())
+    status = model_status(served.model, reports, {}, held=0, events=())
     assert [(one.number, one.percent) for one in status.versions] == [(2, 10), (1, 90)]
     assert status.verdict is not None
     assert status.verdict.action == "wait"

@@ -107,6 +107,30 @@ def test_a_replica_that_drains_finishes_and_takes_no_more(house):
     assert len(leaving.asked) == 1
 
 
+def test_a_model_that_is_taken_away_ends_what_it_began_and_says_so_to_others(house):
+    leaving = house.start("one", ScriptedEngine("one", token_s=0.05))
+    with ThreadPoolExecutor() as pool:
+        answer = pool.submit(stream, house, "a b")
+        while not leaving.generated:
+            time.sleep(0.005)
+        house.taken_away = True
+        while (healthy := HTTP.get(f"{house.url}/health")).status_code == 200:
+            time.sleep(0.02)
+        refused = stream(house, "c d")
+        for one in (healthy, refused):
+            assert (one.status_code, one.headers["Retry-After"]) == (503, "1")
+        assert not answer.done()
+        assert said(answer.result().text) == words("a b", TOKENS)
+
+
+def test_a_gateway_that_is_about_to_stop_says_so_and_answers_on(house):
+    house.start("one")
+    assert HTTP.get(f"{house.url}/health").status_code == 200
+    house.front.leaving = True
+    assert HTTP.get(f"{house.url}/health").status_code == 503
+    assert said(stream(house, "a b").text) == words("a b", TOKENS)
+
+
 def test_over_the_bound_is_refused_at_once_with_a_time_to_come_back():
     house = House(max_ongoing=2, max_queued=3, hold_s=10)
     try:

@@ -1,4 +1,4 @@
-"""One real vLLM at a time, in this process, as a replica has it."""
+"""Real vLLMs in this process, each as a replica has it."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ import pytest
 from rayline.serving.loop import LoopThread
 from rayline.serving.replica.starting import start_engine
 from rayline.serving.requests import Refusal, Route, Tree
-from rayline.serving.settings import environment
+from rayline.serving.settings import LOOPBACK, environment, transfer_environment
 from rayline.serving.wire import Ask, Engine, Usage, WholeAnswer
-from rayline.spec import ServeSpec
+from rayline.spec import Role, ServeSpec
 
 
 @dataclass
@@ -50,12 +50,16 @@ def running() -> Callable[[ServeSpec], object]:
     """Start an engine as its spec says, within a `with`."""
 
     @contextmanager
-    def start(spec: ServeSpec) -> Iterator[RunningEngine]:
+    def start(spec: ServeSpec, role: Role | None = None) -> Iterator[RunningEngine]:
         with pytest.MonkeyPatch.context() as patch:
             for name, value in environment(spec, "cpu").items():
                 patch.setenv(name, value)
+            # Set anew where there is a role, and put back afterwards.
+            for name in transfer_environment(LOOPBACK, 0):
+                patch.delenv(name, raising=False)
+                patch.setenv(name, "") if role else None
             thread = LoopThread("engine")
-            engine = thread.call(start_engine(spec, "cpu"), timeout_s=240)
+            engine = thread.call(start_engine(spec, "cpu", role), timeout_s=240)
             try:
                 yield RunningEngine(engine, thread)
             finally:

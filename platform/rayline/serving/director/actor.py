@@ -23,8 +23,9 @@ from rayline.serving.adapters import check_names_free
 from rayline.serving.director import applications
 from rayline.serving.director.blueprint import Blueprint, Event
 from rayline.serving.director.examining import examine
-from rayline.serving.director.fleet import Fleet, GatewayReport, Known, ReplicaReport
+from rayline.serving.director.fleet import Fleet, GatewayReport, ReplicaReport
 from rayline.serving.director.hearsay import Hearsay
+from rayline.serving.director.offering import known
 from rayline.serving.director.registry import tell_registry
 from rayline.serving.director.release_store import ReleaseStore
 from rayline.serving.director.served_model import AppState, Heard, ServedModel, specs_beside
@@ -91,8 +92,8 @@ class Director:
     async def sync(self, report: GatewayReport) -> Fleet:
         """Called by every gateway, twice a second."""
         self._hearsay.hear_gateway(report, self._models)
-        known = {name: _known(served) for name, served in self._models.items()}
-        return self._hearsay.answer(report.gateway, known)
+        offered = {name: known(served) for name, served in self._models.items()}
+        return self._hearsay.answer(report.gateway, offered)
 
     async def is_told(self, model: str) -> bool:
         """Whether every gateway knows the model; False while none has asked."""
@@ -189,7 +190,10 @@ class Director:
         except ServingError as wrong:
             logger.warning("%s", wrong)
             events = ()
-        return model_status(served, self._hearsay.reports(model), self._hearsay.held(model), events)
+        heard = self._hearsay
+        return model_status(
+            served, heard.reports(model), heard.prefill(model), heard.held(model), events
+        )
 
     async def check_health(self) -> None:
         """Raise where it has stopped. Called by Serve's controller."""
@@ -373,25 +377,3 @@ def _remembered(store: ReleaseStore) -> Iterator[ServedModel]:
             logger.error("%s is served by a version that cannot be read", release.model)
             continue
         yield ServedModel(transitions.forget(release, lost), blueprints)
-
-
-def _known(served: ServedModel) -> Known:
-    release = served.release
-    weights = served.weights
-    offered = weights.stable is not None or weights.canary is not None
-    return Known(
-        weights=weights,
-        served=tuple(
-            applications.served_as(served.blueprints[version.number], version.number)
-            for version in release.versions
-            if offered and version.is_up
-        ),
-        hold_s=max(
-            (
-                served.blueprints[number].spec.scale.hold_s
-                for number in (release.stable, release.canary)
-                if number is not None
-            ),
-            default=0.0,
-        ),
-    )

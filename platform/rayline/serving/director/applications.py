@@ -37,7 +37,7 @@ from rayline.serving.director.blueprint import Blueprint
 from rayline.serving.director.fleet import Served
 from rayline.serving.director.served_model import AppState
 from rayline.serving.replica.actor import Replica
-from rayline.serving.settings import APP, REPLICA, replica_options
+from rayline.serving.settings import APP, PREFILL, REPLICA, replica_options
 
 _GONE_TIMEOUT_S = 120.0
 """How long an application of the same name may take to go before another is started."""
@@ -56,7 +56,8 @@ _STATES: Mapping[ApplicationStatus, Literal["failed", "up"]] = {
 
 
 def replica_application(blueprint: Blueprint, number: int, replicas: int) -> serve.Application:
-    """The application of a version: `replicas` actors that each hold an engine."""
+    """The application of a version: `replicas` actors that each hold an engine, and where
+    engine.split parts them those that compute prompts."""
     options = replica_options(blueprint.spec, blueprint.device)
     actor = options["ray_actor_options"]
     environment = _merged(blueprint.runtime_env, actor["runtime_env"])
@@ -64,10 +65,19 @@ def replica_application(blueprint: Blueprint, number: int, replicas: int) -> ser
         "num_replicas": replicas,
         "ray_actor_options": {**actor, "runtime_env": environment},
     }
-    served = served_as(blueprint, number)
-    return serve.deployment(**options)(Replica).bind(
-        blueprint.spec.model_dump(mode="json"), blueprint.device, served
+    made_of = (
+        blueprint.spec.model_dump(mode="json"),
+        blueprint.device,
+        served_as(blueprint, number),
     )
+    answering = serve.deployment(**options)(Replica)
+    split = blueprint.spec.engine.split
+    if split is None:
+        return answering.bind(*made_of)
+    options |= {"name": PREFILL, "num_replicas": split.prefill_replicas}
+    # An application is what its first deployment is bound to; they do not call each other.
+    prefill = serve.deployment(**options)(Replica).bind(*made_of, "prefill")
+    return answering.bind(*made_of, "decode", prefill)
 
 
 def served_as(blueprint: Blueprint, number: int) -> Served:
@@ -81,6 +91,7 @@ def served_as(blueprint: Blueprint, number: int) -> Served:
         limits=spec.limits,
         created_s=blueprint.written_s,
         adapters=tuple(adapter.name for adapter in spec.engine.adapters),
+        split_from=None if spec.engine.split is None else spec.engine.split.min_prompt_tokens,
     )
 
 

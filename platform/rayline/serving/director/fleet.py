@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 from rayline.serving.rollout.choosing import Weights
 from rayline.serving.rollout.measured import Measured
 from rayline.serving.wire import Load
-from rayline.spec import RequestLimits
+from rayline.spec import RequestLimits, Role
 
 REPORT_PERIOD_S = 1.0
 """How often a replica says where it is and how busy."""
@@ -36,6 +36,8 @@ class ReplicaAddress:
     """What a caller says first."""
     max_ongoing_requests: int
     """Requests that it accepts at once, of all gateways together."""
+    role: Role | None = None
+    """Which half of an answer it computes; None: all of it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +57,8 @@ class Served:
     """Unix time at which the model was written; 0 where that is not known."""
     adapters: tuple[str, ...] = ()
     """Names of the adapters that are published with it."""
+    split_from: int | None = None
+    """Tokens of a prompt from which on another replica computes it; None: none does."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +80,8 @@ class Variant:
 
     served: Served
     replicas: tuple[ReplicaAddress, ...]
+    prefill: tuple[ReplicaAddress, ...] = ()
+    """Those that compute prompts for them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,6 +109,8 @@ class Fleet:
     """All that is served, by the id that clients send: models and their adapters."""
 
     models: dict[str, Offer] = field(default_factory=dict)
+    leaving: frozenset[str] = frozenset()
+    """Names of what is being taken away: nothing new is begun, and what is begun ends."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,6 +142,8 @@ class Known:
     served: tuple[Served, ...]
     """Its versions that answer, oldest first."""
     hold_s: float
+    leaving: frozenset[str] = frozenset()
+    """Its name and those of its adapters, while its last answers end."""
 
 
 def picture(
@@ -171,7 +181,8 @@ def picture(
         for name, offer in _adapters(one, having)
         if name not in offers
     }
-    return Fleet(offers | adapters)
+    leaving = frozenset[str]().union(*(one.leaving for one in known.values()))
+    return Fleet(offers | adapters, leaving)
 
 
 def _adapters(offer: Offer, having: Mapping[str, tuple[str, ...]]) -> Iterator[tuple[str, Offer]]:
@@ -190,6 +201,7 @@ def _adapters(offer: Offer, having: Mapping[str, tuple[str, ...]]) -> Iterator[t
                     Variant(
                         one.served,
                         tuple(at for at in one.replicas if name in having.get(at.replica, ())),
+                        tuple(at for at in one.prefill if name in having.get(at.replica, ())),
                     )
                     for one in variants
                 ),
@@ -207,5 +219,9 @@ def _only(weights: Weights, versions: Collection[int]) -> Weights:
 
 
 def _variant(served: Served, reports: Mapping[int, Sequence[ReplicaReport]]) -> Variant:
-    same = reports.get(served.version, ())
-    return Variant(served, tuple(report.address for report in same))
+    same = [report.address for report in reports.get(served.version, ())]
+    return Variant(
+        served,
+        replicas=tuple(address for address in same if address.role != "prefill"),
+        prefill=tuple(address for address in same if address.role == "prefill"),
+    )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Mapping
 
 from rayline.serving.director.fleet import (
@@ -60,13 +61,23 @@ class Hearsay:
         return bool(fresh) and all(model in told for told in fresh)
 
     def reports(self, model: str) -> dict[int, list[ReplicaReport]]:
-        """What the replicas of a model said last, by version."""
-        now_s = time.monotonic()
+        """What the replicas of a model that write answers said last, by version."""
         found: dict[int, list[ReplicaReport]] = {}
-        for heard_s, report in self._replicas.values():
-            if report.served.model == model and now_s - heard_s <= FORGET_S:
+        for report in self._of(model):
+            if report.address.role != "prefill":
                 found.setdefault(report.served.version, []).append(report)
         return found
+
+    def prefill(self, model: str) -> Mapping[int, int]:
+        """How many replicas of a model compute prompts for them, by version."""
+        of = [one for one in self._of(model) if one.address.role == "prefill"]
+        return Counter(one.served.version for one in of)
+
+    def _of(self, model: str) -> list[ReplicaReport]:
+        now_s = time.monotonic()
+        heard = self._replicas.values()
+        fresh = [report for heard_s, report in heard if now_s - heard_s <= FORGET_S]
+        return [report for report in fresh if report.served.model == model]
 
     def loads(self, model: str) -> dict[int, list[Load]]:
         """How busy each replica of a model is, by version."""
@@ -80,11 +91,9 @@ class Hearsay:
         return sum(held.get(model, 0) for at_s, held in heard if now_s - at_s <= FORGET_S)
 
     def address(self, model: str, version: int | None) -> ReplicaAddress | None:
-        """A replica of a version; None where none is up."""
-        for _, report in self._replicas.values():
-            if (report.served.model, report.served.version) == (model, version):
-                return report.address
-        return None
+        """A replica of a version that writes answers; None where none is up."""
+        reports = [] if version is None else self.reports(model).get(version, [])
+        return reports[0].address if reports else None
 
     def forget(self) -> None:
         """Drop whoever has been silent for long."""

@@ -72,6 +72,8 @@ class VersionStatus:
     """Why so many; None where it holds none."""
     felt: Felt | None
     """None where it holds no replica."""
+    prefill: int | None = None
+    """Replicas that compute prompts for them; None where none shall (engine.split)."""
     adapters: tuple[AdapterStatus, ...] = ()
     """What else it answers to."""
 
@@ -108,10 +110,12 @@ class ModelStatus:
 def model_status(
     served: ServedModel,
     reports: Mapping[int, Sequence[ReplicaReport]],
+    prefill: Mapping[int, int],
     held: int,
     events: Sequence[Event],
 ) -> ModelStatus:
-    """The status of a model; `reports`: of the replicas that answer, by version."""
+    """The status of a model; `reports`: of the replicas that answer, by version; `prefill`: how
+    many compute prompts for them."""
     release = served.release
     return ModelStatus(
         model=release.model,
@@ -121,7 +125,12 @@ def model_status(
         verdict=served.verdict,
         held=held,
         versions=tuple(
-            _version_status(served, version, reports.get(version.number, ()))
+            _version_status(
+                served,
+                version,
+                reports.get(version.number, ()),
+                prefill.get(version.number, 0),
+            )
             for version in reversed(release.versions)
         ),
         events=tuple(events),
@@ -129,10 +138,11 @@ def model_status(
 
 
 def _version_status(
-    served: ServedModel, version: Version, reports: Sequence[ReplicaReport]
+    served: ServedModel, version: Version, reports: Sequence[ReplicaReport], prefill: int
 ) -> VersionStatus:
     registered = version.asked.registered
     watch = served.watches.get(version.number)
+    spec = served.blueprints[version.number].spec
     return VersionStatus(
         number=version.number,
         state=version.state,
@@ -148,10 +158,8 @@ def _version_status(
         wanted=served.targets.get(version.number, 0),
         decision=served.decisions.get(version.number),
         felt=None if watch is None else _felt(watch.measured),
-        adapters=tuple(
-            _adapter_status(adapter, reports)
-            for adapter in served.blueprints[version.number].spec.engine.adapters
-        ),
+        prefill=None if spec.engine.split is None else prefill,
+        adapters=tuple(_adapter_status(adapter, reports) for adapter in spec.engine.adapters),
     )
 
 

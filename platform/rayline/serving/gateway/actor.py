@@ -80,8 +80,11 @@ class Gateway:
                 raise ServingError("gateway", "has stopped") from task.exception()
 
     async def __del__(self) -> None:
-        """Take no more connections, let answers end, close. Called by Serve."""
+        """Say so, take no more connections, let answers end, close. Called by Serve."""
         if hasattr(self, "_server"):
+            self._front.leaving = True
+            # Where nothing is served any more nobody has to be led elsewhere.
+            await asyncio.sleep(self._spec.notice_s if self._front.fleet.ready else 0)
             self._server.should_exit = True
             await asyncio.wait({self._serving})
             self._keeping.cancel()

@@ -4,6 +4,11 @@ are told this and nothing else, so none of them can hold what a client wrote."""
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
+
+Prompt = Literal["here", "elsewhere", "again"]
+"""Who computed it: the replica that answered, another one for it (engine.split), or another one in
+vain, and then the replica that answered."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +44,7 @@ class Answered:
     """Of `seconds`, in the engine: waiting there and computing."""
     losses: int
     """Replicas that were lost under it."""
+    prompt: Prompt = "here"
     traceparent: str | None = None
     """W3C trace context that came with it."""
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -62,6 +62,8 @@ class Wanted:
     """Whose it is: where it has to wait, keys take turns."""
     tokens: int = 1
     """Most that it may take, prompt and answer together."""
+    prompt_tokens: int = 0
+    """Likely length of a prompt that another replica may compute; 0 where none may."""
     adapter: str | None = None
     """Only replicas that have loaded it can answer."""
 
@@ -82,6 +84,8 @@ class Connections:
         self._known = False
         self.connected: dict[str, Connected] = {}
         """Replicas that can be asked, by their name."""
+        self._prefill: dict[str, Connected] = {}
+        """The same of those that compute prompts for them."""
         self.meter = Meter()
         self._draws = Draws(random.random())
         self._shadow_draws = Draws(random.random())
@@ -91,6 +95,11 @@ class Connections:
     def fleet(self) -> Fleet:
         """What is served, as the director said last."""
         return self._fleet
+
+    @property
+    def names(self) -> frozenset[str]:
+        """Of every replica that it is connected to."""
+        return frozenset((*self.connected, *self._prefill))
 
     @property
     def limits(self) -> RequestLimits:
@@ -107,8 +116,11 @@ class Connections:
 
     @property
     def ready(self) -> bool:
-        """Whether a replica can be asked."""
-        return any(not one.caller.leaving for one in self.connected.values())
+        """Whether a request that came now would be answered."""
+        return any(
+            one.served.model in self._fleet.models and not one.caller.leaving
+            for one in self.connected.values()
+        )
 
     async def keep(self) -> None:
         """Follow the director until cancelled. One that does not answer changes nothing: what is
@@ -125,7 +137,7 @@ class Connections:
                 self.meter.put_back(felt)
                 logger.warning("the director does not answer: %s", type(wrong).__name__)
             await self._connect()
-            for one in self.connected.values():
+            for one in (*self.connected.values(), *self._prefill.values()):
                 one.caller.check(loop.time())
             await asyncio.sleep(SYNC_PERIOD_S)
 
@@ -145,21 +157,23 @@ class Connections:
             address.replica: (variant.served, address)
             for offer in self._fleet.models.values()
             for variant in offer.variants
-            for address in variant.replicas
+            for address in (*variant.replicas, *variant.prefill)
         }
         for replica, (served, address) in named.items():
-            if replica in self.connected:
+            known = self._prefill if address.role == "prefill" else self.connected
+            if replica in known:
                 continue
             try:
                 caller = await Caller.connect(address.host, address.port, address.secret)
             except LostReplicaError as wrong:
                 logger.warning("replica %s cannot be reached: %s", replica, wrong)
                 continue
-            self.connected[replica] = Connected(served, address, caller)
+            known[replica] = Connected(served, address, caller)
             caller.lost.add_done_callback(partial(self._drop, replica))
             self.freed(served.model)
 
     def _drop(self, replica: str, _: asyncio.Future[None]) -> None:
+        self._prefill.pop(replica, None)
         gone = self.connected.pop(replica, None)
         if gone is not None:
             # Those that wait may have to be told that nobody is left.
@@ -192,11 +206,22 @@ class Connections:
             )
         return self._waiting[model]
 
-    def wanted(self, name: str, affinity: str | None, key: ApiKey, tokens: int) -> Wanted:
-        """What a new request for `name` needs, of `key` and of so many tokens at most."""
+    def wanted(
+        self, name: str, affinity: str | None, key: ApiKey, tokens: int, prompt_tokens: int
+    ) -> Wanted:
+        """What a new request for `name` needs, of `key` and of so many tokens at most; see Wanted
+        for `prompt_tokens`."""
         model, adapter = self._meant(name)
         draw = next(self._draws)
-        return Wanted(model, affinity, draw, key=key, tokens=tokens, adapter=adapter)
+        return Wanted(
+            model,
+            affinity,
+            draw,
+            key=key,
+            tokens=tokens,
+            prompt_tokens=prompt_tokens,
+            adapter=adapter,
+        )
 
     def shadow(self, name: str) -> Wanted | None:
         """What a copy of a request needs, whose answer nobody waits for; None for most requests,
@@ -235,19 +260,34 @@ class Connections:
         return unavailable("No replica of the model is up. Try again later.")
 
     def check_served(self, model: str) -> None:
-        """Raises RefusedError where there is no such model."""
+        """Raises RefusedError where there is no such model, or is none for much longer."""
+        if model in self._fleet.leaving:
+            raise RefusedError(unavailable("The model is being taken away."))
         if model not in self._fleet.models and self._known:
             raise RefusedError(unknown_model(model))
 
+    def prefill(self, wanted: Wanted) -> Connected | None:
+        """A replica that computes the prompt of such a request for the one that answers it; None
+        where that one does so itself."""
+        up = self._up(wanted, self._prefill)
+        return self._chosen(
+            wanted, [one for one in up if 0 < (one.served.split_from or 0) <= wanted.prompt_tokens]
+        )
+
     def _free(self, wanted: Wanted) -> Connected | None:
-        up = [
+        return self._chosen(wanted, self._up(wanted, self.connected))
+
+    def _up(self, wanted: Wanted, known: Mapping[str, Connected]) -> list[Connected]:
+        return [
             one
-            for replica, one in self.connected.items()
+            for replica, one in known.items()
             if one.served.model == wanted.model
             and not one.caller.leaving
             and replica not in wanted.avoid
             and self._has_adapter(replica, wanted.adapter)
         ]
+
+    def _chosen(self, wanted: Wanted, up: Sequence[Connected]) -> Connected | None:
         version = wanted.version
         if version is None:
             version = self._version(wanted, {one.served.version for one in up})
@@ -266,7 +306,8 @@ class Connections:
             return True
         offer = self._fleet.models.get(adapter)
         variants = () if offer is None else offer.variants
-        return any(at.replica == replica for one in variants for at in one.replicas)
+        having = (at for one in variants for at in (*one.replicas, *one.prefill))
+        return any(at.replica == replica for at in having)
 
     def _version(self, wanted: Wanted, up: set[int]) -> int | None:
         """The version that answers: the one whose share it falls into, or another that answers

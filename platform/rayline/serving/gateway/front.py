@@ -19,6 +19,7 @@ from rayline.serving.gateway.fleet import Connections, Sync
 from rayline.serving.gateway.journey import Journey
 from rayline.serving.gateway.metrics import Meters
 from rayline.serving.gateway.shadow import Shadow
+from rayline.serving.gateway.splitting import can_split
 from rayline.serving.gateway.tracing import Traces
 from rayline.serving.requests import Asked, Entry, Route, check_request, read_json
 from rayline.serving.wire import Ask
@@ -49,6 +50,9 @@ class Front:
         self.door = door
         self.meters = Meters()
         self.spec = spec
+        self.leaving = False
+        """Whether it is about to stop: said on /health first, so that load balancers go elsewhere
+        while it answers on."""
         self._shadow = Shadow(fleet)
         self._traces = traces
 
@@ -73,10 +77,10 @@ class Front:
         if self._traces is not None:
             await asyncio.to_thread(self._traces.close)
 
-    def look(self, request: Request, entry: Entry) -> None:
+    async def look(self, request: Request, entry: Entry) -> None:
         """Raise RefusedError for who may not come to this path, before the body is read."""
         if entry.scope is not None:
-            self.door.look(_secret(request), self._address(request), entry.scope)
+            await self.door.look(_secret(request), self._address(request), entry.scope)
 
     async def enter(self, request: Request, entry: Entry, route: Route, body: bytes) -> Visit:
         """Check a request and let it in. Raises RefusedError."""
@@ -95,7 +99,9 @@ class Front:
             traceparent=request.headers.get("traceparent"),
         )
         self._shadow.copy(ask, asked.model)
-        wanted = self.fleet.wanted(asked.model, asked.session, pass_.key, tokens)
+        splits = can_split(route, asked.tree, asked.sequences)
+        prompt_tokens = asked.prompt.likely_tokens if splits else 0
+        wanted = self.fleet.wanted(asked.model, asked.session, pass_.key, tokens, prompt_tokens)
         journey = Journey(ask, wanted, self.fleet)
         self.fleet.meter.begin(journey)
         self.meters.open_requests.labels(asked.model).inc()
@@ -126,6 +132,7 @@ class Front:
             last_s=journey.last_s,
             engine_s=(usage.waited_ms + usage.computed_ms) / 1000,
             losses=journey.losses,
+            prompt=journey.prompt,
             traceparent=visit.traceparent,
         )
         self.door.leave(visit.pass_, _row(one, outcome, version))

@@ -10,11 +10,14 @@ from __future__ import annotations
 import dataclasses
 import logging
 from collections.abc import AsyncGenerator
+from dataclasses import dataclass
 from time import perf_counter
 
+from rayline.serving.gateway.answered import Prompt
 from rayline.serving.gateway.fleet import Connected, Connections, Wanted
+from rayline.serving.gateway.splitting import pages_in, prompt_alone, with_pages
 from rayline.serving.gateway.survival import way_on
-from rayline.serving.requests import Refusal, RefusedError, unavailable
+from rayline.serving.requests import Refusal, RefusedError, Tree, unavailable
 from rayline.serving.wire import Ask, Call, Item, LostReplicaError, Piece, Usage, WholeAnswer
 
 logger = logging.getLogger(__name__)
@@ -22,6 +25,17 @@ logger = logging.getLogger(__name__)
 MAX_LOSSES = 8
 """Replicas that one request may lose. One that kills what answers it must not go round the fleet
 for ever."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Pages:
+    """A prompt that one replica has computed for another."""
+
+    version: int
+    """Whose replicas can read them."""
+    tree: Tree
+    """Where they lie, in the engine's words."""
+    usage: Usage
 
 
 class Journey:
@@ -39,6 +53,7 @@ class Journey:
         self.begun_s = perf_counter()
         self._emitted: list[int] = []
         self._sent = self._ended = self._whole = False
+        self._prompt_usage: Usage | None = None
         self.left = False
         """Whether the client has gone."""
         self.refused = False
@@ -47,6 +62,8 @@ class Journey:
         """Whether it ended in an error of ours."""
         self.losses = 0
         """Replicas that were lost under it."""
+        self.prompt: Prompt = "here"
+        """Who computed it."""
         self.version: int | None = None
         """The version that answers."""
         self.usage = Usage()
@@ -70,6 +87,7 @@ class Journey:
     async def items(self) -> AsyncGenerator[list[Item], None]:
         """What there is to send, as it comes. Raises RefusedError where nobody takes it."""
         while True:
+            pages = await self._pages()
             try:
                 replica = await self._fleet.place(self._wanted)
             except RefusedError as wrong:
@@ -79,7 +97,7 @@ class Journey:
                 yield [wrong.refusal]
                 return
             try:
-                async for items in self._answered_by(replica):
+                async for items in self._answered_by(replica, pages):
                     yield items
                 return
             except LostReplicaError as wrong:
@@ -93,9 +111,37 @@ class Journey:
                 yield [refusal]
                 return
 
-    async def _answered_by(self, replica: Connected) -> AsyncGenerator[list[Item], None]:
+    async def _pages(self) -> _Pages | None:
+        """The prompt, computed by a replica that does only that; None where there is none that
+        does it, or it did not work: then whoever answers computes it."""
+        replica = None if self._sent else self._fleet.prefill(self._wanted)
+        if replica is None:
+            return None
+        self.prompt, found, usage = "again", None, Usage()
+        try:
+            call = self._call = replica.caller.ask(prompt_alone(self._ask))
+            if self.left:
+                call.cancel()
+            while not call.finished:
+                for item in await call.items():
+                    if isinstance(item, WholeAnswer):
+                        found = pages_in(item)
+                    elif isinstance(item, Usage):
+                        usage = item
+        except LostReplicaError as wrong:
+            logger.warning("request %s: its prompt is lost: %s", self._ask.request_id, wrong)
+            return None
+        return None if found is None else _Pages(replica.served.version, found, usage)
+
+    async def _answered_by(
+        self, replica: Connected, pages: _Pages | None
+    ) -> AsyncGenerator[list[Item], None]:
         self.version = replica.served.version
-        call = self._call = replica.caller.ask(self._ask)
+        ask = self._ask
+        if pages is not None and pages.version == self.version:
+            ask = with_pages(ask, pages.tree)
+            self.prompt, self._prompt_usage = "elsewhere", pages.usage
+        call = self._call = replica.caller.ask(ask)
         try:
             if self.left:
                 call.cancel()
@@ -110,7 +156,7 @@ class Journey:
         now_s = perf_counter() - self.begun_s
         for item in items:
             if isinstance(item, Usage):
-                self.usage = item
+                self.usage = self._whole_usage(item)
                 continue
             if isinstance(item, Piece):
                 self._sent = True
@@ -123,6 +169,18 @@ class Journey:
             if isinstance(item, WholeAnswer) or (isinstance(item, Piece) and item.tokens):
                 self.first_s = now_s if self.first_s is None else self.first_s
                 self.last_s = now_s
+
+    def _whole_usage(self, usage: Usage) -> Usage:
+        """With what another replica did for the prompt. Its pages are none that a cache had."""
+        prompt = self._prompt_usage
+        if prompt is None:
+            return usage
+        return dataclasses.replace(
+            usage,
+            cached_tokens=prompt.cached_tokens,
+            waited_ms=usage.waited_ms + prompt.waited_ms,
+            computed_ms=usage.computed_ms + prompt.computed_ms,
+        )
 
     def _go_elsewhere(self, replica: Connected, wrong: LostReplicaError) -> Refusal | None:
         """Prepare to go on, or say why that is not possible."""

@@ -47,6 +47,12 @@ class Meters:
             ("model",),
             registry=self.registry,
         )
+        self._split = Counter(
+            "rayline_split_prompts",
+            "Prompts that another replica computed: elsewhere, or in vain and then again.",
+            ("model", "computed"),
+            registry=self.registry,
+        )
         self.open_requests = Gauge(
             "rayline_open_requests", "Requests under way.", ("model",), registry=self.registry
         )
@@ -66,6 +72,8 @@ class Meters:
             self._tokens.labels(*of_request, kind).inc(tokens)
         if one.losses:
             self._losses.labels(one.model).inc(one.losses)
+        if one.prompt != "here":
+            self._split.labels(one.model, one.prompt).inc()
         if one.first_s is None:
             return
         of_version = (one.model, one.version)

@@ -18,6 +18,7 @@ import uuid
 
 import ray
 from ray import serve
+from ray.serve.handle import DeploymentHandle
 
 from rayline.errors import ServingError
 from rayline.serving.director.fleet import REPORT_PERIOD_S, ReplicaAddress, ReplicaReport, Served
@@ -25,9 +26,9 @@ from rayline.serving.loop import LoopThread
 from rayline.serving.replica.publishing import Publishing
 from rayline.serving.replica.starting import start_engine
 from rayline.serving.requests import Tree
-from rayline.serving.settings import APP, DIRECTOR
+from rayline.serving.settings import APP, DIRECTOR, LOOPBACK
 from rayline.serving.wire import Listener
-from rayline.spec import AdapterSpec, Device, ServeSpec
+from rayline.spec import AdapterSpec, Device, Role, ServeSpec
 
 logger = logging.getLogger(__name__)
 
@@ -38,11 +39,20 @@ class Replica:
     """Answers gateways with one engine. Made by Ray Serve, in an actor of its own."""
 
     # Serve awaits a constructor that is a coroutine.
-    async def __init__(self, spec_tree: Tree, device: Device, served: Served) -> None:  # type: ignore[misc]
+    async def __init__(  # type: ignore[misc]
+        self,
+        spec_tree: Tree,
+        device: Device,
+        served: Served,
+        role: Role | None = None,
+        _beside: DeploymentHandle | None = None,  # which Serve has to start with this one
+    ) -> None:
         self._spec = ServeSpec.parse(spec_tree)
         self._served = served
         self._thread = LoopThread("engine")
-        self._engine = await self._thread.run(start_engine(self._spec, device))
+        self._engine = await self._thread.run(
+            start_engine(self._spec, device, role, _own_address())
+        )
         self._publishing = Publishing(self._engine, self._spec)
         self._following: asyncio.Task[None] | None = None
         self._probe: asyncio.Task[None] | None = None
@@ -57,6 +67,7 @@ class Replica:
             port=port,
             secret=self._secret,
             max_ongoing_requests=self._spec.max_ongoing_requests,
+            role=role,
         )
         self._reports = asyncio.create_task(self._report())
         self._watch = asyncio.create_task(self._watch_engine())
@@ -135,5 +146,5 @@ def _own_address() -> str:
     but the gateway can be reached from outside."""
     alive = [node for node in ray.nodes() if node["Alive"]]
     if len(alive) == 1:
-        return "127.0.0.1"
+        return LOOPBACK
     return str(ray.util.get_node_ip_address())

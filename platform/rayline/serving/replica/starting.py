@@ -3,25 +3,37 @@
 from __future__ import annotations
 
 import asyncio
+import importlib.util
+import logging
 import os
 import re
+import socket
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from rayline.errors import RaylineError, ServingError
+from rayline.errors import RaylineError, ServingError, SpecError
 from rayline.serving.rehearsal import Rehearsal
-from rayline.serving.settings import llm_config_fields
+from rayline.serving.settings import LOOPBACK, llm_config_fields, transfer_environment
 from rayline.serving.weights import local_weights
 from rayline.serving.wire import Engine
-from rayline.spec import Device, ServeSpec
+from rayline.spec import Device, Role, ServeSpec
+
+if TYPE_CHECKING:
+    from rayline.serving.replica.vllm_engine import VllmEngine
+
+logger = logging.getLogger(__name__)
 
 _CAUSE = re.compile(r"^\(\w+ pid=\d+\).*?\] ([A-Za-z_.]*(?:Error|Exception): .+)$", re.MULTILINE)
 """How vLLM logs the last line of a traceback in one of its processes."""
 _LOG_TAIL_BYTES = 64 * 1024
 
 
-async def start_engine(spec: ServeSpec, device: Device) -> Engine:
+async def start_engine(
+    spec: ServeSpec, device: Device, role: Role | None = None, host: str = LOOPBACK
+) -> Engine:
     """An engine that has computed something; its adapters come after (publishing.py). Called
-    within the event loop that it is used in.
+    within the event loop that it is used in. `host` is where other replicas reach this one, which
+    matters where engine.split gives it a `role`.
 
     Raises SpecError or CheckpointError for what it is to read, ServingError with vLLM's own last
     words where it does not come up.
@@ -29,14 +41,18 @@ async def start_engine(spec: ServeSpec, device: Device) -> Engine:
     if spec.rehearsal is not None:
         return await Rehearsal.start(spec.rehearsal, spec.name, spec.engine.max_model_len)
     weights = await asyncio.to_thread(local_weights, spec)
+    if role is not None:
+        _prepare_transfer(host)
     fields = llm_config_fields(
-        spec, weights.folder, device, quantization=weights.quantization, draft=weights.draft
+        spec,
+        weights.folder,
+        device,
+        quantization=weights.quantization,
+        draft=weights.draft,
+        role=role,
     )
-    # Imported here and not above: who names this module needs no vLLM.
-    from rayline.serving.replica.vllm_engine import VllmEngine
-
     try:
-        engine = await VllmEngine.start(fields, spec.name)
+        engine = await _vllm().start(fields, spec.name)
     except RaylineError:
         raise
     # What vLLM raises says that a process below it died, not why: that stands in its log.
@@ -49,6 +65,33 @@ async def start_engine(spec: ServeSpec, device: Device) -> Engine:
         await asyncio.to_thread(engine.stop)
         raise
     return engine
+
+
+def _vllm() -> type[VllmEngine]:
+    """Imported here and not above: who names this module needs no vLLM.
+
+    Where ray.serve.llm is imported it registers parts of its own with the cluster, unless they are;
+    and fails where another replica does the same in the same moment. The second time they are."""
+    try:
+        from rayline.serving.replica.vllm_engine import VllmEngine
+    except ValueError as wrong:
+        logger.warning("imported again: %s", wrong)
+        from rayline.serving.replica.vllm_engine import VllmEngine
+    return VllmEngine
+
+
+def _prepare_transfer(host: str) -> None:
+    """Let this process and those below it send pages to other replicas, and fetch theirs."""
+    if importlib.util.find_spec("nixl") is None:
+        raise SpecError(
+            "engine.split",
+            "needs the package nixl, which carries pages from replica to replica",
+            fix="pip install 'rayline[split]' on every node, or remove it",
+        )
+    with socket.socket() as probe:
+        probe.bind((host, 0))
+        port = int(probe.getsockname()[1])
+    os.environ.update(transfer_environment(host, port))
 
 
 def _own_output() -> str:
