@@ -24,7 +24,7 @@ PYTEST := $(TEST_ENV) $(BIN)/python -m pytest
 HERE := tests/tracking tests/serving
 PLAIN := not dist and not ray and not serve and not engines and not browser and not gpu
 
-.PHONY: help setup demo test lint lint-aside test-fast test-fast-here test-fast-there test-dist test-ray test-browser test-serve test-engines test-gpu bench render lock clean
+.PHONY: help setup demo test lint lint-aside test-fast test-fast-here test-fast-there test-dist test-ray test-browser test-serve test-engines test-gpu bench render lock sbom clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -90,6 +90,13 @@ render: setup ## write the files of cluster/ anew from cluster/specs/
 
 lock: setup ## write the requirements lock anew (UPGRADE=1: newest versions that fit)
 	@UPGRADE=$(UPGRADE) cluster/requirements/lock.sh
+
+sbom: setup ## write what the locks install as CycloneDX bills of materials into dist/
+	@mkdir -p dist
+	@for lock in cpu gpu; do \
+	  $(BIN)/python -W ignore -m cyclonedx_py requirements --output-reproducible --pyproject pyproject.toml \
+	    --output-file dist/rayline-$$lock.cdx.json cluster/requirements/$$lock.txt && echo "sbom: dist/rayline-$$lock.cdx.json" || exit 1; \
+	done
 
 clean: ## remove the environment, caches and build outputs; runs and checkpoints stay
 	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis dist build

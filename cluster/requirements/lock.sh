@@ -78,7 +78,7 @@ alone() {
 
 lock cpu "a machine without a GPU" "$HERE/cpu.in" --excludes "$HERE/excludes-cpu.txt"
 echo "$TORCH_CPU_PIN" >>"$HERE/cpu.txt"
-lock gpu "a machine with NVIDIA GPUs" "$HERE/gpu.in"
+lock gpu "a machine with NVIDIA GPUs" "$HERE/gpu.in" --excludes "$HERE/excludes-gpu.txt"
 alone uv "the installer of the others" "$UV_PIN"
 alone litellm "LiteLLM as a client, for tests" "$LITELLM_PIN"
 

@@ -31,7 +31,7 @@ import psutil
 import ray
 from contenders import MODELS
 from crowd import Crowd
-from processes import members
+from processes import called, members
 from ranks import leave_result
 from ray import serve
 from ray.cluster_utils import Cluster
@@ -48,6 +48,10 @@ REQUESTS, LEAVING = 1800, 200
 LOOK_S = 5.0
 SETTLING_SHARE = 0.25
 """Of a soak, in which caches fill."""
+
+
+Look = tuple[float, dict[str, tuple[int, int]], int]
+"""When, seconds; resident bytes and open files by process; how many are dead."""
 
 
 def control_store(scene: Scene, cluster: Any, _: argparse.Namespace) -> dict[str, Any]:
@@ -109,7 +113,7 @@ def soak(scene: Scene, _: Any, options: argparse.Namespace) -> dict[str, Any]:
     """S10."""
     ours = {os.getpid(), *scene.crowd.pids}
     seconds = 60 * options.minutes
-    looks: list[tuple[float, dict[str, tuple[int, int]], int]] = []
+    looks: list[Look] = []
     asked = scene.crowd.closed(scene.url, scene.catalogue, 4, seconds=seconds)
     began_s = time.monotonic()
     while not asked.done():
@@ -122,6 +126,11 @@ def soak(scene: Scene, _: Any, options: argparse.Namespace) -> dict[str, Any]:
         "minutes": options.minutes,
         "mb_per_hour": {
             name: round(_slope(hours, [seen[name][0] / 1e6 for _, seen, _ in steady]), 2)
+            for name in names
+            if "Serve" in name
+        },
+        "resident_mb_at_every_tenth": {
+            name: [round(seen[name][0] / 1e6, 2) for _, seen, _ in _tenths(looks) if name in seen]
             for name in names
             if "Serve" in name
         },
@@ -142,11 +151,15 @@ def _look(ours: set[int]) -> tuple[dict[str, tuple[int, int]], int]:
             if process.pid in ours:
                 continue
             zombies += process.status() == psutil.STATUS_ZOMBIE
-            name = f"{(process.cmdline() or ['?'])[0]} {process.pid}"
+            name = f"{called(process)} {process.pid}"
             seen[name] = (process.memory_info().rss, process.num_fds())
         except psutil.Error:
             continue
     return seen, zombies
+
+
+def _tenths(looks: Sequence[Look]) -> list[Look]:
+    return [looks[round(part * (len(looks) - 1) / 10)] for part in range(11)]
 
 
 def _slope(places: Sequence[float], values: Sequence[float]) -> float:

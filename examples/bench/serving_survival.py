@@ -11,7 +11,8 @@ end and compared with what it has to be.
 
 updates: version follows version while requests run, and the second can't start. kills: one of two
 replicas gets SIGKILL, again and again. overload: requests come ten times faster than they can be
-answered. leavers: clients hang up in the middle of their streams.
+answered. leavers: clients hang up in the middle of their streams. engines (vLLM's alone): the
+process that computes is killed, or stopped half-alive, below a replica that lives.
 """
 
 from __future__ import annotations
@@ -35,13 +36,14 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import httpx
 import psutil
 import ray
 from asking import Answer
 from contenders import MODELS
 from crowd import Catalogue, Crowd
 from load import percentiles, summary
-from processes import members, resident_bytes
+from processes import called, members, resident_bytes
 from ranks import leave_result
 from ray import serve
 
@@ -63,6 +65,9 @@ FREE_S = 1.0
 """How soon after the last client has hung up the engine has to be free."""
 BACK_S = 120.0
 """Longest wait for a replica to be back."""
+TRIALS = 3
+ENGINE_CORE = "VLLM::EngineCore"
+"""What vLLM calls the process that computes."""
 KNOWN_TEXTS = 64
 """Questions whose answers vLLM gives in peace."""
 
@@ -216,19 +221,45 @@ def leavers(scene: Scene, options: argparse.Namespace) -> dict[str, Any]:
     }
 
 
+def engines(scene: Scene, options: argparse.Namespace) -> dict[str, Any]:
+    """S5."""
+    health = scene.url.removesuffix("/v1") + "/health"
+
+    def until(healthy: bool, began_s: float) -> float:
+        while (httpx.get(health, timeout=10).status_code == 200) != healthy:
+            if time.monotonic() - began_s > BACK_S:
+                raise RuntimeError(f"not within {BACK_S:g} s: {status(NAME)}")
+            time.sleep(0.1)
+        return round(time.monotonic() - began_s, 2)
+
+    found: dict[str, Any] = {}
+    for how, sent in (("killed", signal.SIGKILL), ("stopped", signal.SIGSTOP)):
+        out_s, back_s = [], []
+        for _ in range(TRIALS):
+            (core,) = [one for one in members(os.getpid()) if called(one) == ENGINE_CORE]
+            began_s = time.monotonic()
+            os.kill(core.pid, sent)
+            out_s.append(until(False, began_s))
+            back_s.append(until(True, began_s))
+        found[how] = {"seconds_until_out_of_rotation": out_s, "seconds_until_back": back_s}
+    return found | {"health_timeout_s": scene.spec.health_timeout_s}
+
+
 SCENES: dict[str, Callable[[Scene, argparse.Namespace], dict[str, Any]]] = {
     "updates": updates,
     "kills": kills,
     "overload": overload,
     "leavers": leavers,
+    "engines": engines,
 }
 CHANGES: dict[str, dict[str, object]] = {
     "updates": {},
     "kills": {"scale.min_replicas": 2, "scale.max_replicas": 2},
     "overload": {"max_ongoing_requests": SLOTS, "gateway.max_queued": SLOTS // 2},
     "leavers": {},
+    "engines": {},
 }
-TOKENS = {"updates": 16, "kills": 100, "overload": 32, "leavers": 400}
+TOKENS = {"updates": 16, "kills": 100, "overload": 32, "leavers": 400, "engines": 16}
 """Of each answer."""
 
 
@@ -320,7 +351,7 @@ def main() -> None:
     """Parse, play, write the dated result file."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--engine", choices=("rehearsal", "vllm"), default="rehearsal")
-    parser.add_argument("--only", nargs="+", choices=list(SCENES), default=list(SCENES))
+    parser.add_argument("--only", nargs="+", choices=list(SCENES), default=None)
     parser.add_argument("--requests", type=int, default=10_000, help="under updates")
     parser.add_argument("--seconds", type=float, default=300.0, help="under kills")
     parser.add_argument("--every-s", type=float, default=20.0, help="from kill to kill")
@@ -334,7 +365,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         MODELS["tiny"].write(folder / "model")
-        found = {name: play(name, options, folder) for name in options.only}
+        all_of_it = [name for name in SCENES if options.engine == "vllm" or name != "engines"]
+        found = {name: play(name, options, folder) for name in options.only or all_of_it}
     leave_result(
         __file__,
         __doc__,

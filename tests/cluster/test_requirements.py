@@ -1,6 +1,9 @@
 """The lock, what is asked of it, and what is built from it, all say the same."""
 
+import json
 import re
+import subprocess
+import sys
 import sysconfig
 import tomllib
 from pathlib import Path
@@ -59,6 +62,19 @@ def test_litellm_is_a_version_without_published_weaknesses(root: Path) -> None:
     found = re.search(r"^litellm==(\d+)\.(\d+)\.", text, re.M)
     assert found
     assert tuple(map(int, found.groups())) >= (1, 84)
+
+
+def test_the_bill_of_materials_names_every_pin_with_its_hash(
+    root: Path, locked: Locked, tmp_path: Path
+) -> None:
+    lock, out = root / "cluster" / "requirements" / "cpu.txt", tmp_path / "sbom.json"
+    words = ["requirements", "--output-reproducible", "--output-file", str(out), str(lock)]
+    subprocess.run([sys.executable, "-m", "cyclonedx_py", *words], check=True)
+    found = json.loads(out.read_text())["components"]
+    assert {one["name"]: one["version"] for one in found} == locked["cpu"]
+    bare = [one["name"] for one in found if "hashes" not in str(one.get("externalReferences"))]
+    assert bare == ["torch"]
+    assert all(one["purl"].startswith("pkg:pypi/") for one in found)
 
 
 def test_the_image_is_built_from_the_lock(root: Path, locked: Locked) -> None:
