@@ -165,7 +165,7 @@ def training_names(checkout: Path) -> Iterator[dict[str, Any]]:
     search = {"name": "small", "trials": 1, "space": {"optim.lr": {"choices": [1e-3]}}}
     aside = {"name": "aside", "export.register_as": None}
     # Its steps are slow enough for the driver to end it before the next checkpoint.
-    slow = {"steps": 20, "data.sequence_tokens": 128, "batch.sequences": 32}
+    slow = {"steps": 20, "data.sequence_tokens": 128, "batch.sequences": 64}
     ended_job = job.changed({**aside, **slow})
     with pytest.raises(RuntimeError, match="enough"):
         client.train(ended_job, observers=[ends_after_step_5])
