@@ -377,6 +377,20 @@ def test_a_name_that_is_not_deployed_is_refused_with_those_that_are(endpoint):
     assert refused.value.allowed == "tiny"
 
 
+def test_a_machine_that_was_stopped_serves_on(endpoint, spec):
+    engine, everything = engine_processes(), psutil.Process().children(recursive=True)
+    for process in everything:
+        process.suspend()
+    time.sleep(2 * spec.health_timeout_s)
+    for process in everything:
+        process.resume()
+    deadline_s = time.monotonic() + 8
+    while time.monotonic() < deadline_s:
+        assert client.complete(endpoint.url, "tiny", "Hello", max_tokens=1).completion_tokens == 1
+        time.sleep(0.2)
+    assert engine_processes() == engine
+
+
 def test_a_frozen_engine_is_taken_out_and_dies_with_its_replica(endpoint):
     frozen = engine_processes()
     for pid in frozen:

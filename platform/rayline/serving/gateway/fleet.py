@@ -26,7 +26,7 @@ from rayline.serving.gateway.measuring import Meter
 from rayline.serving.gateway.waiting import WaitingRoom
 from rayline.serving.requests import Refusal, RefusedError, unavailable, unknown_model
 from rayline.serving.rollout.choosing import Draws, choose, copied, instead
-from rayline.serving.wire import Caller, LostReplicaError
+from rayline.serving.wire import SILENCE_S, Caller, LostReplicaError
 from rayline.spec import GatewaySpec, RequestLimits
 
 logger = logging.getLogger(__name__)
@@ -126,6 +126,7 @@ class Connections:
         """Follow the director until cancelled. One that does not answer changes nothing: what is
         connected serves on."""
         loop = asyncio.get_running_loop()
+        looked_s = loop.time()
         while True:
             felt = self.meter.take()
             try:
@@ -137,9 +138,16 @@ class Connections:
                 self.meter.put_back(felt)
                 logger.warning("the director does not answer: %s", type(wrong).__name__)
             await self._connect()
-            for one in (*self.connected.values(), *self._prefill.values()):
-                one.caller.check(loop.time())
+            self._check(loop.time(), looked_s)
+            looked_s = loop.time()
             await asyncio.sleep(SYNC_PERIOD_S)
+
+    def _check(self, now_s: float, looked_s: float) -> None:
+        """Give up replicas that have fallen silent. Where this process, or its machine, was stopped
+        itself, nobody could be heard: who speaks is heard until the next look."""
+        if now_s - looked_s < SILENCE_S:
+            for one in (*self.connected.values(), *self._prefill.values()):
+                one.caller.check(now_s)
 
     def _follow(self, fleet: Fleet) -> None:
         before, self._fleet, self._known = self._fleet.models, fleet, True

@@ -33,6 +33,7 @@ from rayline.spec import AdapterSpec, Device, Role, ServeSpec
 logger = logging.getLogger(__name__)
 
 _WATCH_PERIOD_S = 0.25
+_LAST_WAIT_S = 1.0
 
 
 class Replica:
@@ -117,7 +118,9 @@ class Replica:
             self._probe = asyncio.create_task(self._thread.run(self._engine.probe()))
             self._probed_at_s = time.monotonic()
         waited_s = time.monotonic() - self._probed_at_s
-        await asyncio.wait({self._probe}, timeout=max(0.0, self._spec.health_timeout_s - waited_s))
+        # Where the whole machine was stopped meanwhile, an engine that is well answers at once.
+        left_s = max(_LAST_WAIT_S, self._spec.health_timeout_s - waited_s)
+        await asyncio.wait({self._probe}, timeout=left_s)
         if not self._probe.done():
             self._reports.cancel()
             self._thread.loop.call_soon_threadsafe(self._listener.close)

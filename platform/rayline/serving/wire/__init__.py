@@ -5,11 +5,12 @@ exchange.py what the two say to each other. All that is written within one turn 
 leaves in one call, so one step of an engine costs one write here, however many streams it feeds.
 """
 
-from rayline.serving.wire.caller import Call, Caller, LostReplicaError
+from rayline.serving.wire.caller import SILENCE_S, Call, Caller, LostReplicaError
 from rayline.serving.wire.exchange import Ask, Engine, Item, Load, Piece, Usage, WholeAnswer
 from rayline.serving.wire.listener import Listener
 
 __all__ = [
+    "SILENCE_S",
     "Ask",
     "Call",
     "Caller",
