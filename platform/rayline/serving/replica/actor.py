@@ -33,7 +33,8 @@ from rayline.spec import AdapterSpec, Device, Role, ServeSpec
 logger = logging.getLogger(__name__)
 
 _WATCH_PERIOD_S = 0.25
-_LAST_WAIT_S = 1.0
+_STOPPED_S = 2.0
+"""A turn of this process's own that comes so late tells that it was stopped meanwhile."""
 
 
 class Replica:
@@ -97,8 +98,15 @@ class Replica:
             self._following = asyncio.create_task(following)
 
     async def _watch_engine(self) -> None:
-        while not self._engine.dead:  # noqa: ASYNC110 - vLLM has a flag for it and no event
+        looked_s = time.monotonic()
+        # vLLM has a flag for it and no event.
+        while not self._engine.dead:
             await asyncio.sleep(_WATCH_PERIOD_S)
+            now_s = time.monotonic()
+            if now_s - looked_s > _STOPPED_S:
+                # Nobody computed either, where the whole machine was stopped.
+                self._probed_at_s += now_s - looked_s
+            looked_s = now_s
         logger.error("the engine has died; this replica takes no more requests")
         self._reports.cancel()
         self._thread.loop.call_soon_threadsafe(self._listener.close)
@@ -117,16 +125,17 @@ class Replica:
         if self._probe is None or self._probe.done():
             self._probe = asyncio.create_task(self._thread.run(self._engine.probe()))
             self._probed_at_s = time.monotonic()
-        waited_s = time.monotonic() - self._probed_at_s
-        # Where the whole machine was stopped meanwhile, an engine that is well answers at once.
-        left_s = max(_LAST_WAIT_S, self._spec.health_timeout_s - waited_s)
-        await asyncio.wait({self._probe}, timeout=left_s)
+        while not self._probe.done() and (left_s := self._probe_left_s()) > 0:
+            await asyncio.wait({self._probe}, timeout=left_s)
         if not self._probe.done():
             self._reports.cancel()
             self._thread.loop.call_soon_threadsafe(self._listener.close)
             silent_s = f"{self._spec.health_timeout_s:g} s"
             raise ServingError("engine", f"has generated no token for {silent_s}")
         self._probe.result()
+
+    def _probe_left_s(self) -> float:
+        return self._probed_at_s + self._spec.health_timeout_s - time.monotonic()
 
     async def __del__(self) -> None:
         """Finish what is under way, for drain_s at the longest, and end vLLM's processes. Called by
