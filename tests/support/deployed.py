@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -73,6 +74,8 @@ def served(gateway: Gateway, folder: Path, spec: dict[str, Any]) -> Iterator[Ser
     )
     endpoint = deploy(deployment)
     key = open_keys(deployment.gateway.store).create(KeySpec(name=folder.name)).secret
+    # Until its first key is made the door is open; it closes within a second.
+    time.sleep(1.0)
     yield Served(endpoint.url, key, deployment.name, _against_blanks(model))
     undeploy(deployment.name)
 

@@ -8,7 +8,7 @@ import json
 import threading
 import time
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 
 import httpx
 import pytest
@@ -32,6 +32,14 @@ def house() -> Iterator[House]:
 def stream(house: House, prompt: str, **more: object) -> httpx.Response:
     body = {"model": "bot", "prompt": prompt, "max_tokens": TOKENS, "stream": True, **more}
     return HTTP.post(f"{house.url}/v1/completions", json=body)
+
+
+def begun(pool: ThreadPoolExecutor, house: House, engine: ScriptedEngine) -> Future[httpx.Response]:
+    """A stream of which the engine has made a token."""
+    answer = pool.submit(stream, house, "a b")
+    while not engine.generated:
+        time.sleep(0.005)
+    return answer
 
 
 def said(text: str) -> list[str]:
@@ -94,9 +102,7 @@ def test_a_request_is_held_until_a_replica_comes(house):
 def test_a_replica_that_drains_finishes_and_takes_no_more(house):
     leaving = house.start("one", ScriptedEngine("one", token_s=0.02))
     with ThreadPoolExecutor() as pool:
-        answer = pool.submit(stream, house, "a b")
-        while not leaving.generated:
-            time.sleep(0.005)
+        answer = begun(pool, house, leaving)
         house.start("two")
         drained = pool.submit(house.drain, "one")
         time.sleep(0.3)
@@ -110,9 +116,7 @@ def test_a_replica_that_drains_finishes_and_takes_no_more(house):
 def test_a_model_that_is_taken_away_ends_what_it_began_and_says_so_to_others(house):
     leaving = house.start("one", ScriptedEngine("one", token_s=0.05))
     with ThreadPoolExecutor() as pool:
-        answer = pool.submit(stream, house, "a b")
-        while not leaving.generated:
-            time.sleep(0.005)
+        answer = begun(pool, house, leaving)
         house.taken_away = True
         while (healthy := HTTP.get(f"{house.url}/health")).status_code == 200:
             time.sleep(0.02)
